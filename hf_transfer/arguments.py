@@ -1,0 +1,356 @@
+"""Arguments: one vocabulary for flags, YAML keys and Python keywords.
+
+The names are those of the transformers example scripts and of `transformers.TrainingArguments`.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+from argparse import SUPPRESS, Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from hf_transfer.errors import InputError, logger, nearest
+
+
+@dataclass
+class ModelArguments:
+    _argument_group_name = "model"
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Hub id or local folder of the pretrained model."}
+    )
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a model on the Hub."})
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={"help": "Run Python code that comes with the model or dataset: only for authors you trust."},
+    )
+
+
+@dataclass
+class DataArguments:
+    _argument_group_name = "data"
+
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Hub id of a dataset, or a local folder of data files."}
+    )
+    dataset_config_name: str | None = field(
+        default=None, metadata={"help": "Configuration of the dataset on the Hub."}
+    )
+    train_file: str | None = field(
+        default=None, metadata={"help": "Local CSV, TSV, JSON, JSONL or Parquet file to train on."}
+    )
+    validation_file: str | None = field(default=None, metadata={"help": "Local file to choose and calibrate on."})
+    test_file: str | None = field(default=None, metadata={"help": "Local file to measure on."})
+    train_split_name: str = field(default="train", metadata={"help": "Split of the dataset to train on."})
+    validation_split_name: str = field(
+        default="validation", metadata={"help": "Split of the dataset to choose and calibrate on."}
+    )
+    test_split_name: str = field(default="test", metadata={"help": "Split of the dataset to measure on."})
+    column_names: list[str] | None = field(
+        default=None, metadata={"help": "Column names of a CSV or TSV file that has no header."}
+    )
+    delimiter: str | None = field(
+        default=None, metadata={"help": "Delimiter of CSV and TSV files (default: by the file's ending)."}
+    )
+    group_column_name: str | None = field(
+        default=None, metadata={"help": "Column by which results are reported too: accent, speaker, domain."}
+    )
+    test_size: float = field(
+        default=0.2,
+        metadata={"help": "Share of the training split to measure on where there is no test split."},
+    )
+    validation_size: float = field(
+        default=0.1,
+        metadata={"help": "Share of the training split to choose on where there is no validation split; 0: none."},
+    )
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Train on this many examples, drawn by the seed."}
+    )
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Validate and test on this many examples each, drawn by the seed."}
+    )
+    drop_incomplete: bool = field(
+        default=False, metadata={"help": "Leave out rows without input or label, counted, instead of stopping."}
+    )
+    deduplicate: bool = field(
+        default=False, metadata={"help": "Remove from training what validation or test hold as well."}
+    )
+
+
+@dataclass
+class MethodArguments:
+    _argument_group_name = "method"
+
+    method: Literal["full", "lora", "frozen", "scratch"] = field(
+        default="full",
+        metadata={
+            "help": "What is trained: every weight; LoRA adapters and the head; the head (and the last "
+            "--trainable_layers); every weight from random initialisation."
+        },
+    )
+    trainable_layers: int = field(
+        default=0,
+        metadata={"help": "Layers, counted from the last, that --method frozen trains with the head."},
+    )
+    lora_r: int = field(default=16, metadata={"help": "Rank of the LoRA matrices."})
+    lora_alpha: int = field(default=32, metadata={"help": "Scale of the LoRA update, over its rank."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the LoRA path."})
+    lora_variant: Literal["lora", "rslora", "dora", "pissa"] = field(
+        default="lora",
+        metadata={"help": "LoRA, rank-stabilised LoRA, DoRA, or LoRA from principal components."},
+    )
+    head_first: bool = field(
+        default=False,
+        metadata={"help": "Fit the head on frozen features before --method full or lora (LP-FT)."},
+    )
+
+
+@dataclass
+class TransferTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments` with defaults for small datasets; every flag of it works."""
+
+    _argument_group_name = "training (every flag of transformers.TrainingArguments)"
+
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder for the result: complete when it appears, absent before."}
+    )
+    learning_rate: float | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Peak learning rate (default: the method's own)."}
+    )
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Examples per device and step."})
+    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Examples per device in evaluation."})
+    warmup_steps: float = field(default=0.1, metadata={"help": "Warm-up steps; below 1, the share of all steps."})
+    train_sampling_strategy: str = field(
+        default="group_by_length",
+        metadata={
+            "help": "How training batches are drawn: examples of similar length together, or any at random.",
+            "choices": ["group_by_length", "random"],
+        },
+    )
+    logging_steps: float = field(default=10, metadata={"help": "Log the training loss every so many steps."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept during training."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN and infinite losses in the logs."})
+
+    def __post_init__(self) -> None:
+        if not self.output_dir:
+            raise InputError("--output_dir is missing: expected the folder to write the result to.")
+        joined = int(os.environ.get("WORLD_SIZE", "1"))
+        if joined > 1 and not self.use_cpu and not torch.accelerator.is_available():
+            # Without this each process believes that it is alone, and all write the same folder.
+            self.use_cpu = True
+            logger.info("No accelerator: the %d processes are joined on the CPU (--use_cpu).", joined)
+        if (self.fp16 or self.bf16) and (self.use_cpu or not torch.accelerator.is_available()) and self.fp16:
+            raise InputError(
+                "--fp16 needs a GPU and none was found. Leave --fp16 out, or use --bf16 on a CPU that has it."
+            )
+        if self.disable_tqdm is None:
+            # A bar redraws itself with carriage returns: in a log file that is noise.
+            self.disable_tqdm = not sys.stderr.isatty()
+        try:
+            super().__post_init__()
+        except (ValueError, ImportError, TypeError, AttributeError) as error:
+            raise InputError(f"The training arguments do not fit together: {error}") from error
+        for name in (
+            "per_device_train_batch_size",
+            "per_device_eval_batch_size",
+            "gradient_accumulation_steps",
+        ):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} is {getattr(self, name)}: expected 1 or more.")
+        if self.world_size != joined:
+            raise InputError(
+                f"{joined} processes were started (WORLD_SIZE) but training sees {self.world_size}: each would "
+                "work alone and overwrite the others. Start them with `accelerate launch --multi_gpu "
+                "--num_processes N`, or run a single process."
+            )
+
+
+@dataclass
+class Arguments:
+    """Everything a run is told: the task (with its own settings) and the four groups that all tasks share."""
+
+    task: Any
+    model: ModelArguments
+    data: DataArguments
+    method: MethodArguments
+    training: TransferTrainingArguments
+
+    def __post_init__(self) -> None:
+        if not self.model.model_name_or_path:
+            raise InputError("--model_name_or_path is missing: expected a Hub id or a local model folder.")
+        if self.data.train_file and self.data.dataset_name:
+            raise InputError("--train_file and --dataset_name are both given: expected one source of training data.")
+        for name in ("test_size", "validation_size"):
+            if not 0 <= getattr(self.data, name) < 1:
+                raise InputError(f"--{name} is {getattr(self.data, name)}: expected a share from 0 to below 1.")
+        for name in ("max_train_samples", "max_eval_samples"):
+            value = getattr(self.data, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name} is {value}: expected 1 or more.")
+        if self.method.trainable_layers < 0:
+            raise InputError(f"--trainable_layers is {self.method.trainable_layers}: expected 0 or more.")
+        if self.method.lora_r < 1:
+            raise InputError(f"--lora_r is {self.method.lora_r}: expected 1 or more.")
+        if self.method.trainable_layers and self.method.method != "frozen":
+            raise InputError(f"--trainable_layers belongs to --method frozen, not to {self.method.method}.")
+        if self.method.head_first and self.method.method not in ("full", "lora"):
+            raise InputError(f"--head_first belongs to --method full or lora, not to {self.method.method}.")
+
+    def as_dict(self) -> dict[str, Any]:
+        """What was set, by flag name: all that a repetition of the run needs; never a token."""
+        values = {
+            key: value
+            for part in (self.model, self.data, self.task, self.method)
+            for key, value in dataclasses.asdict(part).items()
+            if value is not None
+        }
+        training = self.training.to_dict()
+        defaults = {f.name: f.default for f in dataclasses.fields(TransferTrainingArguments) if f.init}
+        kept = {"output_dir", "seed", "learning_rate", "num_train_epochs", "per_device_train_batch_size"}
+        unrepeatable = {
+            "hub_token",
+            "resume_from_checkpoint",
+            "disable_tqdm",
+            "use_cpu",
+            "push_to_hub",
+            "debug",
+        }
+        for name, default in defaults.items():
+            value = training.get(name)
+            if name in unrepeatable or value in (None, [], {}) or isinstance(value, (dict, list)):
+                continue
+            if name in kept or value != getattr(default, "value", default):
+                values[name] = value
+        return values
+
+
+def parse_arguments(
+    task_class: type,
+    argv: Sequence[str] | None = None,
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    description: str | None = None,
+) -> Arguments:
+    """Arguments from `defaults`, then a YAML file (``--config``), then flags: the later win.
+
+    Args:
+        task_class: dataclass of the task, whose fields are flags as well.
+        argv: the command line without the program's name; `sys.argv[1:]` if None.
+        defaults: the recipe's own defaults by flag name. A default dataset yields to a named one.
+        description: what ``--help`` says first.
+
+    Raises:
+        InputError: an argument is unknown, misspelt or has a wrong value.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    defaults = dict(defaults or {})
+    parser = _Parser(_groups_of(task_class), description=description, allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE", help="YAML file of arguments; flags win over it.")
+    if {"-h", "--help"} & set(argv):
+        parser.set_defaults(**defaults)
+        parser.print_help()
+        sys.exit(0)
+    flags = parser.given(argv, "the command line")
+    config = flags.pop("config", None)
+    chosen = flags
+    if config is not None:
+        chosen = {**parser.given(_as_flags(_read_yaml(config), config), config), **flags}
+    if "train_file" in chosen or "dataset_name" in chosen:
+        source = (
+            "dataset_name",
+            "dataset_config_name",
+            "train_split_name",
+            "validation_split_name",
+            "test_split_name",
+        )
+        defaults = {key: value for key, value in defaults.items() if key not in source}
+    return _build(task_class, {**defaults, **chosen})
+
+
+def make_arguments(task: Any, keywords: Mapping[str, Any]) -> Arguments:
+    """Arguments for `task`, a task's instance, from Python keywords named as the flags are.
+
+    Raises:
+        InputError: a keyword is unknown or misspelt.
+    """
+    names = [f.name for group in _groups_of(type(task)) for f in dataclasses.fields(group) if f.init]
+    own = {f.name for f in dataclasses.fields(task)}
+    for key in keywords:
+        if key in own:
+            raise InputError(f"{key} is a setting of the task: pass it as {type(task).__name__}({key}=...).")
+        if key not in names:
+            raise InputError(f"Unknown argument {key}.{nearest(key, names)}")
+    arguments = _build(type(task), keywords)
+    arguments.task = task
+    return arguments
+
+
+def _groups_of(task_class: type) -> list[type]:
+    return [ModelArguments, DataArguments, task_class, MethodArguments, TransferTrainingArguments]
+
+
+def _build(task_class: type, values: Mapping[str, Any]) -> Arguments:
+    model, data, task, method, training = (
+        group(**{f.name: values[f.name] for f in dataclasses.fields(group) if f.init and f.name in values})
+        for group in _groups_of(task_class)
+    )
+    return Arguments(task=task, model=model, data=data, method=method, training=training)
+
+
+class _Parser(HfArgumentParser):
+    """`HfArgumentParser` that answers a wrong argument with one sentence instead of 200 lines of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message[:1].upper()}{message[1:]}. See --help.")
+
+    def given(self, argv: Sequence[str], where: str) -> dict[str, Any]:
+        """The arguments that `argv` sets, without any default."""
+        for action in self._actions:
+            action.default = SUPPRESS
+        namespace, unknown = self.parse_known_args(list(argv), Namespace())
+        options = [option for action in self._actions for option in action.option_strings]
+        for word in unknown:
+            name = word.split("=")[0]
+            if name.startswith("--"):
+                raise InputError(f"Unknown argument {name} in {where}.{nearest(name, options)} See --help.")
+        if unknown:
+            raise InputError(f"Unexpected {unknown[0]!r} in {where}: expected flags, as --name value. See --help.")
+        return vars(namespace)
+
+
+def _read_yaml(file: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--config {file} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {file} is not YAML: {' '.join(str(error).split())}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InputError(f"--config {file} holds a {type(values).__name__}: expected lines of `name: value`.")
+    return values
+
+
+def _as_flags(values: Mapping[str, Any], file: str) -> list[str]:
+    """YAML values as the flags they stand for, so that one parser checks both."""
+    flags: list[str] = []
+    for key, value in values.items():
+        if isinstance(value, list):
+            for item in value:
+                if str(item).startswith("--"):
+                    raise InputError(f"{file}: {key} holds {item!r}, which looks like a flag.")
+            flags += [f"--{key}", *map(str, value)] if value else []
+        elif isinstance(value, dict):
+            flags.append(f"--{key}={json.dumps(value)}")
+        elif value is not None:
+            flags.append(f"--{key}={value}")
+    return flags

@@ -1,0 +1,137 @@
+"""Labelled examples: the user's columns under the names ``text``, ``text_pair``, ``label`` and ``group``."""
+
+import math
+from collections import Counter
+from typing import Any
+
+from datasets import ClassLabel, Dataset, Features, List, Value
+
+from hf_transfer.errors import InputError, logger
+
+
+def read_examples(
+    split: Dataset, name: str, columns: dict[str, str], label_separator: str | None, *, drop: bool
+) -> Dataset:
+    """A split with the columns ``text``, ``label`` (text, or a list of it) and what else `columns` names.
+
+    Args:
+        split: the user's rows.
+        name: of the split, for messages.
+        columns: the user's column for each of ours.
+        label_separator: splits a label cell into several labels.
+        drop: leave out rows without text or label, instead of refusing them.
+
+    Raises:
+        InputError: a column is absent, or rows lack text or label; the message names the first of them.
+    """
+    for own, column in columns.items():
+        if column not in split.column_names:
+            raise InputError(
+                f"The {name} split has no column {column!r} (--{own}_column_name); it has: "
+                f"{', '.join(split.column_names)}."
+            )
+    feature = split.features[columns["label"]]
+    several = label_separator is not None or isinstance(feature, List)
+    inner = getattr(feature, "feature", feature)
+    features = {own: Value("string") for own in columns}
+    if several:
+        features["label"] = List(Value("string"))
+    read = split.map(
+        _read_batch,
+        batched=True,
+        remove_columns=split.column_names,
+        features=Features({**features, "problem": Value("string")}),
+        fn_kwargs={
+            "columns": columns,
+            "class_names": list(inner.names) if isinstance(inner, ClassLabel) else None,
+            "separator": label_separator,
+            "several": several,
+        },
+    )
+    problems = read["problem"][:]
+    rows = [i for i, problem in enumerate(problems) if problem]
+    if rows and not drop:
+        shown = "; ".join(f"row {i + 1}: {problems[i]}" for i in rows[:5])
+        raise InputError(
+            f"{len(rows)} of {len(problems)} rows in the {name} split cannot be used ({shown}; rows counted from 1, "
+            "without the header). Mend or remove them, or leave them out with --drop_incomplete."
+        )
+    if rows:
+        kinds = Counter(problems[i].split(":")[0] for i in rows)
+        logger.info("Left out of %s: %s (--drop_incomplete).", name, ", ".join(f"{n} x {k}" for k, n in kinds.items()))
+        read = read.select([i for i, problem in enumerate(problems) if not problem])
+    if len(read) == 0:
+        raise InputError(f"The {name} split has no usable rows left.")
+    return read.remove_columns("problem")
+
+
+def _read_batch(
+    batch: dict[str, list[Any]],
+    columns: dict[str, str],
+    class_names: list[str] | None,
+    separator: str | None,
+    several: bool,
+) -> dict[str, list[Any]]:
+    read: dict[str, list[Any]] = {own: [] for own in [*columns, "problem"]}
+    for i in range(len(batch[columns["label"]])):
+        problem = None
+        for own, column in columns.items():
+            value = batch[column][i]
+            if own == "label":
+                label = _label(value, class_names, separator, several)
+                if label is None:
+                    problem = problem or f"no label: {column} is {value!r}"
+                read["label"].append(label if label is not None else ([] if several else ""))
+                continue
+            text = "" if value is None or _is_nan(value) else str(value)
+            if own != "group" and not text.strip():
+                problem = problem or f"no text: {column} is {value!r}"
+            read[own].append(text)
+        read["problem"].append(problem)
+    return read
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _label(value: Any, class_names: list[str] | None, separator: str | None, several: bool) -> Any:
+    """The label's name, a list of names where there may be several, or None where there is none."""
+    if several:
+        parts = value.split(separator) if isinstance(value, str) and separator else value
+        if parts is None or _is_nan(parts):
+            return None
+        parts = parts if isinstance(parts, list) else [parts]
+        names = [_label(part.strip() if isinstance(part, str) else part, class_names, None, False) for part in parts]
+        return None if None in names and names != [None] else sorted({name for name in names if name is not None})
+    if value is None or _is_nan(value):
+        return None
+    if class_names is not None:
+        return class_names[value] if 0 <= value < len(class_names) else None  # the Hub's -1: no label
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip() or None
+
+
+def label_counts(split: Dataset, names: list[str] | None = None) -> dict[str, int]:
+    """How many examples have each label; `names` turns label ids into names."""
+    counts: Counter[Any] = Counter()
+    for batch in split.select_columns("label").iter(batch_size=1000):
+        for label in batch["label"]:
+            counts.update(label if isinstance(label, list) else [label])
+    return {names[key] if names is not None else key: count for key, count in sorted(counts.items())}
+
+
+def encode_labels(batch: dict[str, list[Any]], index: dict[str, int], several: bool) -> dict[str, list[Any]]:
+    """Label names to ids, for `Dataset.map`."""
+    if several:
+        return {"label": [[index[name] for name in label] for label in batch["label"]]}
+    return {"label": [index[label] for label in batch["label"]]}
+
+
+def numeric_first(label: str) -> tuple[int, float, str]:
+    """Sort key: numbers by value, then text by letter."""
+    try:
+        return (0, float(label), label)
+    except ValueError:
+        return (1, 0.0, label)

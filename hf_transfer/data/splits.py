@@ -1,0 +1,199 @@
+"""Hub datasets and local files to a `DatasetDict` with train, validation and test splits."""
+
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets import Dataset, DatasetDict
+from huggingface_hub.errors import HfHubHTTPError
+from sklearn.model_selection import train_test_split
+
+from hf_transfer.arguments import DataArguments
+from hf_transfer.data.tables import read_rows
+from hf_transfer.errors import InputError, logger
+
+SPLITS = ("train", "validation", "test")
+
+
+def load_splits(data: DataArguments) -> DatasetDict:
+    """The splits that the user names, as they are: Hub dataset or local files.
+
+    Returns:
+        A `DatasetDict` with the key ``train`` and, where they exist, ``validation`` and ``test``.
+
+    Raises:
+        InputError: a file or dataset is missing or cannot be read; the message says where.
+    """
+    files = {name: getattr(data, f"{name}_file") for name in SPLITS}
+    splits = DatasetDict()
+    if data.dataset_name:
+        splits = _load_from_hub(data)
+    elif not files["train"]:
+        raise InputError("Nothing to train on: expected --train_file FILE or --dataset_name NAME.")
+    for name, file in files.items():
+        if file:
+            splits[name] = load_file(file, column_names=data.column_names, delimiter=data.delimiter)
+    return splits
+
+
+def load_file(file: str, *, column_names: Sequence[str] | None = None, delimiter: str | None = None) -> Dataset:
+    """A local table as a memory-mapped `Dataset`; read again only when the file has changed."""
+    path = Path(file).resolve()
+    status = path.stat() if path.is_file() else None
+    changed = (status.st_mtime_ns, status.st_size) if status else None
+    try:
+        return Dataset.from_generator(
+            _rows,
+            gen_kwargs={"file": str(file), "column_names": column_names, "delimiter": delimiter, "changed": changed},
+        )
+    except datasets.exceptions.DatasetGenerationError as error:
+        # `datasets` wraps what the reader raised; the reader's own message is the one that helps.
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, InputError):
+            cause = cause.__cause__ or cause.__context__
+        if isinstance(cause, InputError):
+            raise cause from None
+        inner = error.__cause__ or error
+        if isinstance(inner, OSError):
+            raise inner from error
+        raise InputError(f"{file}: the rows do not share one type a column: {inner}") from error
+
+
+def _rows(file: str, column_names: Sequence[str] | None, delimiter: str | None, changed: Any) -> Iterator[dict]:
+    # `changed` (time and size of the file) is part of the cache's fingerprint: an edited file is read anew.
+    yield from read_rows(file, column_names=column_names, delimiter=delimiter)
+
+
+def _load_from_hub(data: DataArguments) -> DatasetDict:
+    name = data.dataset_name
+    try:
+        loaded = datasets.load_dataset(name, data.dataset_config_name)
+    except (FileNotFoundError, ValueError, OSError, HfHubHTTPError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        offline = " HF_HUB_OFFLINE is set." if os.environ.get("HF_HUB_OFFLINE") in ("1", "ON", "YES", "TRUE") else ""
+        raise InputError(
+            f"--dataset_name {name} could not be loaded: {reason}{offline} Expected a dataset on the Hub, reachable "
+            "from here, or a local folder of data files; a single local file goes to --train_file."
+        ) from error
+    splits = DatasetDict()
+    for split in SPLITS:
+        wanted = getattr(data, f"{split}_split_name")
+        if wanted in loaded:
+            splits[split] = loaded[wanted]
+        elif split == "train" or wanted != split:
+            raise InputError(
+                f"--{split}_split_name {wanted}: {name} has no such split; it has {', '.join(map(str, loaded))}."
+            )
+    return splits
+
+
+def find_column(
+    dataset: Dataset, given: str | None, usual: Sequence[str], flag: str, *, not_these: Sequence[str] = ()
+) -> str:
+    """The column that the user names, or the first of the `usual` names that the dataset has.
+
+    Raises:
+        InputError: there is no such column; the message names those that there are.
+    """
+    columns = [name for name in dataset.column_names if name not in not_these]
+    if given is not None:
+        if given not in dataset.column_names:
+            raise InputError(f"--{flag} {given}: there is no such column. There are: {', '.join(columns)}.")
+        return given
+    by_name = {name.lower(): name for name in reversed(columns)}
+    for name in usual:
+        if name in by_name:
+            logger.info("Column %r is taken as --%s.", by_name[name], flag)
+            return by_name[name]
+    message = f"No column is named like a {flag.removesuffix('_column_name')} ({', '.join(usual[:4])}, ...)."
+    message += f" There are: {', '.join(repr(name[:40]) for name in columns)}. Name it: --{flag} COLUMN."
+    if any(len(name) > 30 or " " in name for name in columns):
+        message += " If the file has no header, name its columns in order: --column_names label text."
+    raise InputError(message)
+
+
+def complete_splits(
+    splits: DatasetDict, strata: dict[str, list[Any]], data: DataArguments, seed: int
+) -> tuple[DatasetDict, dict[str, Any]]:
+    """Make the splits that are missing, stratified and seeded, and cut them to the asked sizes.
+
+    Args:
+        splits: at least ``train``.
+        strata: for each split, what each example is stratified by.
+        data: shares and limits.
+        seed: of the draw.
+
+    Returns:
+        The splits with ``test`` and, unless its share is 0, ``validation``; and what was made from what.
+    """
+    made: dict[str, Any] = {}
+    train = splits["train"]
+    strata = dict(strata)
+    complete = DatasetDict({name: split for name, split in splits.items() if name != "train"})
+    for name, share in (("test", data.test_size), ("validation", data.validation_size)):
+        if name in splits or share == 0:
+            continue
+        keep, taken = _stratified(strata["train"], share, seed)
+        complete[name], train = train.select(taken), train.select(keep)
+        strata[name] = [strata["train"][i] for i in taken]
+        strata["train"] = [strata["train"][i] for i in keep]
+        made[name] = {"from": "train", "share": share, "seed": seed}
+        logger.info(
+            "No %s split: %d examples of the training split are kept for it (stratified, seed %d; --%s_size).",
+            name, len(taken), seed, name,
+        )  # fmt: skip
+    if "test" not in complete:
+        raise InputError("There is nothing to measure on: give --test_file, or --test_size above 0.")
+    complete["train"] = train
+    limits = {"train": data.max_train_samples, "validation": data.max_eval_samples, "test": data.max_eval_samples}
+    for name, limit in limits.items():
+        if limit is not None and name in complete and limit < len(complete[name]):
+            _, taken = _stratified(strata[name], limit, seed)
+            complete[name] = complete[name].select(taken)
+    return DatasetDict({name: complete[name] for name in SPLITS if name in complete}), made
+
+
+def _stratified(strata: list[Any], share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Indices to keep and indices taken, each in their first order."""
+    count = len(strata)
+    wanted = share if isinstance(share, int) else max(1, math.ceil(count * share))
+    if wanted >= count:
+        raise InputError(f"{count} examples are too few to take {wanted} of them for another split.")
+    counts = Counter(strata)
+    # Strata of one example cannot be on both sides: they go together, wherever they fall.
+    keys = [key if counts[key] > 1 else "\0rare" for key in strata]
+    pooled = Counter(keys)
+    fits = min(pooled.values()) > 1 and len(pooled) <= wanted and len(pooled) <= count - wanted
+    keep, taken = train_test_split(
+        range(count), test_size=wanted, stratify=keys if fits else None, random_state=seed, shuffle=True
+    )
+    return sorted(keep), sorted(taken)
+
+
+def overlap(splits: DatasetDict, keys: dict[str, list[str]], *, remove: bool) -> tuple[DatasetDict, dict[str, int]]:
+    """Count the examples of training that validation or test hold as well, and take them out if asked.
+
+    Args:
+        splits: with ``train``.
+        keys: for each split, what makes two examples the same, an entry an example.
+        remove: take them out of ``train``.
+    """
+    held_out = {key for name in splits if name != "train" for key in keys[name]}
+    seen_in_train = set(keys["train"])
+    counts = {name: sum(key in seen_in_train for key in keys[name]) for name in splits if name != "train"}
+    kept = [i for i, key in enumerate(keys["train"]) if key not in held_out]
+    shared = len(keys["train"]) - len(kept)
+    if shared:
+        found = ", ".join(f"{count} of {len(keys[name])} in {name}" for name, count in counts.items())
+        if remove:
+            if not kept:
+                raise InputError("--deduplicate leaves nothing to train on: every training example is held out too.")
+            splits["train"] = splits["train"].select(kept)
+            logger.info("Also in training: %s. %d training examples are removed (--deduplicate).", found, shared)
+        else:
+            logger.info("Also in training: %s. Measured quality is flattered; --deduplicate removes them.", found)
+    return splits, {**counts, "removed_from_train": shared if remove else 0}

@@ -1,0 +1,191 @@
+"""Local table files, row by row: CSV, TSV, JSON, JSONL and Parquet.
+
+Rows are streamed, and every error says the file and the row. CSV cells stay text: a message "NA" or a
+label "01" is what it says.
+"""
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_transfer.errors import InputError
+
+csv.field_size_limit(2**31 - 1)
+
+SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+_QUOTED = re.compile(r'"(?:[^"]|"")*"', re.DOTALL)
+
+
+def read_rows(
+    file: str | Path, *, column_names: Sequence[str] | None = None, delimiter: str | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of `file` as dictionaries, reading as it goes.
+
+    Args:
+        file: path of a file with one of the endings in `SUFFIXES`.
+        column_names: names for the columns of a CSV or TSV file without a header.
+        delimiter: what separates the cells of a CSV or TSV file, if not the ending's own.
+
+    Raises:
+        InputError: the file is absent, empty, not UTF-8, or a row does not fit its header.
+    """
+    path = Path(file)
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{path}: the ending is {path.suffix or 'missing'}; expected one of {', '.join(SUFFIXES)}.")
+    if not path.is_file():
+        raise InputError(f"{path}: no such file.{_neighbours(path)}")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty; expected rows of examples.")
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        rows = _parquet_rows(path)
+    elif suffix == ".jsonl":
+        rows = _jsonl_rows(path)
+    elif suffix == ".json":
+        rows = _json_rows(path)
+    else:
+        rows = _delimited_rows(path, column_names, delimiter or {".csv": ",", ".tsv": "\t"}[suffix])
+    empty = True
+    for row in rows:
+        empty = False
+        yield row
+    if empty:
+        raise InputError(f"{path}: no rows below the header; expected at least one example.")
+
+
+def _neighbours(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f" The folder {path.parent} does not exist either."
+    tables = sorted(p.name for p in path.parent.iterdir() if p.suffix.lower() in SUFFIXES)
+    return f" In that folder: {', '.join(tables[:10])}." if tables else ""
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Lines of a UTF-8 file, their ends kept as they are."""
+    with path.open("rb") as stream:
+        number = 0
+        for number, line in enumerate(stream, start=1):
+            if number == 1:
+                if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                    raise InputError(_not_utf8(path, "it begins with a UTF-16 mark", "UTF-16"))
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            try:
+                yield line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                found = f"line {number} holds the byte 0x{line[error.start]:02x}"
+                raise InputError(_not_utf8(path, found, "WINDOWS-1252")) from error
+
+
+def _not_utf8(path: Path, found: str, guess: str) -> str:
+    return f"{path}: not UTF-8: {found}. Convert it: iconv -f {guess} -t UTF-8 {path} > utf8{path.suffix}"
+
+
+def _delimited_rows(path: Path, names: Sequence[str] | None, delimiter: str) -> Iterator[dict[str, str]]:
+    if len(delimiter) != 1:
+        raise InputError(f"--delimiter is {delimiter!r}: expected one character.")
+    literal = path.suffix.lower() == ".tsv" and _quotes_are_literal(path, delimiter)
+    reader = csv.reader(
+        _lines(path),
+        delimiter=delimiter,
+        quoting=csv.QUOTE_NONE if literal else csv.QUOTE_MINIMAL,
+        quotechar=None if literal else '"',
+        strict=True,
+    )
+    try:
+        for cells in reader:
+            if not cells:
+                continue  # a blank line
+            if names is None:
+                names = _header(path, cells, delimiter)
+                continue
+            if len(cells) != len(names):
+                raise InputError(_ragged(path, reader.line_num, cells, names, delimiter))
+            if list(cells) == list(names):
+                continue  # a header although --column_names was given
+            yield dict(zip(names, cells, strict=True))
+    except csv.Error as error:
+        raise InputError(
+            f"{path}: line {reader.line_num}: {error}. A cell that holds quotes must be quoted, with its own "
+            'quotes doubled: "she said ""yes""".'
+        ) from error
+
+
+def _header(path: Path, cells: list[str], delimiter: str) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    if len(names) == 1:
+        for other, shown in ((";", "';'"), ("\t", "$'\\t'"), ("|", "'|'"), (",", "','")):
+            if other != delimiter and other in names[0]:
+                raise InputError(
+                    f"{path}: one column only, {names[0]!r}: the cells seem to be separated by "
+                    f"{other!r}, not {delimiter!r}. Say so: --delimiter {shown}"
+                )
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise InputError(f"{path}: the header names {twice[0]!r} twice: {', '.join(names)}. Rename one of them.")
+    return names
+
+
+def _ragged(path: Path, line: int, cells: list[str], names: Sequence[str], delimiter: str) -> str:
+    message = f"{path}: line {line} has {len(cells)} cells; expected {len(names)} ({', '.join(names)})."
+    if len(cells) == 1 and len(names) > 1:
+        return f"{message} The delimiter looked for is {delimiter!r}; --delimiter sets another."
+    if path.suffix.lower() == ".tsv":
+        return f"{message} A TSV cell cannot hold a tab or a line break: write such texts as .csv or .jsonl."
+    return f"{message} A cell that holds {delimiter!r} must be quoted."
+
+
+def _quotes_are_literal(path: Path, delimiter: str) -> bool:
+    """Whether the quotes of a TSV file belong to its texts, as in plain tab-separated values.
+
+    Spreadsheets and pandas quote each cell that holds a quote, and double the quote. Files that know no quoting
+    have, somewhere, a cell with a quote that is not written so.
+    """
+    return any(
+        '"' in cell and not _QUOTED.fullmatch(cell)
+        for line in _lines(path)
+        for cell in line.rstrip("\r\n").split(delimiter)
+    )
+
+
+def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}: line {number} is not JSON: {error.msg} at column {error.colno}.") from error
+        if not isinstance(row, dict):
+            raise InputError(f'{path}: line {number} is not an object; expected {{"text": ..., "label": ...}}.')
+        yield row
+
+
+def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        rows = json.loads("".join(_lines(path)))
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}. "
+            "One object a line belongs in a .jsonl file."
+        ) from error
+    if isinstance(rows, dict) and len(lists := [v for v in rows.values() if isinstance(v, list)]) == 1:
+        rows = lists[0]  # {"data": [...]}, as the Hub's viewer and many tools write it
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{path}: expected a list of objects, [{{...}}, {{...}}].")
+    yield from rows
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as table:
+            for batch in table.iter_batches(batch_size=1024):
+                yield from batch.to_pylist()
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path}: not a Parquet file: {str(error).splitlines()[0]}") from error

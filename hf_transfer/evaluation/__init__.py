@@ -1,0 +1,1 @@
+"""Metrics, their uncertainty, and decisions fitted on the validation split."""

@@ -1,0 +1,149 @@
+"""Quality of a classifier, from its logits: metrics, intervals, the fitted decision, records."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, List
+
+from hf_transfer.errors import InputError, logger
+from hf_transfer.evaluation.bootstrap import bootstrap
+from hf_transfer.evaluation.decision import (
+    ENOUGH_TO_FIT,
+    Decision,
+    expected_calibration_error,
+    fit_temperature,
+    threshold_for_best_f1,
+    threshold_for_false_positive_rate,
+)
+from hf_transfer.evaluation.metrics import (
+    LABEL_METRICS,
+    RANKING_METRICS,
+    Array,
+    confusion_matrix,
+    label_metrics,
+    multilabel_metrics,
+    ranking_metrics,
+)
+
+
+def references(split: Dataset) -> Array:
+    """Label ids [n] of the column ``label``, or a 0/1 matrix [n, num_labels] where an example may have several."""
+    labels = split["label"][:]
+    feature = split.features["label"]
+    if not isinstance(feature, List):
+        return np.asarray(labels, dtype=np.int64)
+    matrix = np.zeros((len(labels), len(feature.feature.names)), dtype=np.int64)
+    for row, label in zip(matrix, labels, strict=True):
+        row[label] = 1
+    return matrix
+
+
+def is_probability(text: str | None) -> bool:
+    """Whether `text` is a number from 0 to 1."""
+    try:
+        return 0 <= float(text or "") <= 1
+    except ValueError:
+        return False
+
+
+def decide(
+    logits: Any,
+    truth: Array | None,
+    config: Any,
+    multi_label: bool,
+    threshold: str | None,
+    max_false_positive_rate: float | None,
+) -> dict[str, Any]:
+    """Fit temperature and threshold on validation logits [n, num_labels], and keep them in the model's config.
+
+    Raises:
+        InputError: a threshold is to be fitted and the validation split is too small for it.
+    """
+    fixed = float(threshold) if threshold not in (None, "best_f1") else None
+    if truth is None or len(truth) < ENOUGH_TO_FIT:
+        found = "no validation split" if truth is None else f"only {len(truth)} validation examples"
+        if threshold == "best_f1" or max_false_positive_rate is not None:
+            raise InputError(
+                f"A threshold is to be chosen on validation, but there is {found}; expected {ENOUGH_TO_FIT} or more. "
+                "Give --validation_file, raise --validation_size, or name a probability: --threshold 0.7"
+            )
+        logger.info("Probabilities are not calibrated: %s; it takes %d.", found, ENOUGH_TO_FIT)
+        Decision(threshold=fixed, multi_label=multi_label).write(config)
+        return {"temperature": 1.0, "threshold": fixed, "fitted_on": 0}
+    decision = Decision(fit_temperature(logits, truth, multi_label=multi_label), fixed, multi_label)
+    scores = decision.probabilities(logits)[:, 1]
+    if threshold == "best_f1":
+        decision = Decision(decision.temperature, threshold_for_best_f1(scores, truth))
+    elif max_false_positive_rate is not None:
+        chosen = threshold_for_false_positive_rate(scores, truth, max_false_positive_rate)
+        decision = Decision(decision.temperature, chosen)
+    decision.write(config)
+    return {"temperature": decision.temperature, "threshold": decision.threshold, "fitted_on": len(truth)}
+
+
+def measure(logits: Any, truth: Array, decision: Decision) -> dict[str, float]:
+    """Metrics by name of logits [n, num_labels] against references, labels decided by `decision`."""
+    probabilities = decision.probabilities(logits)
+    labels = decision.labels(probabilities)
+    if decision.multi_label:
+        return {name: float(value) for name, value in multilabel_metrics(truth, labels).items()}
+    metrics: dict[str, float] = {}
+    for label_metric in LABEL_METRICS:
+        metrics |= label_metric().compute(predictions=labels, references=truth, num_labels=probabilities.shape[1])
+    if probabilities.shape[1] == 2 and len(set(truth.tolist())) == 2:
+        for metric in RANKING_METRICS:
+            metrics |= metric().compute(prediction_scores=probabilities[:, 1], references=truth)
+    metrics["expected_calibration_error"] = expected_calibration_error(probabilities, truth)
+    plain = Decision().probabilities(logits)
+    metrics["expected_calibration_error_uncalibrated"] = expected_calibration_error(plain, truth)
+    return metrics
+
+
+def intervals(before: Any, after: Any, truth: Array, decision: Decision, seed: int) -> dict[str, Any]:
+    """95 % bootstrap intervals over examples: of the metrics after, and of after minus before, paired.
+
+    Args:
+        before: logits [n, num_labels] of the untrained model, decided by the likeliest label.
+        after: logits [n, num_labels] of the trained model, decided by `decision`.
+        truth: references.
+        decision: of the trained model.
+        seed: of the resampling.
+    """
+    earlier = _weighted_metrics(before, truth, Decision(multi_label=decision.multi_label))
+    later = _weighted_metrics(after, truth, decision)
+
+    def both(weights: Array) -> dict[str, Array]:
+        old, new = earlier(weights), later(weights)
+        return {("after", name): new[name] for name in new} | {("gain", name): new[name] - old[name] for name in new}
+
+    found = bootstrap(both, len(truth), seed=seed)
+    return {kind: {key[1]: ends for key, ends in found.items() if key[0] == kind} for kind in ("after", "gain")}
+
+
+def _weighted_metrics(logits: Any, truth: Array, decision: Decision) -> Callable[[Array], dict[str, Array]]:
+    probabilities = decision.probabilities(logits)
+    labels = decision.labels(probabilities)
+    if decision.multi_label:
+        return lambda weights: multilabel_metrics(truth, labels, weights)
+    size = probabilities.shape[1]
+    ranked = size == 2 and len(set(truth.tolist())) == 2
+
+    def compute(weights: Array) -> dict[str, Array]:
+        metrics = label_metrics(confusion_matrix(truth, labels, size, weights))
+        return metrics | (ranking_metrics(truth, probabilities[:, 1], weights) if ranked else {})
+
+    return compute
+
+
+def records(logits: Any, decision: Decision, names: list[str]) -> list[dict[str, Any]]:
+    """For each example: ``prediction``, its ``score`` where there is one, and the ``scores`` of all labels."""
+    probabilities = decision.probabilities(logits)
+    found = []
+    for chosen, scores in zip(decision.labels(probabilities), probabilities, strict=True):
+        by_name = {name: float(score) for name, score in zip(names, scores, strict=True)}
+        if decision.multi_label:
+            found.append({"prediction": [names[k] for k in np.flatnonzero(chosen)], "scores": by_name})
+        else:
+            found.append({"prediction": names[chosen], "score": float(scores[chosen]), "scores": by_name})
+    return found

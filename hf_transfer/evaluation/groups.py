@@ -1,0 +1,29 @@
+"""Results per group: accent, speaker, channel, domain."""
+
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+
+def measure_groups(task: Any, before: Any, after: Any, split: Dataset, config: Any) -> dict[str, Any]:
+    """Every metric of each group after training, and before (``<name>_before``), with the number of examples.
+
+    Args:
+        task: measures outputs against a split.
+        before: outputs of the untrained model, in the order of the split.
+        after: outputs of the trained model.
+        split: with or without a column ``group``.
+        config: of the trained model, with its decision.
+    """
+    if "group" not in split.column_names:
+        return {}
+    groups = np.asarray(split["group"][:])
+    found = {}
+    for group in sorted(set(groups.tolist())):
+        rows = np.flatnonzero(groups == group)
+        part = split.select(rows)
+        later = task.measure(after[rows], part, config)
+        earlier = task.measure(before[rows], part, None)
+        found[group] = {**later, **{f"{name}_before": value for name, value in earlier.items()}, "examples": len(rows)}
+    return found

@@ -1,0 +1,100 @@
+"""Pushing a finished folder to the Hub: weights, card and metrics in one commit."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HFValidationError
+
+from hf_transfer.errors import Failure, InputError, logger
+
+
+def require_repository(arguments: Any) -> None:
+    """Make the repository before training, so that a missing login is found at once and not after a night.
+
+    Raises:
+        InputError: the Hub refuses, or cannot be reached.
+    """
+    training = arguments.training
+    if not training.should_save:
+        return
+    repository = str(training.hub_model_id or Path(str(training.output_dir)).name)
+    try:
+        HfApi(token=training.hub_token).create_repo(repository, private=training.hub_private_repo, exist_ok=True)
+    except Exception as error:  # whatever the client or the network raises: the answer to the user is one
+        raise InputError(
+            f"--push_to_hub: the repository {repository} cannot be made: {_reason(error)}. Log in with `hf auth "
+            "login` or set HF_TOKEN; --hub_model_id NAMESPACE/NAME names another repository. Nothing was trained."
+        ) from error
+
+
+def push(
+    folder: str | Path,
+    hub_model_id: str,
+    *,
+    token: str | None = None,
+    private: bool | None = None,
+    merge: bool = False,
+) -> str:
+    """Upload an output folder to the Hub in one commit; returns the commit's address.
+
+    Args:
+        folder: of a finished run.
+        hub_model_id: repository to push to; made if it is not there.
+        token: of the Hub; the login's own by default.
+        private: whether a new repository is private.
+        merge: upload plain weights instead of an adapter.
+
+    Raises:
+        InputError: the folder is not a finished run's.
+        Failure: the Hub could not be reached or refused; the folder is untouched.
+    """
+    folder = Path(folder)
+    if not (folder / "report.json").is_file():
+        raise InputError(f"{folder}: no report.json in it; expected the output folder of a finished run.")
+    with tempfile.TemporaryDirectory() as scratch:
+        source = folder
+        if merge:
+            source = Path(scratch) / "merged"
+            write_merged(folder, source)
+        try:
+            api = HfApi(token=token)
+            repository = api.create_repo(hub_model_id, private=private, exist_ok=True).repo_id
+            done = api.upload_folder(
+                repo_id=repository, folder_path=source, commit_message=f"Upload {folder.name}", ignore_patterns=[".*"]
+            )
+        except HFValidationError as error:
+            raise InputError(f"--hub_model_id {hub_model_id}: {_reason(error)}") from error
+        except Exception as error:  # whatever the client or the network raises: the folder is safe
+            raise Failure(
+                f"The push to {hub_model_id} failed: {_reason(error)}. Nothing is lost: the model, its card and its "
+                f"metrics are in {folder}. Try again: hf-transfer push {folder} --hub_model_id {hub_model_id}"
+            ) from error
+    logger.info("Pushed to %s.", done.commit_url)
+    return str(done.commit_url)
+
+
+def write_merged(folder: Path, target: Path) -> None:
+    """Write a finished run's folder again with plain weights instead of an adapter.
+
+    Raises:
+        InputError: the folder holds no adapter.
+    """
+    from hf_transfer.inference import load_finetuned
+    from hf_transfer.models import quiet
+
+    if not (folder / "adapter_config.json").is_file():
+        raise InputError(f"{folder}: --merge is for adapters, and this folder holds plain weights already.")
+    shutil.copytree(folder, target, ignore=shutil.ignore_patterns("adapter_*"))
+    with quiet():
+        load_finetuned(folder, merge=True, device="cpu").model.save_pretrained(target)
+    card = (target / "README.md").read_text(encoding="utf-8")
+    card = card.replace("library_name: peft", "library_name: transformers")
+    (target / "README.md").write_text(card, encoding="utf-8")
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return (text if len(text) <= 300 else f"{text[:300]} ...").rstrip(".") or type(error).__name__

@@ -1,0 +1,138 @@
+"""Using a model: `load_finetuned()`, prediction over files, evaluation on new data."""
+
+import itertools
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import DatasetDict
+from transformers import AutoConfig, AutoTokenizer
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from hf_transfer.arguments import Arguments, DataArguments, MethodArguments, ModelArguments, TransferTrainingArguments
+from hf_transfer.data.splits import load_file
+from hf_transfer.errors import InputError
+from hf_transfer.evaluation.groups import measure_groups
+from hf_transfer.methods import base_model_of, load_adapter
+from hf_transfer.models import explained, quiet
+from hf_transfer.tasks import task_of
+from hf_transfer.training.fit import make_trainer
+
+CHUNK = 1024
+
+
+def load_finetuned(
+    path_or_hub_id: str | Path,
+    *,
+    revision: str = "main",
+    device: str | torch.device | int | None = None,
+    merge: bool = False,
+) -> Any:
+    """A `transformers.Pipeline` for a fine-tuned model, whatever the method was.
+
+    Args:
+        path_or_hub_id: an output folder, or a repository on the Hub.
+        revision: branch, tag or commit on the Hub.
+        device: where to run, as `transformers.pipeline` takes it; the accelerator, if there is one, by default.
+        merge: add an adapter into its base model's weights, which makes prediction faster.
+
+    Returns:
+        The pipeline of the model's task, deciding as the model was measured.
+
+    Raises:
+        InputError: there is no fine-tuned model of that name.
+    """
+    name = str(path_or_hub_id)
+    with explained(name, "a fine-tuned model"):
+        config = AutoConfig.from_pretrained(name, revision=revision)
+    task = task_of(config, name)
+    adapter = find_adapter_config_file(name, revision=revision)
+    base = name if adapter is None else base_model_of(name, revision)
+    with explained(base, "safetensors weights" if adapter is None else f"the base model of the adapter {name}"):
+        model = task.auto_model.from_pretrained(
+            base,
+            config=config,
+            revision=revision if adapter is None else "main",
+            use_safetensors=True,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=adapter is not None,  # the adapter brings its own head
+        )
+        if adapter is not None:
+            model = load_adapter(model, name, revision, merge=merge)
+        processor = AutoTokenizer.from_pretrained(name, revision=revision)
+    if device is None:
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    with quiet():
+        return task().pipeline(model.to(device).eval(), processor)
+
+
+def predict(pipeline: Any, rows: Iterable[Mapping[str, Any]], *, batch_size: int = 32) -> Iterator[dict[str, Any]]:
+    """Predict rows of any number, in order, holding a chunk of them at a time.
+
+    Args:
+        pipeline: from `load_finetuned`.
+        rows: dictionaries with ``text`` and, for pairs, ``text_pair``.
+        batch_size: inputs at once.
+
+    Yields:
+        For each row its input, ``label`` and ``score`` as decided, and the ``scores`` of all labels.
+    """
+    iterator = iter(rows)
+    while chunk := list(itertools.islice(iterator, CHUNK)):
+        # Inputs of similar length share a batch, so that little is padded.
+        order = sorted(range(len(chunk)), key=lambda i: sum(len(str(value)) for value in chunk[i].values()))
+        with torch.inference_mode():
+            found = pipeline.decide([dict(chunk[i]) for i in order], batch_size=batch_size)
+        by_row = dict(zip(order, found, strict=True))
+        for i, row in enumerate(chunk):
+            yield {**row, **by_row[i]}
+
+
+def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dict[str, Any]:
+    """Measure a fine-tuned model on new labelled data, deciding as it was shipped.
+
+    Args:
+        path_or_hub_id: an output folder, or a repository on the Hub.
+        test_file: a table of labelled examples.
+        **settings: arguments of the data and of the task, by their flag names.
+
+    Returns:
+        ``metrics``, their 95 % intervals (``confidence``), ``groups``, and the number of ``examples``.
+
+    Raises:
+        InputError: the model or the data cannot be used.
+    """
+    pipeline = load_finetuned(path_or_hub_id)
+    config = pipeline.model.config
+    task_class = task_of(config, str(path_or_hub_id))
+    of_data = {key: value for key, value in settings.items() if key in DataArguments.__dataclass_fields__}
+    of_task = {key: value for key, value in settings.items() if key in task_class.__dataclass_fields__}
+    data, task = DataArguments(test_file=test_file, **of_data), task_class(**of_task)
+    table = load_file(test_file, column_names=data.column_names, delimiter=data.delimiter)
+    splits = task.standardise(DatasetDict({"test": table}), data, config)
+    inputs = task.preprocess(splits, pipeline.tokenizer, pipeline.model)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = Arguments(
+            task,
+            ModelArguments(model_name_or_path=str(path_or_hub_id)),
+            data,
+            MethodArguments(),
+            TransferTrainingArguments(output_dir=folder, use_cpu=pipeline.device.type == "cpu"),
+        )
+        trainer = make_trainer(task, arguments, Path(folder), pipeline.model, pipeline.tokenizer, splits, inputs)
+        outputs = trainer.predict(inputs["test"]).predictions
+    split = splits["test"]
+    return {
+        "metrics": task.measure(outputs, split, config),
+        "confidence": task.intervals(outputs, outputs, split, config, seed=0)["after"],
+        "groups": measure_groups(task, outputs, outputs, split, config),
+        "examples": len(split),
+    }
+
+
+def refuse_unknown_columns(row: Mapping[str, Any], column: str, flag: str) -> None:
+    """Refuse a row without the column that is to be predicted from."""
+    if column not in row:
+        raise InputError(f"--{flag} {column}: there is no such column. There are: {', '.join(map(repr, row))}.")

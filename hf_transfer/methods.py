@@ -1,0 +1,169 @@
+"""What is trained: every weight, LoRA adapters, the last layers, or every weight from scratch.
+
+The only file that imports peft. A method is told module names and knows nothing of the task.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel
+
+from hf_transfer.arguments import MethodArguments
+from hf_transfer.errors import InputError
+
+# Peak learning rates for AdamW with warm-up and linear decay. Full: the middle of the BERT paper's range (Devlin et
+# al. 2019, appendix A.3). LoRA wants about ten times that (Schulman et al. 2025, "LoRA Without Regret").
+LEARNING_RATES = {"full": 5e-5, "lora": 5e-4, "frozen": 5e-4, "scratch": 2e-4}
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The parts of a model that methods speak of, as module names.
+
+    Attributes:
+        trunk: the base model.
+        head: what the task adds: everything beside the trunk, the trunk's pooler, and whatever is newly initialised.
+        layers: name of the `ModuleList` of the trunk's layers, or None where layers share weights.
+    """
+
+    trunk: str
+    head: tuple[str, ...]
+    layers: str | None
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, newly_initialised: list[str]) -> "Anatomy":
+        """Read the parts off the model and off what its checkpoint lacked."""
+        trunk = model.base_model_prefix
+        head = [name for name, module in model.named_children() if name != trunk and _has_parameters(module)]
+        head += [f"{trunk}.{name}" for name, _ in model.base_model.named_children() if name == "pooler"]
+        head = [name for name in head if _has_parameters(model.get_submodule(name))]
+        for parameter in newly_initialised:
+            module = parameter.rpartition(".")[0]
+            if not any(module == name or module.startswith(f"{name}.") for name in head):
+                head.append(module)
+        return cls(trunk, tuple(head), _layer_list(model))
+
+    def depth(self, model: torch.nn.Module) -> int:
+        """How many layers there are to freeze or train one by one."""
+        return len(model.get_submodule(self.layers)) if self.layers else 0  # type: ignore[arg-type]
+
+
+def _has_parameters(module: torch.nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+def _layer_list(model: PreTrainedModel) -> str | None:
+    depth = getattr(model.config, "num_hidden_layers", None)
+    for name, module in model.named_modules():
+        if (
+            isinstance(module, torch.nn.ModuleList)
+            and len(module) == depth
+            and name.startswith(model.base_model_prefix)
+        ):
+            return name
+    return None
+
+
+def apply_method(
+    model: PreTrainedModel, anatomy: Anatomy, arguments: MethodArguments, *, always_frozen: tuple[str, ...] = ()
+) -> Any:
+    """Make trainable what the method trains and nothing else; returns the model, wrapped by peft for LoRA.
+
+    Args:
+        model: with float32 weights.
+        anatomy: its parts.
+        arguments: the method and its settings.
+        always_frozen: modules that the task keeps fixed under every method but `scratch`.
+
+    Raises:
+        InputError: the method does not fit this model.
+    """
+    if arguments.method == "lora":
+        return _with_adapters(model, anatomy, arguments)
+    if arguments.method == "frozen":
+        train_last_layers(model, anatomy, arguments.trainable_layers)
+        return model
+    model.requires_grad_(True)
+    if arguments.method == "full":
+        for name in always_frozen:
+            model.get_submodule(name).requires_grad_(False)
+    return model
+
+
+def train_last_layers(model: PreTrainedModel, anatomy: Anatomy, count: int) -> None:
+    """Train the head and the last `count` layers; everything below stays fixed."""
+    depth = anatomy.depth(model)
+    if count and anatomy.layers is None:
+        raise InputError(
+            f"--trainable_layers {count}: the layers of {model.config.model_type} share their weights and cannot be "
+            "trained one by one. Leave it at 0, or use --method full or lora."
+        )
+    if count > depth:
+        raise InputError(f"--trainable_layers {count}: the model has {depth} layers.")
+    model.requires_grad_(False)
+    for name in anatomy.head:
+        model.get_submodule(name).requires_grad_(True)
+    if count:
+        for layer in list(model.get_submodule(str(anatomy.layers)))[depth - count :]:  # type: ignore[call-overload]
+            layer.requires_grad_(True)
+
+
+def _with_adapters(model: PreTrainedModel, anatomy: Anatomy, arguments: MethodArguments) -> PeftModel:
+    variants: dict[str, dict[str, Any]] = {
+        "lora": {},
+        "rslora": {"use_rslora": True},  # Kalajdzievski 2023, https://arxiv.org/abs/2312.03732
+        "dora": {"use_dora": True},  # Liu et al. 2024, https://arxiv.org/abs/2402.09353
+        "pissa": {"init_lora_weights": "pissa"},  # Meng et al. 2024, https://arxiv.org/abs/2404.02948
+    }
+    return get_peft_model(
+        model,
+        LoraConfig(
+            r=arguments.lora_r,
+            lora_alpha=arguments.lora_alpha,
+            lora_dropout=arguments.lora_dropout,
+            target_modules=linear_layers(model, anatomy),
+            # All heads by name: peft's own choice by task type forgets poolers and projectors.
+            modules_to_save=list(anatomy.head),
+            **variants[arguments.lora_variant],
+        ),
+    )
+
+
+def linear_layers(model: PreTrainedModel, anatomy: Anatomy) -> str:
+    """A regular expression for the names of all linear layers of the trunk, head left out."""
+    patterns = {
+        re.sub(r"\\\.\d+\\\.", r"\.\\d+\.", re.escape(name))
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+        and name.startswith(f"{anatomy.trunk}.")
+        and not any(name == head or name.startswith(f"{head}.") for head in anatomy.head)
+    }
+    return "|".join(sorted(patterns))
+
+
+def base_model_of(folder: str, revision: str = "main") -> str:
+    """The base model that an adapter's folder or repository names."""
+    return str(PeftConfig.from_pretrained(folder, revision=revision).base_model_name_or_path)
+
+
+def load_adapter(model: PreTrainedModel, folder: str, revision: str = "main", *, merge: bool) -> PreTrainedModel:
+    """A base model with the adapter of `folder` in it, for prediction; with `merge`, added into its weights."""
+    adapted = PeftModel.from_pretrained(model, folder, revision=revision)
+    return adapted.merge_and_unload(safe_merge=True) if merge else adapted.get_base_model()
+
+
+def is_adapter(model: Any) -> bool:
+    """Whether the model's weights on disk are an adapter's."""
+    return isinstance(model, PeftModel)
+
+
+def count_parameters(model: torch.nn.Module) -> dict[str, int]:
+    """Parameters in all and those that are trained; modules that peft keeps a frozen copy of count once."""
+    parameters = {name: p for name, p in model.named_parameters() if ".original_module." not in name}
+    return {
+        "total": sum(p.numel() for p in parameters.values()),
+        "trainable": sum(p.numel() for p in parameters.values() if p.requires_grad),
+    }

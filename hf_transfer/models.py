@@ -1,0 +1,168 @@
+"""Pretrained models and tokenizers, from the Hub or a local folder."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import HfHubHTTPError
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from hf_transfer.arguments import ModelArguments
+from hf_transfer.errors import InputError, logger
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bars and loading tables: what they say is said by us, in a line."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def explained(name: str, what: str) -> Iterator[None]:
+    """Loading errors as one sentence: what was expected and where it was looked for."""
+    try:
+        with quiet():
+            yield
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, HfHubHTTPError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        reason = reason if len(reason) < 300 else reason[:300] + " ..."
+        if Path(name).is_dir():
+            files = ", ".join(sorted(file.name for file in Path(name).iterdir())[:8]) or "nothing"
+            where = f"The folder holds: {files}."
+        elif Path(name).exists() or name.startswith((".", "/")):
+            where = "There is no such folder."
+        else:
+            where = "It is no local folder, and the Hub did not give it (is it spelt right, is the Hub reachable?)."
+        raise InputError(f"{name}: {what} could not be loaded. {where} ({reason})") from error
+
+
+def load_tokenizer(model: ModelArguments) -> Any:
+    """The tokenizer that comes with the model.
+
+    Raises:
+        InputError: there is none.
+    """
+    name = str(model.model_name_or_path)
+    with explained(name, "a tokenizer"):
+        return AutoTokenizer.from_pretrained(
+            name, revision=model.model_revision, trust_remote_code=model.trust_remote_code
+        )
+
+
+def load_config(model: ModelArguments, auto_model: Any, **settings: Any) -> Any:
+    """The model's config with `settings` on top.
+
+    Raises:
+        InputError: there is no config, or `auto_model` has no class for this kind of model.
+    """
+    name = str(model.model_name_or_path)
+    with explained(name, "a model's config.json"):
+        config = AutoConfig.from_pretrained(
+            name, revision=model.model_revision, trust_remote_code=model.trust_remote_code, **settings
+        )
+    if type(config) not in auto_model._model_mapping and not getattr(config, "auto_map", None):
+        kind = auto_model.__name__.removeprefix("AutoModelFor")
+        raise InputError(
+            f"{name} is a {config.model_type} model, which transformers has no {kind} class for. "
+            "Expected an encoder for this task, such as google-bert/bert-base-uncased for text."
+        )
+    return config
+
+
+def load_pretrained(
+    auto_model: Any, model: ModelArguments, *, pretrained: bool, id2label: dict[int, str], **settings: Any
+) -> tuple[PreTrainedModel, list[str]]:
+    """A model in float32 for these labels; a head that does not fit is made anew, and that is said.
+
+    Args:
+        auto_model: an `AutoModelFor...` class.
+        model: which checkpoint.
+        pretrained: False gives random weights throughout.
+        id2label: the labels' names.
+        **settings: more of the config.
+
+    Returns:
+        The model, and the names of the parameters that did not come from the checkpoint.
+
+    Raises:
+        InputError: the checkpoint cannot be loaded, or is of another kind.
+    """
+    name = str(model.model_name_or_path)
+    old = dict(load_config(model, auto_model).id2label or {})
+    config = load_config(
+        model, auto_model, id2label=id2label, label2id={label: i for i, label in id2label.items()}, **settings
+    )
+    if not pretrained:
+        with quiet():
+            fresh = auto_model.from_config(config, trust_remote_code=model.trust_remote_code).float()
+        fresh.config.architectures = [type(fresh).__name__]
+        return fresh, []
+    with explained(name, "safetensors weights"):
+        loaded, report = auto_model.from_pretrained(
+            name,
+            config=config,
+            revision=model.model_revision,
+            trust_remote_code=model.trust_remote_code,
+            ignore_mismatched_sizes=True,
+            use_safetensors=True,
+            # The checkpoint's own dtype may be half precision, whose small updates are lost in training.
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    new = sorted({*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])})
+    if any(key.startswith(f"{loaded.base_model_prefix}.encoder.layer.0") for key in new):
+        raise InputError(
+            f"{name}: the weights are not those of a {config.model_type}: {len(new)} tensors are missing."
+        )
+    if report["mismatched_keys"]:
+        logger.info("The checkpoint's head has %d labels, the data %d: a new head is made.", len(old), len(id2label))
+    elif not any(not key.startswith(f"{loaded.base_model_prefix}.") for key in new):
+        new += _replace_unlike_head(loaded, old, id2label)
+    if new:
+        logger.info("Newly initialised: %s.", ", ".join(new))
+    loaded.config.architectures = [type(loaded).__name__]  # load_finetuned() reads it, for adapters too
+    if Path(name).is_dir():
+        loaded.name_or_path = str(Path(name).resolve())  # an adapter finds its base model from any folder
+    return loaded, new
+
+
+def _replace_unlike_head(model: PreTrainedModel, old: dict[int, str], id2label: dict[int, str]) -> list[str]:
+    """Forget a head that was trained for other labels of the same number; returns the parameters made anew."""
+    before = [str(old[i]).lower() for i in sorted(old)]
+    after = [id2label[i].lower() for i in sorted(id2label)]
+    if before == after or all(label.startswith("label_") for label in before):
+        logger.info("The checkpoint's classification head is kept: %s.", ", ".join(before))
+        return []
+    logger.info("The checkpoint's head knows %s; yours are %s: a new head is made.", before, after)
+    replaced = []
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and module.out_features == len(id2label):
+            if name.startswith(f"{model.base_model_prefix}."):
+                continue
+            torch.nn.init.normal_(module.weight, std=getattr(model.config, "initializer_range", 0.02))
+            if module.bias is not None:
+                torch.nn.init.zeros_(module.bias)
+            replaced += [f"{name}.{parameter}" for parameter, _ in module.named_parameters()]
+    return replaced
+
+
+def longest_input(tokenizer: Any, config: Any) -> int:
+    """The longest input in tokens: the least of what the tokenizer and the positions of the model allow."""
+    limit = getattr(tokenizer, "model_max_length", None) or 512
+    positions = getattr(config, "max_position_embeddings", None) or 512
+    if getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert", "longformer", "mpnet"):
+        positions -= (config.pad_token_id or 0) + 1  # their position ids begin behind the padding id
+    return int(min(limit, positions))

@@ -1,0 +1,1 @@
+"""What a run leaves: report, model card, output folder."""

@@ -1,0 +1,97 @@
+"""The model card: ``README.md`` with the metadata that the Hub reads."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from hf_transfer.evaluation.bootstrap import RESAMPLES
+
+TEMPLATE = Path(__file__).with_name("model_card.md")
+HYPERPARAMETERS = (
+    "learning_rate",
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "warmup_steps",
+    "weight_decay",
+    "max_length",
+    "class_weights",
+    "trainable_layers",
+    "lora_r",
+    "lora_alpha",
+    "lora_variant",
+    "head_first",
+    "seed",
+    "fp16",
+    "bf16",
+)
+
+
+def write_card(folder: Path, report: dict[str, Any], arguments: dict[str, Any], usage: str) -> None:
+    """Write ``README.md`` for the report of a run.
+
+    Args:
+        folder: to write into.
+        report: as in ``report.json``.
+        arguments: as in ``arguments.yaml``.
+        usage: lines of Python that use the model, named ``classify``.
+    """
+    name = arguments.get("hub_model_id") or Path(arguments["output_dir"]).name
+    numbers = {key: value for key, value in report["metrics"].items() if isinstance(value, float)}
+    names = [*report["headline"], *(key for key in numbers if key not in report["headline"])]
+    base = report["model"]
+    data = ModelCardData(
+        base_model=None if _is_local(base) else base,
+        datasets=arguments.get("dataset_name") if not _is_local(arguments.get("dataset_name") or "/") else None,
+        library_name="peft" if report["adapter"] else "transformers",
+        pipeline_tag=report["task"],
+        tags=["hf-transfer-learning", report["method"]],
+        model_name=name.split("/")[-1],
+        eval_results=[
+            EvalResult(
+                task_type=report["task"],
+                dataset_type=_slug(report["data"]["source"]),
+                dataset_name=report["data"]["source"],
+                dataset_split="test",
+                metric_type=key,
+                metric_value=round(value, 5),
+            )
+            for key, value in numbers.items()
+            if value == value
+        ],
+    )
+    card = ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        name=cell(name.split("/")[-1]),
+        base_model=cell(Path(base).name if _is_local(base) else base),
+        model_id=name if arguments.get("hub_model_id") else arguments["output_dir"],
+        report=report,
+        metric_names=names,
+        hyperparameters={key: arguments[key] for key in HYPERPARAMETERS if key in arguments},
+        usage=usage,
+        resamples=RESAMPLES,
+        cell=cell,
+        number=lambda value: "" if value is None else f"{value:.3f}",
+        interval=lambda key: (
+            "[{:.3f}, {:.3f}]".format(*report["confidence"][key]) if key in report["confidence"] else ""
+        ),
+    )
+    text = re.sub(r"\n{3,}", "\n\n", str(card))
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def cell(value: Any) -> str:
+    """Text from the data as it may stand in Markdown: no markup, no table borders, no line breaks."""
+    text = " ".join(str(value).split())
+    return re.sub(r"([\\`*_\[\]<>|#!~$])", r"\\\1", text).replace("\\<", "&lt;").replace("\\>", "&gt;")
+
+
+def _is_local(name: str) -> bool:
+    return name.startswith(("/", ".", "~")) or Path(name).exists() or name.count("/") > 1
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-zA-Z0-9._/-]+", "-", text).strip("-") or "data"

@@ -1,0 +1,116 @@
+"""The output folder: complete when it appears, absent before."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hf_transfer.errors import Failure, InputError
+
+
+class OutputFolder:
+    """Where a run works and where its result appears.
+
+    The run works in ``<output_dir>.partial`` beside the output folder: checkpoints and the unfinished result. The
+    result is renamed into place when it is complete.
+
+    Args:
+        path: the output folder.
+        resume: whether an unfinished run is to be continued.
+
+    Raises:
+        InputError: the path holds something else, or an unfinished run that would be lost.
+    """
+
+    def __init__(self, path: str | Path, *, resume: bool):
+        self.path = Path(path)
+        self.work = self.path.with_name(self.path.name + ".partial")
+        if self.path.is_file():
+            raise InputError(f"--output_dir {path}: there is a file of that name; expected a new folder.")
+        if self.path.is_dir() and any(self.path.iterdir()):
+            held = ", ".join(sorted(file.name for file in self.path.iterdir())[:5])
+            raise InputError(
+                f"--output_dir {path}: the folder exists and holds {held}. Name a new folder, or remove this one."
+            )
+        if not resume and any(self.work.glob("checkpoint-*")):
+            raise InputError(
+                f"--output_dir {path}: an unfinished run lies in {self.work}. Continue it with "
+                "--resume_from_checkpoint true, or remove that folder."
+            )
+
+    def prepare(self) -> None:
+        """Make the working folder.
+
+        Raises:
+            InputError: it cannot be made.
+        """
+        try:
+            self.work.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--output_dir {self.path}: the folder cannot be made: {error.strerror}.") from error
+
+    def require_space(self, needed: int) -> None:
+        """Refuse to start where the result would not fit.
+
+        Raises:
+            InputError: less than `needed` bytes are free.
+        """
+        free = shutil.disk_usage(self.work).free
+        if free < needed:
+            raise InputError(
+                f"--output_dir {self.path}: the disk has {free / 1e6:.0f} MB free and the run writes up to "
+                f"{needed / 1e6:.0f} MB. Free some space, or name a folder on another disk."
+            )
+
+    @contextmanager
+    def result(self) -> Iterator[Path]:
+        """A folder to write the result into; it becomes the output folder when the block ends without an error.
+
+        Raises:
+            Failure: the disk is full or the folder cannot be written.
+        """
+        staged = self.work / "result"
+        shutil.rmtree(staged, ignore_errors=True)
+        try:
+            staged.mkdir(parents=True)
+            yield staged
+            if self.path.is_dir():
+                self.path.rmdir()  # empty, as checked
+            os.replace(staged, self.path)
+        except OSError as error:
+            shutil.rmtree(staged, ignore_errors=True)
+            raise Failure(
+                f"The result could not be written to {self.path}: {error.strerror or error}. Nothing half-written is "
+                f"left; checkpoints, if any, are in {self.work}: make room and use --resume_from_checkpoint true."
+            ) from error
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def discard(self) -> None:
+        """Remove what an unfinished run left, unless it can be continued from it."""
+        if self.work.is_dir() and not any(self.work.glob("checkpoint-*")):
+            shutil.rmtree(self.work, ignore_errors=True)
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write `value` as JSON; what is not a number (NaN) becomes null, which every JSON reader takes."""
+    file.write_text(json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_jsonl(file: Path, records: list[dict[str, Any]]) -> None:
+    """Write one JSON object a line."""
+    with file.open("w", encoding="utf-8") as stream:
+        for record in records:
+            stream.write(json.dumps(_finite(record), ensure_ascii=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and value != value:
+        return None
+    return value

@@ -1,0 +1,81 @@
+"""The report of a run: what ``report.json`` holds, and the summary on the screen."""
+
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# The packages whose versions decide what a run gives.
+PACKAGES = ("hf-transfer-learning", "torch", "torchaudio", "transformers", "datasets", "peft", "accelerate",
+            "evaluate", "huggingface_hub", "numpy")  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of Python and the packages that matter."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def device_name() -> str:
+    """The accelerator's name, or the processor's."""
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """A finished run.
+
+    Attributes:
+        folder: the output folder.
+        report: what its ``report.json`` holds.
+    """
+
+    folder: Path
+    report: dict[str, Any]
+
+    def __str__(self) -> str:
+        return summary(self.report, self.folder)
+
+
+def summary(report: dict[str, Any], folder: Path) -> str:
+    """The run in a few lines: metrics before and after, what was trained, how long, where it lies."""
+    rows = []
+    for name in report["headline"]:
+        low, high = report["confidence"].get(name, (None, None))
+        interval = f"[{low:.3f}, {high:.3f}]" if low is not None else ""
+        rows.append((name, f"{report['baseline'][name]:.3f}", f"{report['metrics'][name]:.3f}", interval))
+    width = max(len(row[0]) for row in rows)
+    lines = [f"{'':{width}}  before   after   95 % interval"]
+    lines += [f"{name:{width}}  {before:>6}  {after:>6}   {interval}" for name, before, after, interval in rows]
+    data, parameters, training = report["data"], report["parameters"], report["training"]
+    if data.get("majority_class_rate") is not None:
+        lines.append(f"Always answering the commonest label: accuracy {data['majority_class_rate']:.3f}.")
+    share = parameters["trainable"] / parameters["total"]
+    lines += [
+        f"Measured on {data['examples']['test']} test examples; {verdict(report)}",
+        f"Method {report['method']}: {parameters['trainable']:,} of {parameters['total']:,} weights trained "
+        f"({share:.1%}) in {training['seconds']:.0f} s of training, {report['seconds']['total']:.0f} s in all.",
+        f"The model lies in {folder}.",
+    ]
+    return "\n".join(lines)
+
+
+def verdict(report: dict[str, Any]) -> str:
+    """In words, whether the gain is more than chance."""
+    name = report["headline"][0]
+    low, high = report["gain"].get(name, (0.0, 0.0))
+    if low > 0:
+        return f"{name} rose by {low:.3f} to {high:.3f} (95 %)."
+    if high < 0:
+        return f"{name} FELL by {-high:.3f} to {-low:.3f} (95 %): do not ship this."
+    return f"the change of {name} is within chance ({low:+.3f} to {high:+.3f}, 95 %)."

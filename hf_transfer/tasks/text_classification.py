@@ -1,0 +1,310 @@
+"""Text classification: one label a text, several, or one for a pair of texts."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, List
+from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedModel
+
+from hf_transfer.arguments import DataArguments, ModelArguments
+from hf_transfer.data.examples import encode_labels, label_counts, numeric_first, read_examples
+from hf_transfer.data.splits import find_column
+from hf_transfer.errors import InputError, logger
+from hf_transfer.evaluation import classification
+from hf_transfer.evaluation.decision import Decision
+from hf_transfer.models import load_pretrained, load_tokenizer, longest_input
+from hf_transfer.tasks.text_pipeline import DecidingTextClassificationPipeline
+
+TEXT_COLUMNS = ("text", "sentence", "sms", "message", "review", "content", "comment", "tweet", "body", "premise",
+                "sentence1", "question")  # fmt: skip
+PAIR_COLUMNS = ("text_pair", "sentence2", "hypothesis")
+LABEL_COLUMNS = ("label", "labels", "sentiment", "category", "class", "target", "intent")
+
+
+@dataclass
+class TextClassification:
+    """Settings of a text classifier.
+
+    The example splits have the columns ``text``, perhaps ``text_pair`` and ``group``, and ``label``: a `ClassLabel`,
+    or a list of them where a text may have several.
+    """
+
+    pipeline_tag: ClassVar[str] = "text-classification"
+    main_metric: ClassVar[str] = "f1"
+    auto_model: ClassVar[Any] = AutoModelForSequenceClassification
+    architecture_suffix: ClassVar[str] = "ForSequenceClassification"
+    usage: ClassVar[str] = 'print(classify("..."))  # {"label": ..., "score": ...}'
+    _argument_group_name: ClassVar[str] = "text classification"
+
+    text_column_name: str | None = field(default=None, metadata={"help": "Column of the texts."})
+    text_pair_column_name: str | None = field(
+        default=None, metadata={"help": "Column of the second texts, where pairs are classified."}
+    )
+    label_column_name: str | None = field(
+        default=None, metadata={"help": "Column of the labels: text, integers, or lists of them."}
+    )
+    label_separator: str | None = field(
+        default=None, metadata={"help": "What separates the labels of one text, where it may have several."}
+    )
+    positive_label: str | None = field(
+        default=None, metadata={"help": "Of two labels, the one that F1 and thresholds are about (default: the last)."}
+    )
+    max_length: int | None = field(
+        default=None, metadata={"help": "Longest input in tokens (default: the model's own limit)."}
+    )
+    class_weights: Literal["none", "balanced"] = field(
+        default="none", metadata={"help": "Weigh the loss of each label by how rare it is."}
+    )
+    threshold: str | None = field(
+        default=None,
+        metadata={
+            "help": "Of two labels, when to predict the positive one: best_f1 (on validation), or a probability."
+        },
+    )
+    max_false_positive_rate: float | None = field(
+        default=None, metadata={"help": "Choose the threshold on validation that keeps false alarms below this share."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and self.max_false_positive_rate is not None:
+            raise InputError("--threshold and --max_false_positive_rate are both given: expected one of them.")
+        if self.threshold not in (None, "best_f1") and not classification.is_probability(self.threshold):
+            raise InputError(f"--threshold is {self.threshold!r}: expected best_f1 or a probability from 0 to 1.")
+        if self.max_false_positive_rate is not None and not 0 <= self.max_false_positive_rate <= 1:
+            raise InputError(f"--max_false_positive_rate is {self.max_false_positive_rate}: expected 0 to 1.")
+        if self.max_length is not None and self.max_length < 4:
+            raise InputError(f"--max_length is {self.max_length}: expected 4 tokens or more.")
+
+    # --- data -------------------------------------------------------------------------------------------------
+
+    def standardise(self, splits: DatasetDict, data: DataArguments, config: Any = None) -> DatasetDict:
+        train = next(iter(splits.values()))
+        text = find_column(train, self.text_column_name, TEXT_COLUMNS, "text_column_name")
+        label = find_column(train, self.label_column_name, LABEL_COLUMNS, "label_column_name", not_these=[text])
+        pair = self.text_pair_column_name
+        if pair is None and text in ("sentence1", "premise"):
+            pair = next((name for name in PAIR_COLUMNS if name in train.column_names), None)
+            if pair:
+                logger.info("Column %r is taken as --text_pair_column_name.", pair)
+        columns = {"text": text, "text_pair": pair, "label": label, "group": data.group_column_name}
+        columns = {own: name for own, name in columns.items() if name is not None}
+        read = {
+            name: read_examples(split, name, columns, self.label_separator, drop=data.drop_incomplete)
+            for name, split in splits.items()
+        }
+        counts = {name: label_counts(split) for name, split in read.items()}
+        if config is not None:
+            names = [config.id2label[i] for i in range(config.num_labels)]
+            several = config.problem_type == "multi_label_classification"
+        else:
+            names = self._learnable_names(read["train"], counts["train"], train.features[label])
+            several = isinstance(read["train"].features["label"], List)
+        for name, split_counts in counts.items():
+            unknown = sorted(set(split_counts) - set(names))
+            if unknown:
+                raise InputError(
+                    f"The {name} split holds labels that training never saw: {', '.join(map(repr, unknown[:5]))} "
+                    f"({sum(split_counts[label] for label in unknown)} rows). Training has: "
+                    f"{', '.join(map(repr, names[:20]))}. Add examples of them to training, or correct the spelling."
+                )
+        labels = List(ClassLabel(names=names)) if several else ClassLabel(names=names)
+        index = {name: i for i, name in enumerate(names)}
+        encoded = DatasetDict()
+        for name, split in read.items():
+            features = split.features.copy()
+            features["label"] = labels
+            encoded[name] = split.map(
+                encode_labels, batched=True, features=features, fn_kwargs={"index": index, "several": several}
+            )
+        return encoded
+
+    def _learnable_names(self, train: Dataset, counts: dict[str, int], feature: Any) -> list[str]:
+        """The labels' names in order, the positive one last; refuse what cannot be learned."""
+        inner = getattr(feature, "feature", feature)
+        names = list(inner.names) if isinstance(inner, ClassLabel) else sorted(counts, key=numeric_first)
+        several = isinstance(train.features["label"], List)
+        if len(names) < 2 or (len(counts) < 2 and not several):
+            found = ", ".join(f"{name!r} x {count}" for name, count in counts.items()) or "none"
+            raise InputError(f"The training split holds one label only ({found}); a classifier needs two or more.")
+        if len(train) < 2 * len(names) and not several:
+            raise InputError(
+                f"The training split has {len(train)} examples for {len(names)} labels ({', '.join(names[:5])}, ...); "
+                "expected two examples a label at the least. Is --label_column_name the right column?"
+            )
+        if self.positive_label is not None:
+            if len(names) != 2 or self.positive_label not in names:
+                raise InputError(f"--positive_label {self.positive_label}: expected one of two labels; found {names}.")
+            names = [name for name in names if name != self.positive_label] + [self.positive_label]
+        if len(names) == 2 and not several:
+            logger.info("Labels: %s. F1 and thresholds are about %r (--positive_label).", ", ".join(names), names[1])
+        elif self.threshold is not None or self.max_false_positive_rate is not None:
+            raise InputError(f"A threshold needs exactly two labels, one a text; found {len(names)}: {names[:10]}.")
+        return names
+
+    def strata(self, split: Dataset) -> list[Any]:
+        labels = split["label"][:]
+        return [str(sorted(label)) for label in labels] if _several(split) else labels
+
+    def identities(self, split: Dataset) -> list[int]:
+        pairs = split["text_pair"][:] if "text_pair" in split.column_names else [""] * len(split)
+        return [hash((text.strip(), pair.strip())) for text, pair in zip(split["text"], pairs, strict=True)]
+
+    def facts(self, splits: DatasetDict) -> dict[str, Any]:
+        names = _names(splits["train"])
+        return {
+            "labels": names,
+            "multi_label": _several(splits["train"]),
+            "examples": {name: len(split) for name, split in splits.items()},
+            "label_counts": {name: label_counts(split, names) for name, split in splits.items()},
+            "majority_class_rate": None if _several(splits["train"]) else _majority_rate(splits),
+        }
+
+    # --- model ------------------------------------------------------------------------------------------------
+
+    def load_processor(self, model: ModelArguments) -> Any:
+        return load_tokenizer(model)
+
+    def load_model(
+        self, model: ModelArguments, splits: DatasetDict, *, pretrained: bool
+    ) -> tuple[PreTrainedModel, list[str]]:
+        names = _names(splits["train"])
+        several = _several(splits["train"])
+        return load_pretrained(
+            self.auto_model,
+            model,
+            pretrained=pretrained,
+            id2label=dict(enumerate(names)),
+            problem_type="multi_label_classification" if several else "single_label_classification",
+        )
+
+    def preprocess(self, splits: DatasetDict, processor: Any, model: PreTrainedModel) -> DatasetDict:
+        limit = longest_input(processor, model.config)
+        if self.max_length is not None:
+            if self.max_length > limit:
+                raise InputError(f"--max_length {self.max_length} is more than the model takes: {limit} tokens.")
+            limit = self.max_length
+        # The tokenizer takes the limit along, so that prediction cuts where training did.
+        processor.model_max_length = limit
+        some = next(iter(splits.values()))
+        names, several = _names(some), _several(some)
+        ready = DatasetDict()
+        for name, split in splits.items():
+            ready[name] = split.map(
+                _tokenize,
+                batched=True,
+                remove_columns=split.column_names,
+                fn_kwargs={"tokenizer": processor, "limit": limit, "num_labels": len(names) if several else None},
+            )
+            cut = int((np.asarray(ready[name]["length"][:]) >= limit).sum())
+            if cut:
+                logger.info("%d of %d texts in %s reach %d tokens and are cut there (--max_length).",
+                            cut, len(split), name, limit)  # fmt: skip
+        return ready
+
+    def collator(self, processor: Any) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+        return DataCollatorWithPadding(processor)
+
+    def loss_function(self, train: Dataset, label_smoothing: float) -> Callable[..., Any]:
+        weights = None
+        if self.class_weights == "balanced":
+            weights = _balanced_weights(train)
+            logger.info("Loss weights: %s.", ", ".join(
+                f"{name} {weight:.2f}" for name, weight in zip(_names(train), weights.tolist(), strict=True)
+            ))  # fmt: skip
+        several = _several(train)
+
+        def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+            logits = outputs["logits"].float()
+            scale = None if weights is None else weights.to(logits.device)
+            if several:
+                # The weight of a positive label; averaged over labels, as the models' own loss does.
+                each = torch.nn.functional.binary_cross_entropy_with_logits(
+                    logits, labels, reduction="none", pos_weight=scale
+                ).mean(dim=-1)
+            else:
+                each = torch.nn.functional.cross_entropy(
+                    logits, labels, weight=scale, reduction="none", label_smoothing=label_smoothing
+                )
+            return each.sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+        return loss
+
+    # --- quality ----------------------------------------------------------------------------------------------
+
+    def decide(self, outputs: Any, split: Dataset | None, config: Any) -> dict[str, Any]:
+        references = None if split is None else classification.references(split)
+        several = getattr(config, "problem_type", None) == "multi_label_classification"
+        return classification.decide(
+            outputs, references, config, several, self.threshold, self.max_false_positive_rate
+        )
+
+    def measure(self, outputs: Any, split: Dataset, config: Any) -> dict[str, float]:
+        return classification.measure(outputs, classification.references(split), _decision(split, config))
+
+    def intervals(self, before: Any, after: Any, split: Dataset, config: Any, seed: int) -> dict[str, Any]:
+        references = classification.references(split)
+        return classification.intervals(before, after, references, _decision(split, config), seed)
+
+    def predictions(self, outputs: Any, split: Dataset, config: Any) -> list[dict[str, Any]]:
+        decision, names = _decision(split, config), _names(split)
+        inputs = [name for name in ("text", "text_pair", "group") if name in split.column_names]
+        records = classification.records(outputs, decision, names)
+        return [
+            {name: example[name] for name in inputs}
+            | {"label": [names[k] for k in example["label"]] if decision.multi_label else names[example["label"]]}
+            | record
+            for example, record in zip(split, records, strict=True)
+        ]
+
+    def pipeline(self, model: Any, processor: Any) -> Any:
+        return DecidingTextClassificationPipeline(model=model, tokenizer=processor)
+
+
+def _names(split: Dataset) -> list[str]:
+    feature = split.features["label"]
+    return list(getattr(feature, "feature", feature).names)
+
+
+def _several(split: Dataset) -> bool:
+    return isinstance(split.features["label"], List)
+
+
+def _decision(split: Dataset, config: Any) -> Decision:
+    """The decision kept in `config`; the plain one for the labels of `split` where there is no config."""
+    return Decision.read(config) if config is not None else Decision(multi_label=_several(split))
+
+
+def _majority_rate(splits: DatasetDict) -> float:
+    """Accuracy on test of always giving training's commonest label: what any classifier has to beat."""
+    commonest = Counter(splits["train"]["label"][:]).most_common(1)[0][0]
+    test = splits["test"]["label"][:]
+    return test.count(commonest) / len(test)
+
+
+def _balanced_weights(train: Dataset) -> torch.Tensor:
+    """n / (labels x n of the label), as scikit-learn's ``balanced``: they average 1 over the training examples.
+
+    Where a text may have several labels: negatives over positives of each.
+    """
+    names = _names(train)
+    if _several(train):
+        positives = np.bincount([k for label in train["label"] for k in label], minlength=len(names))
+        weights = (len(train) - positives) / np.maximum(positives, 1)
+    else:
+        counts = np.bincount(train["label"][:], minlength=len(names))
+        weights = len(train) / (len(names) * np.maximum(counts, 1))
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+def _tokenize(batch: dict[str, list[Any]], tokenizer: Any, limit: int, num_labels: int | None) -> dict[str, list[Any]]:
+    encoded = dict(tokenizer(batch["text"], batch.get("text_pair"), truncation=True, max_length=limit))
+    if num_labels is None:
+        encoded["labels"] = batch["label"]
+    else:
+        encoded["labels"] = [[float(k in label) for k in range(num_labels)] for label in batch["label"]]
+    encoded["length"] = [len(ids) for ids in encoded["input_ids"]]
+    return encoded

@@ -1,0 +1,1 @@
+"""The one training loop: `transformers.Trainer` with exact batches."""

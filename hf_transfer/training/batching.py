@@ -1,0 +1,118 @@
+"""Which examples a process sees when, decided by the seed alone: not by how the work is divided."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset, Sampler
+
+# Examples of this many steps are sorted by length together: enough to save padding, few enough to stay random.
+POOL_STEPS = 16
+
+
+class TrainingBatches(Sampler[list[int]]):
+    """Micro-batches of one process.
+
+    An optimizer step covers the same examples however many processes and accumulation steps it is spread over: it is
+    drawn first, sorted by length, and then cut into one piece for each. A piece that stays empty (the last step of
+    an epoch may have fewer examples than there are pieces) is one padding example, written as ``-1 - index``.
+
+    Args:
+        lengths: of each example, in tokens or frames.
+        batch_size: examples a micro-batch.
+        accumulation: micro-batches a process and step.
+        processes: how many there are.
+        rank: of this process.
+        seed: of the order; each epoch draws anew.
+        group_by_length: whether steps are drawn from examples of similar length.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        *,
+        batch_size: int,
+        accumulation: int,
+        processes: int,
+        rank: int,
+        seed: int,
+        group_by_length: bool,
+    ):
+        self.lengths = np.asarray(lengths)
+        self.step_size = batch_size * accumulation * processes
+        self.accumulation, self.processes, self.rank = accumulation, processes, rank
+        self.seed, self.group_by_length = seed, group_by_length
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the order of this epoch from now on; Trainer calls it."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.step_size) * self.accumulation
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self._steps():
+            pieces = np.array_split(step, self.accumulation * self.processes)
+            for i in range(self.accumulation):
+                piece = pieces[i * self.processes + self.rank].tolist()
+                yield piece or [-1 - int(step[0])]
+
+    def _steps(self) -> list[np.ndarray]:
+        generator = np.random.default_rng([self.seed, self.epoch])
+        order = generator.permutation(len(self.lengths))
+        if not self.group_by_length:
+            return [self._by_length(order[i : i + self.step_size]) for i in range(0, len(order), self.step_size)]
+        steps = []
+        for start in range(0, len(order), self.step_size * POOL_STEPS):
+            pool = self._by_length(order[start : start + self.step_size * POOL_STEPS])
+            steps += [pool[i : i + self.step_size] for i in range(0, len(pool), self.step_size)]
+        # The short step, if any, stays last: Trainer counts the epoch by it.
+        last = steps.pop() if len(steps[-1]) < self.step_size else None
+        shuffled = [steps[i] for i in generator.permutation(len(steps))]
+        return [*shuffled, last] if last is not None else shuffled
+
+    def _by_length(self, indices: np.ndarray) -> np.ndarray:
+        return indices[np.argsort(self.lengths[indices], kind="stable")]
+
+
+class EvaluationBatches(Sampler[list[int]]):
+    """Every example once over all processes, longest first, in batches of similar length.
+
+    Args:
+        lengths: of each example, in tokens or frames.
+        batch_size: examples a batch.
+        processes: how many there are.
+        rank: of this process.
+    """
+
+    def __init__(self, lengths: Sequence[int], *, batch_size: int, processes: int = 1, rank: int = 0):
+        order = np.argsort(-np.asarray(lengths), kind="stable")
+        batches = [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
+        self.batches: list[list[int]] = batches[rank::processes]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+
+class PaddedExamples(Dataset):
+    """The examples of a dataset, and for an index ``-1 - i`` example i with labels that no loss counts (-100)."""
+
+    def __init__(self, dataset: Any):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        examples = self.dataset.__getitems__([i if i >= 0 else -1 - i for i in indices])
+        for index, example in zip(indices, examples, strict=True):
+            if index < 0:
+                labels = example["labels"]
+                example["labels"] = (
+                    [-100.0 if isinstance(v, float) else -100 for v in labels] if isinstance(labels, list) else -100
+                )
+        return examples

@@ -1,0 +1,106 @@
+"""Training with one method: live, or from cached activations where the trunk does not change."""
+
+import contextlib
+import copy
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hf_transfer.arguments import Arguments
+from hf_transfer.errors import logger
+from hf_transfer.methods import LEARNING_RATES, Anatomy, train_last_layers
+from hf_transfer.training.cost import training_cost
+from hf_transfer.training.feature_cache import FeatureCache, collate_cached, standardised_input
+from hf_transfer.training.trainer import TransferTrainer
+
+
+def make_trainer(
+    task: Any, arguments: Arguments, folder: Path, model: Any, processor: Any, splits: Any, inputs: Any
+) -> TransferTrainer:
+    """A trainer of `model` on the preprocessed `inputs`, working in `folder`; it never pushes."""
+    args = copy.copy(arguments.training)
+    args.output_dir, args.push_to_hub = str(folder), False
+    validation = splits.get("validation")
+
+    def compute_metrics(found: Any) -> dict[str, float]:
+        return task.measure(found.predictions, validation, None)
+
+    return TransferTrainer(
+        model=model,
+        args=args,
+        data_collator=task.collator(processor),
+        train_dataset=inputs["train"],
+        eval_dataset=inputs.get("validation"),
+        processing_class=processor,
+        compute_loss_func=task.loss_function(splits["train"], args.label_smoothing_factor),
+        compute_metrics=compute_metrics,
+    )
+
+
+def fit(trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, folder: Path) -> dict[str, Any]:
+    """Train, and say what it cost."""
+    started = time.perf_counter()
+    frozen = arguments.method.method == "frozen"
+    layers = arguments.method.trainable_layers
+    with _cached(trainer, anatomy, layers, folder) if frozen else contextlib.nullcontext(False) as cached:
+        trainer.train(resume_from_checkpoint=arguments.training.resume_from_checkpoint)
+    seconds = time.perf_counter() - started
+    return training_cost(trainer, anatomy, arguments.method, seconds, cached=bool(cached))
+
+
+def fit_head(trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, folder: Path) -> None:
+    """Fit the head alone first, so that a random head does not distort the trunk (LP-FT).
+
+    Kumar et al. 2022, https://arxiv.org/abs/2202.10054.
+    """
+    logger.info("The head is fitted on frozen features first (--head_first).")
+    asked = trainer.args
+    trainer.args = copy.copy(asked)
+    trainer.args.learning_rate = LEARNING_RATES["frozen"]
+    trainer.args.save_strategy = trainer.args.eval_strategy = "no"
+    train_last_layers(trainer.model, anatomy, 0)
+    with _cached(trainer, anatomy, 0, folder):
+        trainer.train()
+    trainer.args = asked
+
+
+@contextlib.contextmanager
+def _cached(trainer: TransferTrainer, anatomy: Anatomy, layers: int, folder: Path) -> Iterator[bool]:
+    """Let the trainer work from cached activations inside the block, where the model allows it."""
+    kept = (trainer.train_dataset, trainer.eval_dataset, trainer.data_collator)
+    cache = None
+    if anatomy.layers is not None:
+        cache = FeatureCache(trainer.model, anatomy.layers, layers, anatomy.trunk, folder / "features")
+    examples = _examples(trainer, cache) if cache is not None else None
+    if cache is None or examples is None:
+        yield False
+        return
+    trainer.train_dataset, trainer.eval_dataset = examples
+    trainer.data_collator = collate_cached
+    try:
+        with cache.skipping(), contextlib.ExitStack() as stack:
+            if layers == 0:
+                stack.enter_context(standardised_input(trainer.model, anatomy.head, examples[0]))
+            yield True
+    finally:
+        trainer.train_dataset, trainer.eval_dataset, trainer.data_collator = kept
+        shutil.rmtree(folder / "features", ignore_errors=True)
+
+
+def _examples(trainer: TransferTrainer, cache: FeatureCache) -> tuple[Any, Any] | None:
+    args = trainer.args
+    if not cache.enter(trainer.train_dataset, trainer.data_collator):
+        return None
+    found = []
+    for name, dataset in (("train", trainer.train_dataset), ("validation", trainer.eval_dataset)):
+        with args.main_process_first(desc="activations"):
+            examples = None if dataset is None else cache.compute(
+                dataset, trainer.data_collator, args.per_device_eval_batch_size, name, main=args.should_save,
+                show=not args.disable_tqdm,
+            )  # fmt: skip
+        if dataset is not None and examples is None:
+            return None
+        found.append(examples)
+    return found[0], found[1]

@@ -1,0 +1,146 @@
+"""`transformers.Trainer` with batches and losses that do not depend on how the work is divided."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from torch.utils.data import DataLoader
+from transformers import ProgressCallback, Trainer
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
+
+from hf_transfer.training.batching import EvaluationBatches, PaddedExamples, TrainingBatches
+
+
+class TransferTrainer(Trainer):
+    """A Trainer whose step is the exact mean over its examples.
+
+    transformers 5 divides the loss of a step by a count that BERT-like classifiers and CTC models ignore, so that
+    accumulation and several processes multiply it (transformers#47688). Here the loss is
+    ``compute_loss_func(outputs, labels, num_items_in_batch)`` with the number of examples in the whole step.
+
+    Args:
+        lengths: for each dataset that is trained on or evaluated, by `id`, the examples' lengths.
+        reduce_outputs: from a batch of model outputs to what is kept of each example; a list or array [batch, ...].
+    """
+
+    def __init__(self, *args: Any, reduce_outputs: Callable[[Any], Any] | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.reduce_outputs = reduce_outputs or (lambda outputs: outputs["logits"].float().cpu().numpy())
+        self.remove_callback(ProgressCallback)
+        self.remove_callback(PrinterCallback)
+        if not self.args.disable_tqdm:
+            self.add_callback(QuietProgress)
+
+    # --- batches ----------------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader:
+        args = self.args
+        batches = TrainingBatches(
+            _lengths(self.train_dataset),
+            batch_size=self._train_batch_size,
+            accumulation=args.gradient_accumulation_steps,
+            processes=args.world_size,
+            rank=args.process_index,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            group_by_length=args.train_sampling_strategy == "group_by_length",
+        )
+        return self._dataloader(self.train_dataset, batches)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        batches = EvaluationBatches(
+            _lengths(dataset),
+            batch_size=self.args.per_device_eval_batch_size,
+            processes=self.args.world_size,
+            rank=self.args.process_index,
+        )
+        return self._dataloader(dataset, batches)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        return self.get_eval_dataloader(test_dataset)
+
+    def _dataloader(self, dataset: Any, batches: Any) -> DataLoader:
+        # Not prepared by accelerate: the batches are this process's own already.
+        args = self.args
+        return _EpochDataLoader(
+            PaddedExamples(_model_inputs(dataset)),
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+
+    # --- loss -------------------------------------------------------------------------------------------------
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
+        """Examples in the whole step, over its micro-batches and all processes; padding examples do not count."""
+        if not batch_samples:
+            return None
+        counts = [(batch["labels"].reshape(len(batch["labels"]), -1)[:, 0] != -100).sum() for batch in batch_samples]
+        total = torch.stack(counts).sum().to(device)
+        if self.args.world_size > 1 and self.args.average_tokens_across_devices:
+            total = self.accelerator.gather(total.reshape(1)).sum()
+        return total
+
+    # --- evaluation -------------------------------------------------------------------------------------------
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Outputs of every example, in the dataset's order, on every process; the loss is the mean over examples."""
+        dataset = dataloader.dataset.dataset
+        self.callback_handler.eval_dataloader = dataloader
+        self.model.eval()
+        found: list[tuple[int, Any]] = []
+        loss_sum = 0.0
+        for indices, batch in zip(dataloader.batch_sampler.batches, dataloader, strict=True):
+            inputs = self._prepare_inputs(batch)
+            labels = inputs.pop("labels")
+            with torch.inference_mode(), self.accelerator.autocast():
+                outputs = self.model(**inputs)
+                loss_sum += float(self.compute_loss_func(outputs, labels)) * len(indices)
+            found += zip(indices, self.reduce_outputs(outputs), strict=True)
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        if self.args.world_size > 1:
+            found = gather_object(found)
+            loss_sum = sum(gather_object([loss_sum]))
+        found.sort(key=lambda pair: pair[0])
+        kept = [value for _, value in found]
+        same_shape = len({np.shape(value) for value in kept}) == 1
+        predictions = np.stack(kept) if same_shape else np.array(kept, dtype=object)
+        metrics = {f"{metric_key_prefix}_loss": loss_sum / len(dataset)}
+        if self.compute_metrics is not None and metric_key_prefix == "eval":
+            computed = self.compute_metrics(EvalPrediction(predictions=predictions, label_ids=None))
+            metrics |= {f"{metric_key_prefix}_{name}": value for name, value in computed.items()}
+        return EvalLoopOutput(predictions=predictions, label_ids=None, metrics=metrics, num_samples=len(dataset))
+
+
+class _EpochDataLoader(DataLoader):
+    def set_epoch(self, epoch: int) -> None:
+        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+
+
+class QuietProgress(ProgressCallback):
+    """One bar with the loss beside it, instead of a printed dictionary every few steps."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero and self.training_bar is not None and logs and "loss" in logs:
+            self.training_bar.set_postfix(loss=f"{logs['loss']:.3f}")
+
+
+def _lengths(dataset: Any) -> Any:
+    return dataset["length"][:]
+
+
+def _model_inputs(dataset: Any) -> Any:
+    return dataset.remove_columns("length") if hasattr(dataset, "remove_columns") else dataset

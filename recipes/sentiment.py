@@ -1,0 +1,31 @@
+"""Fine-tune a BERT-like encoder to tell praise from complaint.
+
+    python recipes/sentiment.py --output_dir sentiment                      # bert-base on SST-2, from the Hub
+    python recipes/sentiment.py --train_file reviews.csv --method lora --output_dir sentiment
+    accelerate launch --multi_gpu --num_processes 2 recipes/sentiment.py --config recipes/sentiment.yaml
+
+The file needs a column of texts and one of labels; --help lists every argument.
+"""
+
+from hf_transfer import TextClassification, finetune
+from hf_transfer.arguments import parse_arguments
+from hf_transfer.errors import run_command
+
+DEFAULTS = {
+    "model_name_or_path": "google-bert/bert-base-uncased",
+    "dataset_name": "stanfordnlp/sst2",
+    "test_split_name": "validation",  # the labels of the test split are kept secret
+    "method": "full",
+}
+
+
+def main() -> None:
+    arguments = parse_arguments(TextClassification, defaults=DEFAULTS, description=__doc__)
+    result = finetune(arguments.task, arguments)
+    if arguments.training.should_save:
+        print(f"\n{result}")  # noqa: T201
+        print(f'Try it: hf-transfer predict {result.folder} "Not bad at all."')  # noqa: T201
+
+
+if __name__ == "__main__":
+    run_command(main)

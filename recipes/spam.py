@@ -1,0 +1,30 @@
+"""Fine-tune a BERT-like encoder to tell spam from ham.
+
+    python recipes/spam.py --output_dir spam                                     # bert-base on SMS Spam, from the Hub
+    python recipes/spam.py --train_file messages.csv --method lora --output_dir spam
+    accelerate launch --multi_gpu --num_processes 2 recipes/spam.py --config recipes/spam.yaml
+
+The file needs a column of texts and one of labels; --help lists every argument.
+"""
+
+from hf_transfer import TextClassification, finetune
+from hf_transfer.arguments import parse_arguments
+from hf_transfer.errors import run_command
+
+DEFAULTS = {
+    "model_name_or_path": "google-bert/bert-base-uncased",
+    "dataset_name": "ucirvine/sms_spam",
+    "method": "full",
+}
+
+
+def main() -> None:
+    arguments = parse_arguments(TextClassification, defaults=DEFAULTS, description=__doc__)
+    result = finetune(arguments.task, arguments)
+    if arguments.training.should_save:
+        print(f"\n{result}")  # noqa: T201
+        print(f'Try it: hf-transfer predict {result.folder} "You have won a prize, call now!"')  # noqa: T201
+
+
+if __name__ == "__main__":
+    run_command(main)
