@@ -122,7 +122,7 @@ class TransferTrainingArguments(TrainingArguments):
     output_dir: str | None = field(
         default=None, metadata={"help": "Folder for the result: complete when it appears, absent before."}
     )
-    learning_rate: float | None = field(  # type: ignore[assignment]
+    learning_rate: float | None = field(
         default=None, metadata={"help": "Peak learning rate (default: the method's own)."}
     )
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Examples per device and step."})
@@ -138,6 +138,12 @@ class TransferTrainingArguments(TrainingArguments):
     logging_steps: float = field(default=10, metadata={"help": "Log the training loss every so many steps."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept during training."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN and infinite losses in the logs."})
+
+    # Declared anew for type checkers, which do not see transformers' annotations.
+    use_cpu: bool = field(default=False, metadata={"help": "Train on the CPU even where there is an accelerator."})
+    disable_tqdm: bool | None = field(
+        default=None, metadata={"help": "Show no progress bars (default: where standard error is no terminal)."}
+    )
 
     def __post_init__(self) -> None:
         if not self.output_dir:
@@ -227,6 +233,8 @@ class Arguments:
             value = training.get(name)
             if name in unrepeatable or value in (None, [], {}) or isinstance(value, (dict, list)):
                 continue
+            if default is None and value is False:
+                continue  # filled in by TrainingArguments
             if name in kept or value != getattr(default, "value", default):
                 values[name] = value
         return values

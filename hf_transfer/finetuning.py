@@ -1,7 +1,6 @@
 """`finetune()`: the run, from arguments to a model that has been measured, written, reloaded and pushed."""
 
 import contextlib
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,8 @@ def finetune(
         with meter.stage("training"):
             if method.head_first:
                 fit_head(trainer, anatomy, arguments, output.work)
-            model = apply_method(model, anatomy, method)
+            with quiet():
+                model = apply_method(model, anatomy, method)
             parameters = count_parameters(model)
             trainer = make_trainer(task, arguments, output.work, model, processor, splits, inputs)
             cost = fit(trainer, anatomy, arguments, output.work)
@@ -127,11 +127,9 @@ def finetune(
 
 @contextlib.contextmanager
 def _tidy(output: OutputFolder) -> Iterator[None]:
-    """Leave nothing half-written behind, whatever ends the run; what libraries tell their own authors is not shown."""
+    """Leave nothing half-written behind, whatever ends the run."""
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|accelerate)\.")
-            yield
+        yield
     except BaseException:
         output.discard()
         raise

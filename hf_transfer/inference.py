@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from datasets import DatasetDict
 from transformers import AutoConfig, AutoTokenizer
@@ -13,7 +14,6 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from hf_transfer.arguments import Arguments, DataArguments, MethodArguments, ModelArguments, TransferTrainingArguments
 from hf_transfer.data.splits import load_file
-from hf_transfer.errors import InputError
 from hf_transfer.evaluation.groups import measure_groups
 from hf_transfer.methods import base_model_of, load_adapter
 from hf_transfer.models import explained, quiet
@@ -110,6 +110,7 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
     of_data = {key: value for key, value in settings.items() if key in DataArguments.__dataclass_fields__}
     of_task = {key: value for key, value in settings.items() if key in task_class.__dataclass_fields__}
     data, task = DataArguments(test_file=test_file, **of_data), task_class(**of_task)
+    datasets.disable_progress_bars()
     table = load_file(test_file, column_names=data.column_names, delimiter=data.delimiter)
     splits = task.standardise(DatasetDict({"test": table}), data, config)
     inputs = task.preprocess(splits, pipeline.tokenizer, pipeline.model)
@@ -130,9 +131,3 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
         "groups": measure_groups(task, outputs, outputs, split, config),
         "examples": len(split),
     }
-
-
-def refuse_unknown_columns(row: Mapping[str, Any], column: str, flag: str) -> None:
-    """Refuse a row without the column that is to be predicted from."""
-    if column not in row:
-        raise InputError(f"--{flag} {column}: there is no such column. There are: {', '.join(map(repr, row))}.")

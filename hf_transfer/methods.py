@@ -48,7 +48,7 @@ class Anatomy:
 
     def depth(self, model: torch.nn.Module) -> int:
         """How many layers there are to freeze or train one by one."""
-        return len(model.get_submodule(self.layers)) if self.layers else 0  # type: ignore[arg-type]
+        return len(list(model.get_submodule(self.layers).children())) if self.layers else 0
 
 
 def _has_parameters(module: torch.nn.Module) -> bool:
@@ -107,7 +107,7 @@ def train_last_layers(model: PreTrainedModel, anatomy: Anatomy, count: int) -> N
     for name in anatomy.head:
         model.get_submodule(name).requires_grad_(True)
     if count:
-        for layer in list(model.get_submodule(str(anatomy.layers)))[depth - count :]:  # type: ignore[call-overload]
+        for layer in list(model.get_submodule(str(anatomy.layers)).children())[depth - count :]:
             layer.requires_grad_(True)
 
 

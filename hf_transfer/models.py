@@ -1,6 +1,7 @@
 """Pretrained models and tokenizers, from the Hub or a local folder."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ from hf_transfer.errors import InputError, logger
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' progress bars and loading tables: what they say is said by us, in a line."""
+    """Without transformers' bars, loading tables and notes to other authors: what matters is said by us, in a line."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|accelerate)\.")
+            yield
     finally:
         transformers_logging.set_verbosity(verbosity)
         if bars:

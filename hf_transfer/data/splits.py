@@ -45,10 +45,11 @@ def load_file(file: str, *, column_names: Sequence[str] | None = None, delimiter
     path = Path(file).resolve()
     status = path.stat() if path.is_file() else None
     changed = (status.st_mtime_ns, status.st_size) if status else None
+    # A tuple: `datasets` takes a list among the generator's arguments for shards and hands on a part of it.
+    names = None if column_names is None else tuple(column_names)
     try:
         return Dataset.from_generator(
-            _rows,
-            gen_kwargs={"file": str(file), "column_names": column_names, "delimiter": delimiter, "changed": changed},
+            _rows, gen_kwargs={"file": str(file), "column_names": names, "delimiter": delimiter, "changed": changed}
         )
     except datasets.exceptions.DatasetGenerationError as error:
         # `datasets` wraps what the reader raised; the reader's own message is the one that helps.
@@ -91,17 +92,14 @@ def _load_from_hub(data: DataArguments) -> DatasetDict:
     return splits
 
 
-def find_column(
-    dataset: Dataset, given: str | None, usual: Sequence[str], flag: str, *, not_these: Sequence[str] = ()
-) -> str:
-    """The column that the user names, or the first of the `usual` names that the dataset has.
+def find_column(columns: Sequence[str], given: str | None, usual: Sequence[str], flag: str) -> str:
+    """The column that the user names, or the first of the `usual` names that there is; and that is said.
 
     Raises:
         InputError: there is no such column; the message names those that there are.
     """
-    columns = [name for name in dataset.column_names if name not in not_these]
     if given is not None:
-        if given not in dataset.column_names:
+        if given not in columns:
             raise InputError(f"--{flag} {given}: there is no such column. There are: {', '.join(columns)}.")
         return given
     by_name = {name.lower(): name for name in reversed(columns)}
@@ -174,7 +172,7 @@ def _stratified(strata: list[Any], share: float, seed: int) -> tuple[list[int], 
     return sorted(keep), sorted(taken)
 
 
-def overlap(splits: DatasetDict, keys: dict[str, list[str]], *, remove: bool) -> tuple[DatasetDict, dict[str, int]]:
+def overlap(splits: DatasetDict, keys: dict[str, list[int]], *, remove: bool) -> tuple[DatasetDict, dict[str, int]]:
     """Count the examples of training that validation or test hold as well, and take them out if asked.
 
     Args:

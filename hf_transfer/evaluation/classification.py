@@ -113,7 +113,7 @@ def intervals(before: Any, after: Any, truth: Array, decision: Decision, seed: i
     earlier = _weighted_metrics(before, truth, Decision(multi_label=decision.multi_label))
     later = _weighted_metrics(after, truth, decision)
 
-    def both(weights: Array) -> dict[str, Array]:
+    def both(weights: Array) -> dict[Any, Array]:
         old, new = earlier(weights), later(weights)
         return {("after", name): new[name] for name in new} | {("gain", name): new[name] - old[name] for name in new}
 
@@ -139,7 +139,7 @@ def _weighted_metrics(logits: Any, truth: Array, decision: Decision) -> Callable
 def records(logits: Any, decision: Decision, names: list[str]) -> list[dict[str, Any]]:
     """For each example: ``prediction``, its ``score`` where there is one, and the ``scores`` of all labels."""
     probabilities = decision.probabilities(logits)
-    found = []
+    found: list[dict[str, Any]] = []
     for chosen, scores in zip(decision.labels(probabilities), probabilities, strict=True):
         by_name = {name: float(score) for name, score in zip(names, scores, strict=True)}
         if decision.multi_label:

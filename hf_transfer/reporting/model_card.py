@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment
 
 from hf_transfer.evaluation.bootstrap import RESAMPLES
 
@@ -62,25 +63,32 @@ def write_card(folder: Path, report: dict[str, Any], arguments: dict[str, Any], 
             if value == value
         ],
     )
-    card = ModelCard.from_template(
-        data,
-        template_path=str(TEMPLATE),
+    template = Environment(trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
+    text = template.render(
         name=cell(name.split("/")[-1]),
-        base_model=cell(Path(base).name if _is_local(base) else base),
+        base_model=cell(base),
         model_id=name if arguments.get("hub_model_id") else arguments["output_dir"],
         report=report,
         metric_names=names,
-        hyperparameters={key: arguments[key] for key in HYPERPARAMETERS if key in arguments},
+        hyperparameters=_hyperparameters(arguments),
         usage=usage,
         resamples=RESAMPLES,
         cell=cell,
         number=lambda value: "" if value is None else f"{value:.3f}",
         interval=lambda key: (
-            "[{:.3f}, {:.3f}]".format(*report["confidence"][key]) if key in report["confidence"] else ""
+            "[{:.3f}, {:.3f}]".format(*report["confidence"].get(key, (0, 0))) if key in report["confidence"] else ""
         ),
     )
-    text = re.sub(r"\n{3,}", "\n\n", str(card))
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    text = re.sub(r"\|\n\n\|", "|\n|", re.sub(r"\n{3,}", "\n\n", text))
+    (folder / "README.md").write_text(f"---\n{data.to_yaml()}\n---\n\n{text}\n", encoding="utf-8")
+
+
+def _hyperparameters(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Those that had a part in the run."""
+    unused = {"lora": ("trainable_layers",), "frozen": ("lora", "head_first")}.get(
+        arguments["method"], ("lora", "trainable_layers")
+    )
+    return {key: arguments[key] for key in HYPERPARAMETERS if key in arguments and not key.startswith(unused)}
 
 
 def cell(value: Any) -> str:

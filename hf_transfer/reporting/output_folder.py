@@ -94,6 +94,26 @@ class OutputFolder:
             shutil.rmtree(self.work, ignore_errors=True)
 
 
+@contextmanager
+def written_whole(file: Path) -> Iterator[Any]:
+    """A text stream whose content appears as `file` when the block ends without an error, and not otherwise.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    partial = file.with_name(file.name + ".partial")
+    try:
+        stream = partial.open("w", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--output {file} cannot be written: {error.strerror}.") from error
+    try:
+        with stream:
+            yield stream
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def write_json(file: Path, value: Any) -> None:
     """Write `value` as JSON; what is not a number (NaN) becomes null, which every JSON reader takes."""
     file.write_text(json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,7 +1,7 @@
 """Text classification: one label a text, several, or one for a pair of texts."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -21,7 +21,8 @@ from hf_transfer.tasks.text_pipeline import DecidingTextClassificationPipeline
 
 TEXT_COLUMNS = ("text", "sentence", "sms", "message", "review", "content", "comment", "tweet", "body", "premise",
                 "sentence1", "question")  # fmt: skip
-PAIR_COLUMNS = ("text_pair", "sentence2", "hypothesis")
+PAIRED = {"text": "text_pair", "sentence1": "sentence2", "premise": "hypothesis"}
+PAIR_COLUMNS = tuple(PAIRED.values())
 LABEL_COLUMNS = ("label", "labels", "sentiment", "category", "class", "target", "intent")
 
 
@@ -83,15 +84,10 @@ class TextClassification:
 
     def standardise(self, splits: DatasetDict, data: DataArguments, config: Any = None) -> DatasetDict:
         train = next(iter(splits.values()))
-        text = find_column(train, self.text_column_name, TEXT_COLUMNS, "text_column_name")
-        label = find_column(train, self.label_column_name, LABEL_COLUMNS, "label_column_name", not_these=[text])
-        pair = self.text_pair_column_name
-        if pair is None and text in ("sentence1", "premise"):
-            pair = next((name for name in PAIR_COLUMNS if name in train.column_names), None)
-            if pair:
-                logger.info("Column %r is taken as --text_pair_column_name.", pair)
-        columns = {"text": text, "text_pair": pair, "label": label, "group": data.group_column_name}
-        columns = {own: name for own, name in columns.items() if name is not None}
+        columns = input_columns(train.column_names, self.text_column_name, self.text_pair_column_name)
+        others = [name for name in train.column_names if name not in columns.values()]
+        label = find_column(others, self.label_column_name, LABEL_COLUMNS, "label_column_name")
+        columns |= {"label": label} | ({"group": data.group_column_name} if data.group_column_name else {})
         read = {
             name: read_examples(split, name, columns, self.label_separator, drop=data.drop_incomplete)
             for name, split in splits.items()
@@ -262,6 +258,17 @@ class TextClassification:
 
     def pipeline(self, model: Any, processor: Any) -> Any:
         return DecidingTextClassificationPipeline(model=model, tokenizer=processor)
+
+
+def input_columns(columns: Sequence[str], text: str | None, pair: str | None) -> dict[str, str]:
+    """The columns to read ``text`` and, for pairs, ``text_pair`` from: those named, or those usually so named."""
+    text = find_column(columns, text, TEXT_COLUMNS, "text_column_name")
+    if pair is not None:
+        return {"text": text, "text_pair": find_column(columns, pair, PAIR_COLUMNS, "text_pair_column_name")}
+    if text in PAIRED and PAIRED[text] in columns:
+        logger.info("Column %r is taken as --text_pair_column_name.", PAIRED[text])
+        return {"text": text, "text_pair": PAIRED[text]}
+    return {"text": text}
 
 
 def _names(split: Dataset) -> list[str]:

@@ -42,7 +42,7 @@ class DecidingTextClassificationPipeline(TextClassificationPipeline):
         inputs = [{"text": row["text"], "text_pair": row.get("text_pair")} for row in rows]
         inputs = [pair if pair["text_pair"] is not None else {"text": pair["text"]} for pair in inputs]
         decision = Decision.read(self.model.config)
-        found = []
+        found: list[dict[str, Any]] = []
         for scores in self(inputs, top_k=None, batch_size=batch_size):
             by_name = {label["label"]: label["score"] for label in scores}
             names = [self.model.config.id2label[i] for i in range(len(by_name))]

@@ -169,7 +169,7 @@ class FeatureCache:
         """Run the model from given activations on, inside the block."""
         trunk = self.model.get_submodule(self.trunk)
         parent, _, name = self.layers.rpartition(".")
-        swaps = [(trunk, below, _Given()) for below in self.below]
+        swaps: list[tuple[Any, str, nn.Module]] = [(trunk, below, _Given()) for below in self.below]
         swaps.append((self.model.get_submodule(parent), name, nn.ModuleList(list(self.layer_list)[self.first :])))
         before = [(owner, attribute, getattr(owner, attribute)) for owner, attribute, _ in swaps]
         for owner, attribute, module in swaps:
@@ -260,7 +260,7 @@ def standardised_input(model: Any, head: tuple[str, ...], examples: CachedExampl
     mean, spread = _moments(model, linear, examples)
     with torch.no_grad():
         if linear.bias is not None:
-            linear.bias += linear.weight @ mean
+            linear.bias.add_(linear.weight @ mean)
         linear.weight *= spread
     hook = linear.register_forward_pre_hook(lambda _, args: ((args[0] - mean) / spread, *args[1:]))
     try:
@@ -270,7 +270,7 @@ def standardised_input(model: Any, head: tuple[str, ...], examples: CachedExampl
         with torch.no_grad():
             linear.weight /= spread
             if linear.bias is not None:
-                linear.bias -= linear.weight @ mean
+                linear.bias.sub_(linear.weight @ mean)
 
 
 def _first_linear(model: Any, head: tuple[str, ...], examples: CachedExamples) -> nn.Linear | None:

@@ -31,10 +31,10 @@ def make_trainer(
         model=model,
         args=args,
         data_collator=task.collator(processor),
-        train_dataset=inputs["train"],
+        train_dataset=inputs.get("train"),
         eval_dataset=inputs.get("validation"),
         processing_class=processor,
-        compute_loss_func=task.loss_function(splits["train"], args.label_smoothing_factor),
+        compute_loss_func=task.loss_function(splits.get("train", splits["test"]), args.label_smoothing_factor),
         compute_metrics=compute_metrics,
     )
 

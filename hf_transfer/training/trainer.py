@@ -98,19 +98,20 @@ class TransferTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Outputs of every example, in the dataset's order, on every process; the loss is the mean over examples."""
-        dataset = dataloader.dataset.dataset
+        batches: Any = dataloader.batch_sampler
+        count = len(dataloader.dataset)  # type: ignore[arg-type]
         self.callback_handler.eval_dataloader = dataloader
         self.model.eval()
         found: list[tuple[int, Any]] = []
         loss_sum = 0.0
-        for indices, batch in zip(dataloader.batch_sampler.batches, dataloader, strict=True):
+        for indices, batch in zip(batches, dataloader, strict=True):
             inputs = self._prepare_inputs(batch)
             labels = inputs.pop("labels")
             with torch.inference_mode(), self.accelerator.autocast():
                 outputs = self.model(**inputs)
                 loss_sum += float(self.compute_loss_func(outputs, labels)) * len(indices)
             found += zip(indices, self.reduce_outputs(outputs), strict=True)
-            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+            self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         if self.args.world_size > 1:
             found = gather_object(found)
             loss_sum = sum(gather_object([loss_sum]))
@@ -118,11 +119,11 @@ class TransferTrainer(Trainer):
         kept = [value for _, value in found]
         same_shape = len({np.shape(value) for value in kept}) == 1
         predictions = np.stack(kept) if same_shape else np.array(kept, dtype=object)
-        metrics = {f"{metric_key_prefix}_loss": loss_sum / len(dataset)}
+        metrics = {f"{metric_key_prefix}_loss": loss_sum / count}
         if self.compute_metrics is not None and metric_key_prefix == "eval":
             computed = self.compute_metrics(EvalPrediction(predictions=predictions, label_ids=None))
             metrics |= {f"{metric_key_prefix}_{name}": value for name, value in computed.items()}
-        return EvalLoopOutput(predictions=predictions, label_ids=None, metrics=metrics, num_samples=len(dataset))
+        return EvalLoopOutput(predictions=predictions, label_ids=None, metrics=metrics, num_samples=count)
 
 
 class _EpochDataLoader(DataLoader):

@@ -1,0 +1,164 @@
+"""`hf-transfer`: predict, evaluate, push, env. Heavy imports wait until a command needs them."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hf_transfer.errors import InputError, nearest, run_command
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message[:1].upper()}{message[1:]}. See {self.prog} --help.")
+
+
+def main() -> NoReturn:
+    """Entry point of the `hf-transfer` command."""
+    run_command(_command)
+
+
+def _command() -> None:
+    parser = _parser()
+    arguments, unknown = parser.parse_known_args()
+    if unknown:
+        known = [f"--{name}" for name in vars(arguments)]
+        raise InputError(f"Unknown argument {unknown[0]}.{nearest(unknown[0], known)} See {parser.prog} --help.")
+    arguments.run(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="hf-transfer", description="Use, measure and ship fine-tuned models.", allow_abbrev=False)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    command = commands.add_parser("predict", help="label texts, from the command line or a file", allow_abbrev=False)
+    command.add_argument("model", help="output folder of a run, or Hub id")
+    command.add_argument("texts", nargs="*", metavar="TEXT", help="texts to label")
+    command.add_argument("--file", help="CSV, TSV, JSON, JSONL or Parquet file of texts")
+    command.add_argument("--output", help="JSONL file to write (default: standard output)")
+    command.add_argument("--batch_size", type=int, default=32, help="texts at once (default: 32)")
+    _add_columns(command)
+    command.set_defaults(run=_predict)
+
+    command = commands.add_parser("evaluate", help="measure a model on labelled data", allow_abbrev=False)
+    command.add_argument("model", help="output folder of a run, or Hub id")
+    command.add_argument("--test_file", required=True, help="labelled CSV, TSV, JSON, JSONL or Parquet file")
+    command.add_argument("--label_column_name", help="column of the labels")
+    command.add_argument("--label_separator", help="what separates the labels of one text")
+    command.add_argument("--group_column_name", help="column by which results are reported too")
+    command.add_argument("--output", help="JSON file to write (default: standard output)")
+    _add_columns(command)
+    command.set_defaults(run=_evaluate)
+
+    command = commands.add_parser("push", help="upload a finished run to the Hub", allow_abbrev=False)
+    command.add_argument("folder", help="output folder of a run")
+    command.add_argument("--hub_model_id", help="repository to push to (default: the folder's name)")
+    command.add_argument("--private", action="store_true", default=None, help="make a new repository private")
+    command.add_argument("--merge", action="store_true", help="upload plain weights instead of an adapter")
+    command.set_defaults(run=_push)
+
+    command = commands.add_parser("merge", help="write an adapter's model as plain weights", allow_abbrev=False)
+    command.add_argument("folder", help="output folder of a run with --method lora")
+    command.add_argument("target", help="folder to write")
+    command.set_defaults(run=_merge)
+
+    command = commands.add_parser("env", help="versions and devices, for bug reports", allow_abbrev=False)
+    command.set_defaults(run=_env)
+    return parser
+
+
+def _add_columns(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--text_column_name", help="column of the texts")
+    command.add_argument("--text_pair_column_name", help="column of the second texts, for pairs")
+    command.add_argument("--column_names", nargs="+", help="column names of a file without a header")
+    command.add_argument("--delimiter", help="delimiter of a CSV or TSV file")
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from hf_transfer.inference import load_finetuned, predict
+    from hf_transfer.reporting.output_folder import written_whole
+
+    if bool(arguments.texts) == bool(arguments.file):
+        raise InputError("Expected either texts or --file FILE.")
+    if arguments.batch_size < 1:
+        raise InputError(f"--batch_size is {arguments.batch_size}: expected 1 or more.")
+    rows = _file_rows(arguments) if arguments.file else ({"text": text} for text in arguments.texts)
+    first = next(rows)  # a file that cannot be read is refused before the model is loaded
+    pipeline = load_finetuned(arguments.model)
+    found = predict(pipeline, _chain(first, rows), batch_size=arguments.batch_size)
+    if arguments.output:
+        with written_whole(Path(arguments.output)) as stream:
+            _write_lines(found, stream, show=sys.stderr.isatty())
+    else:
+        _write_lines(found, sys.stdout, show=False)
+
+
+def _file_rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    from hf_transfer.data.tables import read_rows
+    from hf_transfer.tasks.text_classification import input_columns
+
+    columns: dict[str, str] = {}
+    table = read_rows(arguments.file, column_names=arguments.column_names, delimiter=arguments.delimiter)
+    for number, row in enumerate(table, start=1):
+        if not columns:
+            columns = input_columns(list(row), arguments.text_column_name, arguments.text_pair_column_name)
+        missing = [column for column in columns.values() if column not in row]
+        if missing:
+            raise InputError(f"{arguments.file}: row {number} has no {missing[0]!r}; it has {', '.join(row)}.")
+        yield {own: "" if row[column] is None else str(row[column]) for own, column in columns.items()}
+
+
+def _chain(first: dict[str, Any], rest: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    yield first
+    yield from rest
+
+
+def _write_lines(records: Iterator[dict[str, Any]], stream: Any, *, show: bool) -> None:
+    from tqdm import tqdm
+
+    for record in tqdm(records, disable=not show, delay=2, unit=" texts"):
+        stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from hf_transfer.inference import evaluate
+    from hf_transfer.reporting.output_folder import write_json
+
+    ours = ("run", "model", "test_file", "output")
+    settings = {key: value for key, value in vars(arguments).items() if key not in ours and value is not None}
+    found = evaluate(arguments.model, arguments.test_file, **settings)
+    write_json(Path(arguments.output or "/dev/stdout"), found)
+
+
+def _push(arguments: argparse.Namespace) -> None:
+    from hf_transfer.hub import push
+
+    repository = arguments.hub_model_id or Path(arguments.folder).resolve().name
+    sys.stdout.write(push(arguments.folder, repository, private=arguments.private, merge=arguments.merge) + "\n")
+
+
+def _merge(arguments: argparse.Namespace) -> None:
+    from hf_transfer.hub import write_merged
+
+    if Path(arguments.target).exists():
+        raise InputError(f"{arguments.target} exists already; name a new folder.")
+    write_merged(Path(arguments.folder), Path(arguments.target))
+
+
+def _env(arguments: argparse.Namespace) -> None:
+    from hf_transfer.reporting.report import device_name, versions
+
+    for name, value in {
+        **versions(),
+        "device": device_name(),
+        "cores": os.cpu_count(),
+        "platform": sys.platform,
+    }.items():
+        sys.stdout.write(f"{name}: {value}\n")
+
+
+if __name__ == "__main__":
+    main()
