@@ -107,6 +107,9 @@ class MethodArguments:
         default="lora",
         metadata={"help": "LoRA, rank-stabilised LoRA, DoRA, or LoRA from principal components."},
     )
+    merge: bool = field(
+        default=False, metadata={"help": "Write plain weights instead of an adapter, after --method lora."}
+    )
     head_first: bool = field(
         default=False,
         metadata={"help": "Fit the head on frozen features before --method full or lora (LP-FT)."},
@@ -141,6 +144,9 @@ class TransferTrainingArguments(TrainingArguments):
 
     # Declared anew for type checkers, which do not see transformers' annotations.
     use_cpu: bool = field(default=False, metadata={"help": "Train on the CPU even where there is an accelerator."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Look for parameters without gradients in each step; costs time."}
+    )
     disable_tqdm: bool | None = field(
         default=None, metadata={"help": "Show no progress bars (default: where standard error is no terminal)."}
     )
@@ -207,6 +213,8 @@ class Arguments:
             raise InputError(f"--lora_r is {self.method.lora_r}: expected 1 or more.")
         if self.method.trainable_layers and self.method.method != "frozen":
             raise InputError(f"--trainable_layers belongs to --method frozen, not to {self.method.method}.")
+        if self.method.merge and self.method.method != "lora":
+            raise InputError(f"--merge belongs to --method lora, not to {self.method.method}.")
         if self.method.head_first and self.method.method not in ("full", "lora"):
             raise InputError(f"--head_first belongs to --method full or lora, not to {self.method.method}.")
 

@@ -15,10 +15,10 @@ from transformers import set_seed
 from hf_transfer import hub
 from hf_transfer.arguments import Arguments, make_arguments
 from hf_transfer.data.splits import complete_splits, load_splits, overlap
-from hf_transfer.errors import Failure
+from hf_transfer.errors import Failure, logger
 from hf_transfer.evaluation.groups import measure_groups
 from hf_transfer.inference import load_finetuned
-from hf_transfer.methods import LEARNING_RATES, Anatomy, apply_method, count_parameters, is_adapter
+from hf_transfer.methods import LEARNING_RATES, Anatomy, apply_method, count_parameters, is_adapter, merged
 from hf_transfer.models import quiet
 from hf_transfer.reporting.model_card import write_card
 from hf_transfer.reporting.output_folder import OutputFolder, write_json, write_jsonl
@@ -26,6 +26,7 @@ from hf_transfer.reporting.report import Finetuned, device_name, versions
 from hf_transfer.tasks.task import Task
 from hf_transfer.training.cost import Meter
 from hf_transfer.training.fit import fit, fit_head, make_trainer
+from hf_transfer.training.interruption import polite_stops
 
 PARITY_TOLERANCE = 1e-3
 PARITY_EXAMPLES = 32
@@ -54,7 +55,10 @@ def finetune(
     task, method, training = arguments.task, arguments.method, arguments.training
     if training.learning_rate is None:
         training.learning_rate = LEARNING_RATES[method.method]
-    output = OutputFolder(str(training.output_dir), resume=bool(training.resume_from_checkpoint))
+    output = OutputFolder(str(training.output_dir), resume=str(training.resume_from_checkpoint).lower() != "none")
+    if (finished := output.finished()) is not None:
+        logger.info("The run in %s is finished: nothing to resume.", output.path)
+        return Finetuned(output.path, finished)
     meter = Meter()
     with _tidy(output), training.main_process_first(desc="preparation"):
         output.prepare()
@@ -78,8 +82,7 @@ def finetune(
         with meter.stage("training"):
             if method.head_first:
                 fit_head(trainer, anatomy, arguments, output.work)
-            with quiet():
-                model = apply_method(model, anatomy, method)
+            model = apply_method(model, anatomy, method)
             parameters = count_parameters(model)
             trainer = make_trainer(task, arguments, output.work, model, processor, splits, inputs)
             cost = fit(trainer, anatomy, arguments, output.work)
@@ -101,7 +104,7 @@ def finetune(
             "data": data_facts,
             "parameters": parameters,
             "training": cost,
-            "adapter": is_adapter(model),
+            "adapter": is_adapter(model) and not method.merge,
             "device": device_name(),
             "versions": versions(),
         }
@@ -113,9 +116,9 @@ def finetune(
                 report["history"] = trainer.state.log_history
                 predictions = task.predictions(after, splits["test"], model.config)
             with output.result() as folder, meter.stage("writing"):
-                _write_model(folder, model, processor)
+                _write_model(folder, merged(model) if method.merge else model, processor)
                 batch = _parity_batch(task, processor, inputs["test"])
-                report["parity"] = _check_parity(model, folder, batch)
+                report["parity"] = _check_parity(model, folder, batch, adapter=report["adapter"])
                 report["seconds"] = meter.seconds()
                 _write_documents(folder, task, arguments, report, predictions)
             if training.push_to_hub:
@@ -129,7 +132,8 @@ def finetune(
 def _tidy(output: OutputFolder) -> Iterator[None]:
     """Leave nothing half-written behind, whatever ends the run."""
     try:
-        yield
+        with quiet(), polite_stops():
+            yield
     except BaseException:
         output.discard()
         raise
@@ -151,11 +155,10 @@ def _prepare_splits(
 
 
 def _write_model(folder: Path, model: Any, processor: Any) -> None:
-    with quiet():
-        model.save_pretrained(folder, safe_serialization=True)
-        # An adapter's folder has no config of its own; labels and decision are kept in it.
-        model.config.save_pretrained(folder)
-        processor.save_pretrained(folder)
+    model.save_pretrained(folder, safe_serialization=True)
+    # An adapter's folder has no config of its own; labels and decision are kept in it.
+    model.config.save_pretrained(folder)
+    processor.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # peft's own
 
 
@@ -173,7 +176,7 @@ def _outputs(model: Any, batch: dict[str, torch.Tensor]) -> np.ndarray:
     return outputs["logits"].float().cpu().numpy()
 
 
-def _check_parity(model: Any, folder: Path, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
+def _check_parity(model: Any, folder: Path, batch: dict[str, torch.Tensor], *, adapter: bool) -> dict[str, Any]:
     """Load the written model, and compare it with the live one; an adapter is also merged and compared.
 
     Raises:
@@ -182,7 +185,7 @@ def _check_parity(model: Any, folder: Path, batch: dict[str, torch.Tensor]) -> d
     live = _outputs(model, batch)
     found: dict[str, Any] = {"examples": len(live)}
     for name, merge in (("max_difference", False), ("max_difference_merged", True)):
-        if not merge or is_adapter(model):
+        if adapter or not merge:
             reloaded = load_finetuned(folder, device=model.device, merge=merge).model
             found[name] = float(np.abs(_outputs(reloaded, batch) - live).max())
     limit = PARITY_TOLERANCE * max(1.0, float(np.abs(live).max()))

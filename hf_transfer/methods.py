@@ -3,6 +3,7 @@
 The only file that imports peft. A method is told module names and knows nothing of the task.
 """
 
+import copy
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -153,6 +154,11 @@ def load_adapter(model: PreTrainedModel, folder: str, revision: str = "main", *,
     """A base model with the adapter of `folder` in it, for prediction; with `merge`, added into its weights."""
     adapted = PeftModel.from_pretrained(model, folder, revision=revision)
     return adapted.merge_and_unload(safe_merge=True) if merge else adapted.get_base_model()
+
+
+def merged(model: PeftModel) -> PreTrainedModel:
+    """A plain model that computes the same as `model`, which stays as it is."""
+    return copy.deepcopy(model).merge_and_unload(safe_merge=True)
 
 
 def is_adapter(model: Any) -> bool:

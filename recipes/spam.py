@@ -23,7 +23,7 @@ def main() -> None:
     result = finetune(arguments.task, arguments)
     if arguments.training.should_save:
         print(f"\n{result}")  # noqa: T201
-        print(f'Try it: hf-transfer predict {result.folder} "You have won a prize, call now!"')  # noqa: T201
+        print(f'Try it: hf-transfer predict {result.folder} "Hi mum, my phone broke, text me on this new number"')  # noqa: T201
 
 
 if __name__ == "__main__":

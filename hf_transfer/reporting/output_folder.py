@@ -30,7 +30,8 @@ class OutputFolder:
         self.work = self.path.with_name(self.path.name + ".partial")
         if self.path.is_file():
             raise InputError(f"--output_dir {path}: there is a file of that name; expected a new folder.")
-        if self.path.is_dir() and any(self.path.iterdir()):
+        self.resume = resume
+        if self.path.is_dir() and any(self.path.iterdir()) and self.finished() is None:
             held = ", ".join(sorted(file.name for file in self.path.iterdir())[:5])
             raise InputError(
                 f"--output_dir {path}: the folder exists and holds {held}. Name a new folder, or remove this one."
@@ -40,6 +41,11 @@ class OutputFolder:
                 f"--output_dir {path}: an unfinished run lies in {self.work}. Continue it with "
                 "--resume_from_checkpoint true, or remove that folder."
             )
+
+    def finished(self) -> dict[str, Any] | None:
+        """The report of the run that is to be continued, where it has finished already."""
+        report = self.path / "report.json"
+        return json.loads(report.read_text(encoding="utf-8")) if self.resume and report.is_file() else None
 
     def prepare(self) -> None:
         """Make the working folder.

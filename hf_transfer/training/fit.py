@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from transformers.trainer_utils import get_last_checkpoint
+
 from hf_transfer.arguments import Arguments
-from hf_transfer.errors import logger
+from hf_transfer.errors import InputError, logger
 from hf_transfer.methods import LEARNING_RATES, Anatomy, train_last_layers
 from hf_transfer.training.cost import training_cost
 from hf_transfer.training.feature_cache import FeatureCache, collate_cached, standardised_input
+from hf_transfer.training.interruption import checkpoint_on_signal
 from hf_transfer.training.trainer import TransferTrainer
 
 
@@ -44,10 +47,27 @@ def fit(trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, folder
     started = time.perf_counter()
     frozen = arguments.method.method == "frozen"
     layers = arguments.method.trainable_layers
-    with _cached(trainer, anatomy, layers, folder) if frozen else contextlib.nullcontext(False) as cached:
-        trainer.train(resume_from_checkpoint=arguments.training.resume_from_checkpoint)
+    checkpoint = _checkpoint_to_resume(arguments.training.resume_from_checkpoint, folder)
+    caching = _cached(trainer, anatomy, layers, folder) if frozen else contextlib.nullcontext(False)
+    with caching as cached, checkpoint_on_signal(trainer):
+        trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - started
     return training_cost(trainer, anatomy, arguments.method, seconds, cached=bool(cached))
+
+
+def _checkpoint_to_resume(asked: str | bool | None, folder: Path) -> str | None:
+    """The checkpoint that --resume_from_checkpoint means: ``true`` is the newest in `folder`, if there is one."""
+    if str(asked).lower() in ("none", "false", ""):
+        return None
+    if str(asked).lower() != "true":
+        if not (Path(str(asked)) / "trainer_state.json").is_file():
+            raise InputError(
+                f"--resume_from_checkpoint {asked}: expected true or a checkpoint's folder; found neither."
+            )
+        return str(asked)
+    newest = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    logger.info("Resuming from %s." if newest else "No checkpoint in %s: starting anew.", newest or folder)
+    return newest
 
 
 def fit_head(trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, folder: Path) -> None:
