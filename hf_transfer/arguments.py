@@ -169,7 +169,7 @@ class TransferTrainingArguments(TrainingArguments):
         try:
             super().__post_init__()
         except (ValueError, ImportError, TypeError, AttributeError) as error:
-            raise InputError(f"The training arguments do not fit together: {error}") from error
+            raise InputError(f"The training arguments do not fit together: {' '.join(str(error).split())}") from error
         for name in (
             "per_device_train_batch_size",
             "per_device_eval_batch_size",

@@ -150,6 +150,7 @@ def _prepare_splits(
     splits, made = complete_splits(splits, strata, data, seed)
     identities = {name: task.identities(split) for name, split in splits.items()}
     splits, also_in_training = overlap(splits, identities, remove=data.deduplicate)
+    task.check(splits)
     source = data.dataset_name or Path(data.train_file or "memory").name
     return splits, {"source": source, "made": made, "also_in_training": also_in_training, **task.facts(splits)}
 

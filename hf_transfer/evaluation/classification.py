@@ -47,6 +47,20 @@ def is_probability(text: str | None) -> bool:
         return False
 
 
+def require_enough_to_fit(count: int) -> None:
+    """Refuse to choose a threshold on a validation split of `count` examples that is too small for it.
+
+    Raises:
+        InputError: it is.
+    """
+    if count < ENOUGH_TO_FIT:
+        raise InputError(
+            f"A threshold is to be chosen on validation, but there are {count} validation examples; expected "
+            f"{ENOUGH_TO_FIT} or more. Give --validation_file, raise --validation_size, or name a probability: "
+            "--threshold 0.7"
+        )
+
+
 def decide(
     logits: Any,
     truth: Array | None,
@@ -55,20 +69,11 @@ def decide(
     threshold: str | None,
     max_false_positive_rate: float | None,
 ) -> dict[str, Any]:
-    """Fit temperature and threshold on validation logits [n, num_labels], and keep them in the model's config.
-
-    Raises:
-        InputError: a threshold is to be fitted and the validation split is too small for it.
-    """
+    """Fit temperature and threshold on validation logits [n, num_labels], and keep them in the model's config."""
     fixed = float(threshold) if threshold not in (None, "best_f1") else None
     if truth is None or len(truth) < ENOUGH_TO_FIT:
-        found = "no validation split" if truth is None else f"only {len(truth)} validation examples"
-        if threshold == "best_f1" or max_false_positive_rate is not None:
-            raise InputError(
-                f"A threshold is to be chosen on validation, but there is {found}; expected {ENOUGH_TO_FIT} or more. "
-                "Give --validation_file, raise --validation_size, or name a probability: --threshold 0.7"
-            )
-        logger.info("Probabilities are not calibrated: %s; it takes %d.", found, ENOUGH_TO_FIT)
+        found = 0 if truth is None else len(truth)
+        logger.info("Probabilities are not calibrated: %d validation examples; it takes %d.", found, ENOUGH_TO_FIT)
         Decision(threshold=fixed, multi_label=multi_label).write(config)
         return {"temperature": 1.0, "threshold": fixed, "fitted_on": 0}
     decision = Decision(fit_temperature(logits, truth, multi_label=multi_label), fixed, multi_label)

@@ -35,6 +35,9 @@ class Task(Protocol):
     def identities(self, split: Dataset) -> list[int]:
         """What makes two examples the same when splits are compared, an entry an example."""
 
+    def check(self, splits: DatasetDict) -> None:
+        """Refuse before training what would fail after it."""
+
     def load_processor(self, model: ModelArguments) -> Any:
         """The tokenizer or processor that comes with the model."""
 

@@ -38,7 +38,7 @@ class TextClassification:
     main_metric: ClassVar[str] = "f1"
     auto_model: ClassVar[Any] = AutoModelForSequenceClassification
     architecture_suffix: ClassVar[str] = "ForSequenceClassification"
-    usage: ClassVar[str] = 'print(classify("..."))  # {"label": ..., "score": ...}'
+    usage: ClassVar[str] = 'print(classify("..."))  # [{"label": ..., "score": ...}]'
     _argument_group_name: ClassVar[str] = "text classification"
 
     text_column_name: str | None = field(default=None, metadata={"help": "Column of the texts."})
@@ -148,6 +148,10 @@ class TextClassification:
     def identities(self, split: Dataset) -> list[int]:
         pairs = split["text_pair"][:] if "text_pair" in split.column_names else [""] * len(split)
         return [hash((text.strip(), pair.strip())) for text, pair in zip(split["text"], pairs, strict=True)]
+
+    def check(self, splits: DatasetDict) -> None:
+        if self.threshold == "best_f1" or self.max_false_positive_rate is not None:
+            classification.require_enough_to_fit(len(splits.get("validation", ())))
 
     def facts(self, splits: DatasetDict) -> dict[str, Any]:
         names = _names(splits["train"])

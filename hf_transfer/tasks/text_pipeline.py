@@ -12,9 +12,9 @@ from hf_transfer.models import longest_input
 class DecidingTextClassificationPipeline(TextClassificationPipeline):
     """`transformers.TextClassificationPipeline` with the temperature and threshold kept in the model's config.
 
-    A text (or ``{"text": ..., "text_pair": ...}``) gives ``{"label", "score"}``: the label as decided, and its
-    calibrated probability. Where a text may have several labels it gives a list of them. ``top_k=None`` gives the
-    scores of all labels, the likeliest first.
+    As there, a text gives ``[{"label", "score"}]`` and a list of texts such a dictionary each: here the label is the
+    one decided, and the score its calibrated probability. Where a text may have several labels, it gives a list of
+    them. ``top_k=None`` gives the scores of all labels, the likeliest first.
     """
 
     def preprocess(self, inputs: Any, **tokenizer_kwargs: Any) -> Any:

@@ -73,6 +73,13 @@ class _Given(nn.Module):
         raise ValueError("no activations were given")
 
 
+class _Unchanged(nn.Module):
+    """Stands in for all layers where none is trained and the model cannot do without one."""
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
+        return hidden_states, None
+
+
 class FeatureCache:
     """A model entered at its first trainable layer.
 
@@ -90,6 +97,7 @@ class FeatureCache:
         self.first = len(self.layer_list) - trainable_layers
         self.first_token_only = False
         self.below: list[str] = []
+        self.kept = list(self.layer_list)[self.first :]
 
     def enter(self, dataset: Any, collator: Callable[..., Any]) -> bool:
         """Find out how the frozen part is skipped; False where this model does not allow it."""
@@ -108,7 +116,7 @@ class FeatureCache:
                 with torch.inference_mode():
                     cached = self.model(inputs_embeds=hidden, attention_mask=mask)["logits"]
             difference = float((cached - live).abs().max())
-        except (TypeError, ValueError, RuntimeError, AttributeError):
+        except Exception:  # whatever a model's forward pass raises says the same: it cannot be entered here
             difference = float("inf")
         if not difference <= TOLERANCE:
             logger.info("Activations are not cached: a %s cannot be entered at a layer.", self.model.config.model_type)
@@ -170,7 +178,7 @@ class FeatureCache:
         trunk = self.model.get_submodule(self.trunk)
         parent, _, name = self.layers.rpartition(".")
         swaps: list[tuple[Any, str, nn.Module]] = [(trunk, below, _Given()) for below in self.below]
-        swaps.append((self.model.get_submodule(parent), name, nn.ModuleList(list(self.layer_list)[self.first :])))
+        swaps.append((self.model.get_submodule(parent), name, nn.ModuleList(self.kept)))
         before = [(owner, attribute, getattr(owner, attribute)) for owner, attribute, _ in swaps]
         for owner, attribute, module in swaps:
             setattr(owner, attribute, module)
@@ -193,6 +201,7 @@ class FeatureCache:
 
         def after_layer(_: nn.Module, args: tuple, output: Any) -> None:
             caught.append(output[0] if isinstance(output, tuple) else output)
+            self.kept = [_Unchanged()] if isinstance(output, tuple) else []
             raise _Stop
 
         if self.first == len(self.layer_list):

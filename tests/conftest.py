@@ -1,0 +1,237 @@
+"""Tiny models built from configs, small tables, and the recipes run as a user runs them."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # the tests run side by side
+os.environ.pop("HF_TOKEN", None)
+
+import csv
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("HF_TRANSFER_TEST_DATA", ROOT.parent / "shared" / "data"))
+WORDS = [
+    "a",
+    "an",
+    "the",
+    "and",
+    "or",
+    "not",
+    "is",
+    "was",
+    "it",
+    "this",
+    "that",
+    "you",
+    "we",
+    "they",
+    "i",
+    "my",
+    "your",
+    "call",
+    "now",
+    "free",
+    "win",
+    "prize",
+    "cash",
+    "text",
+    "reply",
+    "stop",
+    "meet",
+    "home",
+    "late",
+    "soon",
+    "dinner",
+    "lunch",
+    "love",
+    "sorry",
+    "thanks",
+    "good",
+    "bad",
+    "great",
+    "awful",
+    "film",
+    "food",
+    "phone",
+    "money",
+    "bank",
+    "link",
+    "click",
+    "urgent",
+    "account",
+    "today",
+    "tomorrow",
+    "see",
+    "ok",
+    "yes",
+    "no",
+    "mum",
+    "dad",
+    "bus",
+    "work",
+    "school",
+    "game",
+    "1",
+    "2",
+    "3",
+    "4",
+    "5",
+    "6",
+    "7",
+    "8",
+    "9",
+    "0",
+    "!",
+    "?",
+    ".",
+    ",",
+]
+
+# Families by their config class and the settings that make one tiny.
+SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64,
+         "max_position_embeddings": 66, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+         "pad_token_id": 0}  # fmt: skip
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("BertConfig", SMALL),
+    "distilbert": ("DistilBertConfig", {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 64, "dropout": 0.0,
+                                        "attention_dropout": 0.0, "seq_classif_dropout": 0.0,
+                                        "max_position_embeddings": 66, "pad_token_id": 0}),
+    "roberta": ("RobertaConfig", SMALL),
+    "deberta-v2": ("DebertaV2Config", {**SMALL, "relative_attention": True, "position_buckets": 8,
+                                       "pos_att_type": ["p2c", "c2p"], "pooler_dropout": 0.0,
+                                       "position_biased_input": False}),
+    "modernbert": ("ModernBertConfig", {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
+                                        "intermediate_size": 64, "max_position_embeddings": 66, "pad_token_id": 0,
+                                        "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3,
+                                        "classifier_pooling": "mean", "local_attention": 8}),
+    "electra": ("ElectraConfig", {**SMALL, "embedding_size": 16}),
+    "albert": ("AlbertConfig", {**SMALL, "embedding_size": 16, "classifier_dropout_prob": 0.0}),
+    "minilm": ("BertConfig", {**SMALL, "num_hidden_layers": 2, "num_attention_heads": 2}),
+}  # fmt: skip
+
+
+def build_tokenizer(folder: Path) -> None:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    letters = list("abcdefghijklmnopqrstuvwxyz")
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters)]
+    vocabulary += [word for word in WORDS if word not in vocabulary]
+    tokenizer = Tokenizer(models.WordPiece({t: i for i, t in enumerate(vocabulary)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        mask_token="[MASK]", model_max_length=64, model_input_names=["input_ids", "attention_mask"],
+    ).save_pretrained(folder)  # fmt: skip
+
+
+def build_model(folder: Path, family: str, **changes: Any) -> Path:
+    """Write a tiny base model (no head) of a family, with a tokenizer."""
+    import torch
+    import transformers
+
+    name, settings = FAMILIES[family]
+    config = getattr(transformers, name)(vocab_size=160, **{**settings, **changes})
+    torch.manual_seed(0)
+    transformers.AutoModel.from_config(config).save_pretrained(folder)
+    build_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A tiny base model's folder by family, made once."""
+    made: dict[str, Path] = {}
+
+    def get(family: str = "bert") -> Path:
+        if family not in made:
+            made[family] = build_model(tmp_path_factory.mktemp("models") / family, family)
+        return made[family]
+
+    return get
+
+
+def message_rows(count: int, labels: tuple[str, ...] = ("ham", "spam")) -> list[dict[str, str]]:
+    """Texts of unequal length whose label shows in their words."""
+    import random
+
+    source = random.Random(7)
+    rows = []
+    for i in range(count):
+        k = i % len(labels)
+        own = WORDS[15 + 6 * k : 21 + 6 * k]
+        words = source.choices(own, k=2 + i % 3) + source.choices(WORDS, k=i % 9)
+        source.shuffle(words)
+        rows.append({"text": " ".join(words) + f" {i}", "label": labels[k], "channel": "sms" if i % 4 else "chat"})
+    return rows
+
+
+def write_csv(file: Path, rows: list[dict[str, Any]], **options: Any) -> Path:
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), **options)
+        writer.writeheader()
+        writer.writerows(rows)
+    return file
+
+
+@pytest.fixture
+def messages(tmp_path: Path) -> Path:
+    return write_csv(tmp_path / "messages.csv", message_rows(120))
+
+
+class Result:
+    def __init__(self, code: int, out: str, err: str):
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def recipe(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Run a recipe with arguments as a program, in this process: its exit code and what it printed."""
+
+    def run(name: str, *arguments: Any) -> Result:
+        return _run_program(ROOT / "recipes" / f"{name}.py", arguments, monkeypatch, capfd)
+
+    return run
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Run `hf-transfer` with arguments, in this process."""
+
+    def run(*arguments: Any) -> Result:
+        return _run_program(ROOT / "hf_transfer" / "cli.py", arguments, monkeypatch, capfd)
+
+    return run
+
+
+def _run_program(path: Path, arguments: Any, monkeypatch: Any, capfd: Any) -> Result:
+    import logging
+
+    capfd.readouterr()
+    logging.getLogger("hf_transfer").handlers.clear()
+    monkeypatch.setattr(sys, "argv", [path.name, *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(path), run_name="__main__")
+    logging.getLogger("hf_transfer").handlers.clear()
+    out, err = capfd.readouterr()
+    return Result(int(ended.value.code or 0), out, err)
+
+
+def start(*arguments: Any, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with arguments in a process of its own."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip

@@ -1,0 +1,235 @@
+"""Bad input: exit code 2, one message that says what was expected, what was found and what to do; nothing written."""
+
+import json
+import os
+import subprocess
+
+import pytest
+from conftest import ROOT, build_tokenizer, message_rows, start, write_csv
+
+ROWS = message_rows(40)
+
+
+@pytest.fixture
+def refused(recipe, tiny, tmp_path):
+    """Run the recipe on bad input; returns its message after checking the manners."""
+
+    def run(*arguments, says):
+        output = tmp_path / "out"
+        given = [str(argument) for argument in arguments]
+        defaults = ["--output_dir", output] if "--output_dir" not in given else []
+        defaults += ["--model_name_or_path", tiny()] if "--model_name_or_path" not in given else []
+        result = recipe("spam", *given, *defaults, "--max_steps", 1)
+        assert result.code == 2, result.err
+        assert "Traceback" not in result.err
+        (message,) = [line for line in result.err.splitlines() if line.startswith("error: ")]
+        assert message == result.err.splitlines()[-1]
+        for part in [says] if isinstance(says, str) else says:
+            assert part in message, message
+        assert not output.exists()
+        assert not output.with_name("out.partial").exists()
+        return message
+
+    return run
+
+
+def table(tmp_path, text, name="m.csv"):
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return tmp_path / name
+
+
+def test_missing_file_names_its_neighbours(refused, tmp_path):
+    write_csv(tmp_path / "messages.csv", ROWS)
+    refused("--train_file", tmp_path / "mesages.csv", says=["no such file", "messages.csv"])
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "says"),
+    [
+        ("", "m.csv", "the file is empty"),
+        ("text,label\n", "m.csv", "no rows below the header"),
+        ("text;label\na;b\n", "m.csv", ["separated by ';'", "--delimiter ';'"]),
+        ("text\tlabel\na\tb\n", "m.csv", "--delimiter $'\\t'"),
+        ("text,label\na,b\n", "m.tsv", "--delimiter ','"),
+        ("text,label\ncaf\xe9,ham\n".encode("latin-1"), "m.csv", ["not UTF-8", "line 2", "iconv"]),
+        ("text,label\na,b\n".encode("utf-16"), "m.csv", ["not UTF-8", "UTF-16"]),
+        ("text,label\na,b,c\n", "m.csv", ["line 2 has 3 cells", "expected 2"]),
+        ("text,label\na\n", "m.csv", ["line 2 has 1 cells", "expected 2"]),
+        ('text,label\n"a,b\n', "m.csv", "line 2"),
+        ("text,label,text\na,b,c\n", "m.csv", "names 'text' twice"),
+        ("a,b\n", "m.xlsx", ["the ending is .xlsx", ".csv"]),
+        ('{"text": "a"\n', "m.jsonl", "line 1 is not JSON"),
+        ("[1, 2]\n", "m.jsonl", "line 1 is not an object"),
+        ('{"text": "a"}\n{"text": "b"}\n', "m.json", [".jsonl"]),
+        ("not parquet", "m.parquet", "not a Parquet file"),
+    ],
+)
+def test_unreadable_tables(refused, tmp_path, content, name, says):
+    message = refused("--train_file", table(tmp_path, content, name), says=says)
+    assert name in message
+
+
+def test_absent_column_names_those_there_are(refused, tmp_path):
+    file = write_csv(tmp_path / "m.csv", ROWS)
+    refused("--train_file", file, "--text_column_name", "txt", says=["txt", "There are: text, label, channel"])
+    refused("--train_file", file, "--label_column_name", "lab", says=["lab", "There are"])
+    refused("--train_file", file, "--group_column_name", "accent", says=["accent", "it has: text, label, channel"])
+
+
+def test_no_header_is_suspected(refused, tmp_path):
+    file = table(tmp_path, "see you at eight then,ham\nwin a prize,spam\n")
+    refused("--train_file", file, says=["see you at eight then", "--column_names label text"])
+
+
+def test_rows_without_label_or_text_are_named(refused, recipe, tiny, tmp_path):
+    rows = [dict(row) for row in ROWS]
+    rows[4]["label"], rows[9]["text"], rows[11]["text"] = "", "   ", ""
+    file = write_csv(tmp_path / "m.csv", rows)
+    refused("--train_file", file, says=["3 of 40 rows", "row 5: no label", "row 10: no text", "--drop_incomplete"])
+    result = recipe("spam", "--train_file", file, "--drop_incomplete", "--model_name_or_path", tiny(),
+                    "--output_dir", tmp_path / "dropped", "--max_steps", 1)  # fmt: skip
+    assert result.code == 0, result.err
+    assert "2 x no text" in result.err
+    assert sum(json.loads((tmp_path / "dropped" / "report.json").read_text())["data"]["examples"].values()) == 37
+
+
+def test_nan_is_no_label_and_no_text(refused, tmp_path):
+    lines = ['{"text": "a b", "label": NaN}', '{"text": null, "label": 1.0}']
+    lines += [json.dumps({"text": f"t {i}", "label": float(i % 2)}) for i in range(10)]
+    refused("--train_file", table(tmp_path, "\n".join(lines), "m.jsonl"), says=["row 1: no label", "row 2: no text"])
+
+
+def test_unseen_label_in_test(refused, tmp_path):
+    test = [{**row, "label": "scam"} for row in ROWS[:3]]
+    refused(
+        "--train_file", write_csv(tmp_path / "m.csv", ROWS), "--test_file", write_csv(tmp_path / "t.csv", test),
+        says=["labels that training never saw: 'scam'", "'ham', 'spam'"],
+    )  # fmt: skip
+
+
+def test_single_class(refused, tmp_path):
+    rows = [{**row, "label": "ham"} for row in ROWS]
+    refused("--train_file", write_csv(tmp_path / "m.csv", rows), says=["one label only", "'ham' x 40"])
+
+
+def test_fewer_examples_than_classes(refused, tmp_path):
+    rows = [{"text": f"text {i}", "label": f"id{i}"} for i in range(10)]
+    refused("--train_file", write_csv(tmp_path / "m.csv", rows), says=["10 examples for 10 labels"])
+
+
+def test_folder_that_is_no_model(refused, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("x")
+    file = write_csv(tmp_path / "m.csv", ROWS)
+    refused("--train_file", file, "--model_name_or_path", tmp_path / "empty", says=["empty", "notes.txt"])
+    refused("--train_file", file, "--model_name_or_path", tmp_path / "absent", says=["absent", "no such folder"])
+
+
+def test_model_of_the_wrong_kind(refused, tmp_path):
+    from transformers import Wav2Vec2Config
+
+    Wav2Vec2Config().save_pretrained(tmp_path / "speech")
+    build_tokenizer(tmp_path / "speech")
+    file = write_csv(tmp_path / "m.csv", ROWS)
+    refused(
+        "--train_file", file, "--model_name_or_path", tmp_path / "speech", says=["wav2vec2", "SequenceClassification"]
+    )
+
+
+def test_pickled_weights(refused, tiny, tmp_path):
+    import torch
+
+    folder = tmp_path / "pickled"
+    folder.mkdir()
+    for file in tiny().iterdir():
+        if file.suffix == ".json":
+            (folder / file.name).write_bytes(file.read_bytes())
+    torch.save({"embeddings.word_embeddings.weight": torch.zeros(2)}, folder / "pytorch_model.bin")
+    file = write_csv(tmp_path / "m.csv", ROWS)
+    refused("--train_file", file, "--model_name_or_path", folder, says=["safetensors"])
+
+
+def test_no_network(refused, tmp_path):
+    file = write_csv(tmp_path / "m.csv", ROWS)
+    refused("--train_file", file, "--model_name_or_path", "someone/some-model", says=["someone/some-model", "Hub"])
+    refused("--dataset_name", "someone/some-data", says=["someone/some-data", "HF_HUB_OFFLINE is set"])
+
+
+def test_output_folder_that_holds_something_else(recipe, tiny, tmp_path):
+    file = write_csv(tmp_path / "m.csv", ROWS)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.doc").write_text("precious")
+    result = recipe("spam", "--train_file", file, "--model_name_or_path", tiny(), "--output_dir", tmp_path / "full")
+    assert result.code == 2
+    assert "thesis.doc" in result.err
+    assert (tmp_path / "full" / "thesis.doc").read_text() == "precious"
+    result = recipe("spam", "--train_file", file, "--model_name_or_path", tiny(), "--output_dir", file)
+    assert result.code == 2
+    assert "there is a file of that name" in result.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--lerning_rate", "1"], ["Unknown argument --lerning_rate", "Did you mean --learning_rate?"]),
+        (["--learning_rate", "fast"], "--learning_rate"),
+        (["--method", "qlora"], "--method"),
+        (["--fp16"], ["--fp16 needs a GPU", "--bf16"]),
+        (["--trainable_layers", "2"], "belongs to --method frozen"),
+        (["--method", "frozen", "--trainable_layers", "9"], "the model has 3 layers"),
+        (["--max_length", "5000"], ["5000", "64 tokens"]),
+        (["--threshold", "high"], "expected best_f1 or a probability"),
+        (["--threshold", "best_f1"], ["4 validation examples", "--validation_file"]),
+        (["--test_size", "1.5"], "--test_size"),
+        (["--max_train_samples", "0"], "--max_train_samples"),
+        (["--lr_scheduler_type", "wavy"], "lr_scheduler_type"),
+        (["--eval_strategy", "steps", "--load_best_model_at_end", "--save_strategy", "epoch"], "do not fit together"),
+        (["--resume_from_checkpoint", "/nowhere"], "--resume_from_checkpoint /nowhere"),
+        (["--config", "/nowhere.yaml"], "/nowhere.yaml cannot be read"),
+        (["--dataset_name", "x"], "expected one source"),
+        (["surprise"], "Unexpected 'surprise'"),
+    ],
+)  # fmt: skip
+def test_bad_arguments(refused, tmp_path, flags, says):
+    refused("--train_file", write_csv(tmp_path / "m.csv", ROWS), *flags, says=says)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("a: [1", "is not YAML"),
+        ("just words", "expected lines of `name: value`"),
+        ("lerning_rate: 1", ["Unknown argument --lerning_rate in", "Did you mean --learning_rate?"]),
+        ("learning_rate: fast", "--learning_rate"),
+        ("column_names: [--push_to_hub]", "looks like a flag"),
+    ],
+)
+def test_bad_yaml(refused, tmp_path, content, says):
+    (tmp_path / "c.yaml").write_text(content)
+    refused("--train_file", write_csv(tmp_path / "m.csv", ROWS), "--config", tmp_path / "c.yaml", says=says)
+
+
+def test_a_real_process_ends_the_same_way(tmp_path):
+    done = start("recipes/spam.py", "--train_file", tmp_path / "none.csv", "--output_dir", tmp_path / "out",
+                 "--model_name_or_path", "x")  # fmt: skip
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_full_disk(tiny, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "none", disk], check=False).returncode:
+        pytest.skip("this machine does not let tests mount a small disk")
+    try:
+        file = write_csv(tmp_path / "m.csv", ROWS)
+        done = start(ROOT / "recipes" / "spam.py", "--train_file", file, "--model_name_or_path", tiny(),
+                     "--output_dir", disk / "out", "--max_steps", 1)  # fmt: skip
+        assert done.returncode == 2, done.stderr
+        assert "the disk has 0 MB free" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not list(disk.iterdir())
+    finally:
+        subprocess.run(["umount", disk], check=True)

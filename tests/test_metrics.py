@@ -1,0 +1,118 @@
+"""The package's metrics against scikit-learn's, their intervals, and the fitted decisions."""
+
+import numpy as np
+import pytest
+from sklearn import metrics as reference
+
+from hf_transfer.evaluation import metrics
+from hf_transfer.evaluation.bootstrap import bootstrap
+from hf_transfer.evaluation.decision import (
+    Decision,
+    expected_calibration_error,
+    fit_temperature,
+    threshold_for_best_f1,
+    threshold_for_false_positive_rate,
+)
+
+CASES = {
+    "binary": (2, 200),
+    "one kind missing": (2, 3),
+    "five labels": (5, 300),
+    "label that never occurs": (9, 12),
+}
+
+
+@pytest.mark.parametrize(("labels", "n"), CASES.values(), ids=list(CASES))
+def test_label_metrics_equal_scikit_learn(labels, n):
+    generator = np.random.default_rng(0)
+    truth, guess = generator.integers(0, labels, n), generator.integers(0, labels, n)
+    if n == 3:
+        truth, guess = np.array([0, 0, 0]), np.array([0, 0, 1])
+    average = {"average": "binary" if labels == 2 else "macro", "zero_division": 0}
+    expected = {
+        metrics.Accuracy: reference.accuracy_score(truth, guess),
+        metrics.F1: reference.f1_score(truth, guess, **average),
+        metrics.MacroF1: reference.f1_score(truth, guess, average="macro", zero_division=0),
+        metrics.Precision: reference.precision_score(truth, guess, **average),
+        metrics.Recall: reference.recall_score(truth, guess, **average),
+        metrics.MatthewsCorrelation: reference.matthews_corrcoef(truth, guess),
+    }
+    for metric, value in expected.items():
+        found = metric().compute(predictions=guess, references=truth, num_labels=labels)
+        assert found == {metric.key: pytest.approx(value, abs=1e-12)}, metric
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_ranking_metrics_equal_scikit_learn(ties):
+    generator = np.random.default_rng(1)
+    truth = generator.integers(0, 2, 150)
+    scores = generator.random(150) + 0.3 * truth
+    scores = scores.round(1) if ties else scores
+    found = metrics.RocAuc().compute(prediction_scores=scores, references=truth)
+    assert found["roc_auc"] == pytest.approx(reference.roc_auc_score(truth, scores), abs=1e-12)
+    found = metrics.AveragePrecision().compute(prediction_scores=scores, references=truth)
+    assert found["average_precision"] == pytest.approx(reference.average_precision_score(truth, scores), abs=1e-12)
+
+
+def test_multilabel_metrics_equal_scikit_learn():
+    generator = np.random.default_rng(2)
+    truth, guess = generator.integers(0, 2, (80, 4)), generator.integers(0, 2, (80, 4))
+    found = metrics.multilabel_metrics(truth, guess)
+    assert found["accuracy"] == pytest.approx(reference.accuracy_score(truth, guess))
+    assert found["f1"] == pytest.approx(reference.f1_score(truth, guess, average="macro"))
+    assert found["f1_micro"] == pytest.approx(reference.f1_score(truth, guess, average="micro"))
+    assert found["precision"] == pytest.approx(reference.precision_score(truth, guess, average="macro"))
+
+
+def test_weights_are_repetitions():
+    generator = np.random.default_rng(3)
+    truth, guess, scores = generator.integers(0, 2, 40), generator.integers(0, 2, 40), generator.random(40)
+    weights = generator.integers(0, 4, 40)
+    rows = np.repeat(np.arange(40), weights)
+    weighted = metrics.label_metrics(metrics.confusion_matrix(truth, guess, 2, weights[None].astype(float)))
+    repeated = metrics.label_metrics(metrics.confusion_matrix(truth[rows], guess[rows], 2))
+    weighted |= metrics.ranking_metrics(truth, scores, weights[None])
+    repeated |= metrics.ranking_metrics(truth[rows], scores[rows])
+    for name, value in repeated.items():
+        assert weighted[name][0] == pytest.approx(float(value)), name
+
+
+def test_bootstrap_covers_the_truth_as_often_as_it_says():
+    """Accuracy 0.8 on 200 examples: 95 % intervals hold it in about 95 of 100 draws."""
+    generator = np.random.default_rng(4)
+    held = 0
+    for draw in range(100):
+        right = (generator.random(200) < 0.8).astype(float)
+        ends = bootstrap(lambda weights, right=right: {"accuracy": weights @ right / 200}, 200, seed=draw)["accuracy"]
+        held += ends[0] <= 0.8 <= ends[1]
+    assert 88 <= held <= 100
+
+
+def test_temperature_is_recovered_and_calibrates():
+    generator = np.random.default_rng(5)
+    logits = generator.normal(size=(4000, 3)) * 2
+    probabilities = Decision().probabilities(logits)
+    truth = np.array([generator.choice(3, p=row) for row in probabilities])
+    overconfident = logits * 3
+    temperature = fit_temperature(overconfident, truth)
+    assert temperature == pytest.approx(3.0, rel=0.1)
+    before = expected_calibration_error(Decision().probabilities(overconfident), truth)
+    after = expected_calibration_error(Decision(temperature).probabilities(overconfident), truth)
+    assert before > 0.1
+    assert after < 0.03
+
+
+def test_thresholds_do_what_was_asked():
+    generator = np.random.default_rng(6)
+    truth = generator.integers(0, 2, 1000)
+    scores = np.clip(generator.normal(0.3 + 0.3 * truth, 0.2), 0, 1)
+    candidates = np.linspace(0, 1, 500)
+    best = max(reference.f1_score(truth, scores >= candidate) for candidate in candidates)
+    assert reference.f1_score(truth, scores >= threshold_for_best_f1(scores, truth)) >= best - 1e-9
+    for limit in (0.0, 0.01, 0.1):
+        threshold = threshold_for_false_positive_rate(scores, truth, limit)
+        alarms = (scores >= threshold)[truth == 0].mean()
+        assert alarms <= limit
+        lower = scores[scores < threshold]
+        if limit and len(lower):
+            assert (scores >= np.sort(lower[truth[scores < threshold] == 0])[-1])[truth == 0].mean() > limit
