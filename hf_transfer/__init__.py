@@ -8,16 +8,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hf_transfer.errors import InputError
+    from hf_transfer.errors import Failure, InputError
     from hf_transfer.finetuning import finetune
     from hf_transfer.hub import push
     from hf_transfer.inference import load_finetuned
     from hf_transfer.tasks.text_classification import TextClassification
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "TextClassification", "finetune", "load_finetuned", "push"]
+__all__ = ["Failure", "InputError", "TextClassification", "finetune", "load_finetuned", "push"]
 
 _MODULE_OF = {
+    "Failure": "hf_transfer.errors",
     "InputError": "hf_transfer.errors",
     "TextClassification": "hf_transfer.tasks.text_classification",
     "finetune": "hf_transfer.finetuning",

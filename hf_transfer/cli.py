@@ -143,8 +143,6 @@ def _push(arguments: argparse.Namespace) -> None:
 def _merge(arguments: argparse.Namespace) -> None:
     from hf_transfer.hub import write_merged
 
-    if Path(arguments.target).exists():
-        raise InputError(f"{arguments.target} exists already; name a new folder.")
     write_merged(Path(arguments.folder), Path(arguments.target))
 
 

@@ -20,7 +20,7 @@ from hf_transfer.evaluation.groups import measure_groups
 from hf_transfer.inference import load_finetuned
 from hf_transfer.methods import LEARNING_RATES, Anatomy, apply_method, count_parameters, is_adapter, merged
 from hf_transfer.models import quiet
-from hf_transfer.reporting.model_card import write_card
+from hf_transfer.reporting.model_card import model_card
 from hf_transfer.reporting.output_folder import OutputFolder, write_json, write_jsonl
 from hf_transfer.reporting.report import Finetuned, device_name, versions
 from hf_transfer.tasks.task import Task
@@ -206,4 +206,4 @@ def _write_documents(
     (folder / "arguments.yaml").write_text(yaml.safe_dump(told, sort_keys=False, allow_unicode=True), encoding="utf-8")
     write_json(folder / "report.json", report)
     write_jsonl(folder / "predictions.jsonl", predictions)
-    write_card(folder, report, told, task.usage)
+    (folder / "README.md").write_text(model_card(report, told, task.usage), encoding="utf-8")

@@ -1,14 +1,22 @@
 """Pushing a finished folder to the Hub: weights, card and metrics in one commit."""
 
+import json
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi
+import yaml
+from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HFValidationError
+from transformers import AutoConfig
 
 from hf_transfer.errors import Failure, InputError, logger
+from hf_transfer.inference import load_finetuned
+from hf_transfer.models import quiet
+from hf_transfer.reporting.model_card import model_card
+from hf_transfer.reporting.output_folder import write_json, written_whole_folder
+from hf_transfer.tasks import task_of
 
 
 def require_repository(arguments: Any) -> None:
@@ -62,8 +70,12 @@ def push(
         try:
             api = HfApi(token=token)
             repository = api.create_repo(hub_model_id, private=private, exist_ok=True).repo_id
-            done = api.upload_folder(
-                repo_id=repository, folder_path=source, commit_message=f"Upload {folder.name}", ignore_patterns=[".*"]
+            files: dict[str, Any] = {file.name: file for file in sorted(source.iterdir()) if file.is_file()}
+            files["README.md"] = _card_of(source, hub_model_id=repository).encode()
+            done = api.create_commit(
+                repository,
+                [CommitOperationAdd(path_in_repo=name, path_or_fileobj=file) for name, file in files.items()],
+                commit_message=f"Upload {folder.name}",
             )
         except HFValidationError as error:
             raise InputError(f"--hub_model_id {hub_model_id}: {_reason(error)}") from error
@@ -82,17 +94,24 @@ def write_merged(folder: Path, target: Path) -> None:
     Raises:
         InputError: the folder holds no adapter.
     """
-    from hf_transfer.inference import load_finetuned
-    from hf_transfer.models import quiet
-
     if not (folder / "adapter_config.json").is_file():
-        raise InputError(f"{folder}: --merge is for adapters, and this folder holds plain weights already.")
-    shutil.copytree(folder, target, ignore=shutil.ignore_patterns("adapter_*"))
-    with quiet():
-        load_finetuned(folder, merge=True, device="cpu").model.save_pretrained(target)
-    card = (target / "README.md").read_text(encoding="utf-8")
-    card = card.replace("library_name: peft", "library_name: transformers")
-    (target / "README.md").write_text(card, encoding="utf-8")
+        raise InputError(f"{folder}: expected a run with an adapter; found no adapter_config.json.")
+    plain = load_finetuned(folder, merge=True, device="cpu").model
+    with written_whole_folder(target) as staged:
+        shutil.copytree(folder, staged, ignore=shutil.ignore_patterns("adapter_*"), dirs_exist_ok=True)
+        with quiet():
+            plain.save_pretrained(staged)
+        report = json.loads((staged / "report.json").read_text(encoding="utf-8"))
+        write_json(staged / "report.json", {**report, "adapter": False})
+        (staged / "README.md").write_text(_card_of(staged), encoding="utf-8")
+
+
+def _card_of(folder: Path, **arguments: Any) -> str:
+    """The card of a finished run, written anew with some arguments changed."""
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    told = yaml.safe_load((folder / "arguments.yaml").read_text(encoding="utf-8"))
+    config = AutoConfig.from_pretrained(folder)
+    return model_card(report, {**told, **arguments}, task_of(config, str(folder)).usage)
 
 
 def _reason(error: Exception) -> str:

@@ -30,11 +30,10 @@ HYPERPARAMETERS = (
 )
 
 
-def write_card(folder: Path, report: dict[str, Any], arguments: dict[str, Any], usage: str) -> None:
-    """Write ``README.md`` for the report of a run.
+def model_card(report: dict[str, Any], arguments: dict[str, Any], usage: str) -> str:
+    """The model card for the report of a run, with its metadata.
 
     Args:
-        folder: to write into.
         report: as in ``report.json``.
         arguments: as in ``arguments.yaml``.
         usage: lines of Python that use the model, named ``classify``.
@@ -80,7 +79,7 @@ def write_card(folder: Path, report: dict[str, Any], arguments: dict[str, Any], 
         ),
     )
     text = re.sub(r"\|\n\n\|", "|\n|", re.sub(r"\n{3,}", "\n\n", text))
-    (folder / "README.md").write_text(f"---\n{data.to_yaml()}\n---\n\n{text}\n", encoding="utf-8")
+    return f"---\n{data.to_yaml()}\n---\n\n{text}\n"
 
 
 def _hyperparameters(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -120,6 +120,28 @@ def written_whole(file: Path) -> Iterator[Any]:
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def written_whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into; it appears as `folder` when the block ends without an error, and not otherwise.
+
+    Raises:
+        InputError: there is something of that name.
+        Failure: the disk is full or cannot be written.
+    """
+    if folder.exists():
+        raise InputError(f"{folder} exists already; name a new folder.")
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        os.replace(partial, folder)
+    except OSError as error:
+        raise Failure(f"{folder} could not be written: {error.strerror or error}. Nothing is left of it.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def write_json(file: Path, value: Any) -> None:
     """Write `value` as JSON; what is not a number (NaN) becomes null, which every JSON reader takes."""
     file.write_text(json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

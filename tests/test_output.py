@@ -1,0 +1,194 @@
+"""What a run leaves: exactly these files, a report and a card that agree with them, repeatable from its arguments."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from conftest import ROOT, message_rows, write_csv
+
+from hf_transfer import Failure, TextClassification, finetune
+
+STEPS = {"max_steps": 2, "disable_tqdm": True}
+DOCUMENTS = {"README.md", "report.json", "arguments.yaml", "predictions.jsonl", "config.json", "tokenizer.json",
+             "tokenizer_config.json"}  # fmt: skip
+
+
+@pytest.fixture
+def train(tiny, tmp_path):
+    def run(task=None, rows=None, **arguments):
+        file = write_csv(tmp_path / "m.csv", rows or message_rows(300))
+        defaults = {"model_name_or_path": str(tiny()), "output_dir": str(tmp_path / "out"), **STEPS}
+        return finetune(task or TextClassification(), train_file=str(file), **{**defaults, **arguments})
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("method", "weights"),
+    [
+        ("full", {"model.safetensors"}),
+        ("frozen", {"model.safetensors"}),
+        ("scratch", {"model.safetensors"}),
+        ("lora", {"adapter_model.safetensors", "adapter_config.json"}),
+    ],
+)
+def test_exactly_these_files(train, tmp_path, method, weights):
+    train(method=method)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == DOCUMENTS | weights
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_the_report_says_what_the_contract_promises(train):
+    report = train(group_column_name="channel").report
+    assert report["task"] == "text-classification"
+    assert {"accuracy", "f1"} <= set(report["baseline"])
+    assert {"accuracy", "f1"} <= set(report["metrics"])
+    low, high = report["confidence"]["accuracy"]
+    assert low <= report["metrics"]["accuracy"] <= high
+    assert set(report["groups"]) == {"sms", "chat"}
+    assert report["parameters"]["trainable"] == report["parameters"]["total"] > 10_000
+    assert report["training"]["seconds"] > 0
+    assert report["training"]["samples_per_second"] > 0
+    assert report["training"]["real_tokens_per_second"] > report["training"]["samples_per_second"]
+    assert 0 < report["training"]["flops_utilisation"] < 1
+    assert report["parity"]["max_difference"] < 1e-5
+    assert report["versions"]["transformers"]
+    assert report["data"]["majority_class_rate"] == 0.5
+
+
+def test_the_report_agrees_with_the_predictions(train, tmp_path):
+    report = train().report
+    written = json.loads((tmp_path / "out" / "report.json").read_text())
+    records = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").open()]
+    right = sum(record["label"] == record["prediction"] for record in records)
+    assert written["metrics"]["accuracy"] == report["metrics"]["accuracy"] == pytest.approx(right / len(records))
+
+
+def test_a_run_is_repeatable_from_its_arguments_alone(train, recipe, tmp_path):
+    train(TextClassification(class_weights="balanced", threshold="best_f1"), method="lora", lora_r=4, seed=7,
+          weight_decay=0.02, validation_size=0.3)  # fmt: skip
+    told = yaml.safe_load((tmp_path / "out" / "arguments.yaml").read_text())
+    assert told["class_weights"] == "balanced"
+    assert told["weight_decay"] == 0.02
+    result = recipe("spam", "--config", tmp_path / "out" / "arguments.yaml", "--output_dir", tmp_path / "again")
+    assert result.code == 0, result.err
+    assert (tmp_path / "again" / "predictions.jsonl").read_text() == (
+        tmp_path / "out" / "predictions.jsonl"
+    ).read_text()
+    first, again = ((tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("out", "again"))
+    assert first == again
+
+
+def test_the_card_shows_the_gain_and_how_to_use_it(train, tmp_path):
+    train(method="lora", group_column_name="channel")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    card = (tmp_path / "out" / "README.md").read_text()
+    front, _, body = card.removeprefix("---\n").partition("\n---\n")
+    metadata = yaml.safe_load(front)
+    results = {m["type"]: m["value"] for m in metadata["model-index"][0]["results"][0]["metrics"]}
+    assert results["accuracy"] == pytest.approx(report["metrics"]["accuracy"], abs=1e-5)
+    assert metadata["library_name"] == "peft"
+    low, high = report["confidence"]["accuracy"]
+    before, after = report["baseline"]["accuracy"], report["metrics"]["accuracy"]
+    assert f"| accuracy | {before:.3f} | {after:.3f} | [{low:.3f}, {high:.3f}] |" in body
+    assert "| ham | 108 | 12 | 30 |" in body.replace("  ", " ")
+    assert "| lora\\_r | 16 |" in body or "| lora_r | 16 |" in body
+    assert f'load_finetuned("{tmp_path / "out"}")' in body
+    assert "| chat |" in body
+
+
+def test_labels_from_the_data_cannot_write_markup_into_the_card(train, tmp_path):
+    evil = "<img src=x onerror=alert(1)> | [a](javascript:1)"
+    rows = [{**row, "label": row["label"].replace("spam", evil)} for row in message_rows(60)]
+    train(rows=rows)
+    body = (tmp_path / "out" / "README.md").read_text().split("\n---\n", 1)[1]
+    assert "<img" not in body
+    assert "[a](" not in body
+    assert "&lt;img" in body
+
+
+def test_decisions_are_kept_and_used(train, command, tmp_path):
+    train(TextClassification(max_false_positive_rate=0.05), validation_size=0.3, max_steps=30, learning_rate=1e-3)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    threshold = config["calibration"]["threshold"]
+    assert report["decision"] == {"temperature": config["calibration"]["temperature"], "threshold": threshold,
+                                  "fitted_on": 72}  # fmt: skip
+    records = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").open()]
+    assert all((r["scores"]["spam"] >= threshold) == (r["prediction"] == "spam") for r in records)
+    result = command("predict", tmp_path / "out", records[0]["text"], records[1]["text"])
+    for line, record in zip(result.out.splitlines(), records, strict=False):
+        found = json.loads(line)
+        assert found["label"] == record["prediction"]
+        assert found["scores"]["spam"] == pytest.approx(record["scores"]["spam"], abs=1e-5)
+
+
+def test_a_reloaded_model_that_differs_fails_the_run(train, tmp_path, monkeypatch):
+    import hf_transfer.finetuning as run
+
+    honest = run._write_model
+
+    def damaged(folder, model, processor):
+        import torch
+
+        with torch.no_grad():
+            kept = model.classifier.bias.clone()
+            model.classifier.bias.add_(0.5)
+            honest(folder, model, processor)
+            model.classifier.bias.copy_(kept)
+
+    monkeypatch.setattr(run, "_write_model", damaged)
+    with pytest.raises(Failure, match="differs from the trained one"):
+        train()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_finished_run_has_nothing_to_resume(train, recipe, tiny, tmp_path):
+    train()
+    before = (tmp_path / "out" / "report.json").read_bytes()
+    result = recipe("spam", "--train_file", tmp_path / "m.csv", "--model_name_or_path", tiny(), "--output_dir",
+                    tmp_path / "out", "--resume_from_checkpoint", "true")  # fmt: skip
+    assert result.code == 0
+    assert "nothing to resume" in result.err
+    assert (tmp_path / "out" / "report.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "frozen"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_polite_stop_writes_a_checkpoint_and_the_run_goes_on(tiny, tmp_path, method, number):
+    if number == signal.SIGINT and method != "full":
+        pytest.skip("one method is enough for the second signal")
+    file = write_csv(tmp_path / "m.csv", message_rows(200))
+
+    def start(*flags):
+        return subprocess.Popen(
+            [sys.executable, "recipes/spam.py", "--train_file", file, "--model_name_or_path", tiny(), "--output_dir",
+             tmp_path / "out", "--method", method, *flags],
+            cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    long = ("--num_train_epochs", "100000", "--save_strategy", "steps", "--save_steps", "20")
+    running = start(*long)
+    while not list((tmp_path / "out.partial").glob("checkpoint-*")):
+        assert running.poll() is None, running.stderr.read()
+        time.sleep(0.1)
+    running.send_signal(number)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 128 + number, err
+    assert "Go on with --resume_from_checkpoint true" in err
+    assert not (tmp_path / "out").exists()
+    refused = start()
+    _, err = refused.communicate(timeout=60)
+    assert refused.returncode == 2
+    assert "an unfinished run lies in" in err
+    newest = max(int(path.name.split("-")[1]) for path in (tmp_path / "out.partial").glob("checkpoint-*"))
+    resumed = start("--resume_from_checkpoint", "true", "--max_steps", str(newest + 5))
+    _, err = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, err
+    assert f"checkpoint-{newest}" in err
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["training"]["steps"] == newest + 5
+    assert not (tmp_path / "out.partial").exists()
