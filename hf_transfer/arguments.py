@@ -128,6 +128,9 @@ class TransferTrainingArguments(TrainingArguments):
     learning_rate: float | None = field(
         default=None, metadata={"help": "Peak learning rate (default: the method's own)."}
     )
+    num_train_epochs: float | None = field(
+        default=None, metadata={"help": "Passes over the training data (default: 3, more where that is few steps)."}
+    )
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Examples per device and step."})
     per_device_eval_batch_size: int = field(default=32, metadata={"help": "Examples per device in evaluation."})
     warmup_steps: float = field(default=0.1, metadata={"help": "Warm-up steps; below 1, the share of all steps."})

@@ -18,14 +18,14 @@ from hf_transfer.data.splits import complete_splits, load_splits, overlap
 from hf_transfer.errors import Failure, logger
 from hf_transfer.evaluation.groups import measure_groups
 from hf_transfer.inference import load_finetuned
-from hf_transfer.methods import LEARNING_RATES, Anatomy, apply_method, count_parameters, is_adapter, merged
+from hf_transfer.methods import Anatomy, apply_method, count_parameters, is_adapter, merged
 from hf_transfer.models import quiet
 from hf_transfer.reporting.model_card import model_card
 from hf_transfer.reporting.output_folder import OutputFolder, write_json, write_jsonl
 from hf_transfer.reporting.report import Finetuned, device_name, versions
 from hf_transfer.tasks.task import Task
 from hf_transfer.training.cost import Meter
-from hf_transfer.training.fit import fit, fit_head, make_trainer
+from hf_transfer.training.fit import fit, fit_head, make_trainer, settle_training
 from hf_transfer.training.interruption import polite_stops
 
 PARITY_TOLERANCE = 1e-3
@@ -53,8 +53,6 @@ def finetune(
     """
     arguments = arguments or make_arguments(task, keywords)
     task, method, training = arguments.task, arguments.method, arguments.training
-    if training.learning_rate is None:
-        training.learning_rate = LEARNING_RATES[method.method]
     output = OutputFolder(str(training.output_dir), resume=str(training.resume_from_checkpoint).lower() != "none")
     if (finished := output.finished()) is not None:
         logger.info("The run in %s is finished: nothing to resume.", output.path)
@@ -73,6 +71,7 @@ def finetune(
             anatomy = Anatomy.of(model, new)
         with meter.stage("preprocessing"):
             inputs = task.preprocess(splits, processor, model)
+            settle_training(arguments, model.config, len(inputs["train"]))
     with _tidy(output):
         output.require_space(4 * sum(p.numel() * p.element_size() for p in model.parameters()))
         with meter.stage("before"):

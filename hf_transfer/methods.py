@@ -15,9 +15,22 @@ from transformers import PreTrainedModel
 from hf_transfer.arguments import MethodArguments
 from hf_transfer.errors import InputError
 
-# Peak learning rates for AdamW with warm-up and linear decay. Full: the middle of the BERT paper's range (Devlin et
-# al. 2019, appendix A.3). LoRA wants about ten times that (Schulman et al. 2025, "LoRA Without Regret").
-LEARNING_RATES = {"full": 5e-5, "lora": 5e-4, "frozen": 5e-4, "scratch": 2e-4}
+# For AdamW with warm-up and linear decay, at the width of BERT-base. Full: the top of the BERT paper's range (Devlin
+# et al. 2019, appendix A.3). LoRA wants about ten times that (Schulman et al. 2025, "LoRA Without Regret").
+LEARNING_RATES = {"full": 5e-5, "lora": 5e-4, "scratch": 1e-4}
+HEAD_LEARNING_RATE = 5e-4
+
+
+def default_learning_rate(arguments: MethodArguments, config: Any) -> float:
+    """The method's peak learning rate for a model: the narrower, the higher, as Adam's best rate goes with 1 / width.
+
+    Yang et al. 2022, https://arxiv.org/abs/2203.03466. A head alone is trained on standardised inputs, whose scale is
+    the same for every model.
+    """
+    if arguments.method == "frozen" and arguments.trainable_layers == 0:
+        return HEAD_LEARNING_RATE
+    rate = LEARNING_RATES.get(arguments.method, LEARNING_RATES["full"])
+    return float(f"{rate * 768 / getattr(config, 'hidden_size', 768):.1e}")
 
 
 @dataclass(frozen=True)

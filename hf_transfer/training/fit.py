@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -12,11 +13,16 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from hf_transfer.arguments import Arguments
 from hf_transfer.errors import InputError, logger
-from hf_transfer.methods import LEARNING_RATES, Anatomy, train_last_layers
+from hf_transfer.methods import HEAD_LEARNING_RATE, Anatomy, default_learning_rate, train_last_layers
 from hf_transfer.training.cost import training_cost
 from hf_transfer.training.feature_cache import FeatureCache, collate_cached, standardised_input
 from hf_transfer.training.interruption import checkpoint_on_signal
 from hf_transfer.training.trainer import TransferTrainer
+
+# Three epochs as in the BERT paper; on a few dozen examples that is too few steps to leave the start (Zhang et al.
+# 2021, https://arxiv.org/abs/2006.05987), so there are more epochs then.
+EPOCHS = 3
+MINIMUM_STEPS = 100
 
 
 def make_trainer(
@@ -40,6 +46,22 @@ def make_trainer(
         compute_loss_func=task.loss_function(splits.get("train", splits["test"]), args.label_smoothing_factor),
         compute_metrics=compute_metrics,
     )
+
+
+def settle_training(arguments: Arguments, config: Any, examples: int) -> None:
+    """Fill in the learning rate and the number of epochs where the user leaves them open, and say so."""
+    training = arguments.training
+    step = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+    steps = max(1, math.ceil(examples / step))
+    if training.learning_rate is None:
+        training.learning_rate = default_learning_rate(arguments.method, config)
+    if training.num_train_epochs is None:
+        training.num_train_epochs = float(max(EPOCHS, math.ceil(MINIMUM_STEPS / steps)))
+    if training.max_steps <= 0:
+        logger.info(
+            "%g epochs of %d steps at a learning rate of %.2g (--num_train_epochs, --learning_rate).",
+            training.num_train_epochs, steps, training.learning_rate,
+        )  # fmt: skip
 
 
 def fit(trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, folder: Path) -> dict[str, Any]:
@@ -78,7 +100,7 @@ def fit_head(trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, f
     logger.info("The head is fitted on frozen features first (--head_first).")
     asked = trainer.args
     trainer.args = copy.copy(asked)
-    trainer.args.learning_rate = LEARNING_RATES["frozen"]
+    trainer.args.learning_rate = HEAD_LEARNING_RATE
     trainer.args.save_strategy = trainer.args.eval_strategy = "no"
     train_last_layers(trainer.model, anatomy, 0)
     with _cached(trainer, anatomy, 0, folder):

@@ -1,0 +1,179 @@
+"""The command line: predict, evaluate, merge, env, and what it costs to start."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, message_rows, start, write_csv
+
+from hf_transfer import TextClassification, finetune, load_finetuned
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    file = write_csv(folder / "m.csv", message_rows(120))
+    for method in ("full", "lora"):
+        finetune(
+            TextClassification(), train_file=str(file), model_name_or_path=str(tiny()), method=method,
+            output_dir=str(folder / method), num_train_epochs=5, learning_rate=3e-3, disable_tqdm=True,
+        )  # fmt: skip
+    return folder
+
+
+def lines(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_predict_texts(trained, command, method):
+    records = lines((trained / method / "predictions.jsonl").read_text())[:3]
+    result = command("predict", trained / method, *(record["text"] for record in records))
+    assert result.code == 0, result.err
+    assert result.err == ""
+    for found, record in zip(lines(result.out), records, strict=True):
+        assert found["label"] == record["prediction"]
+        assert found["score"] == pytest.approx(record["score"], abs=1e-5)
+        assert sum(found["scores"].values()) == pytest.approx(1)
+
+
+def test_predict_a_file_in_its_order(trained, command, tmp_path):
+    rows = message_rows(50)
+    file = write_csv(tmp_path / "in.csv", rows)
+    result = command("predict", trained / "full", "--file", file, "--output", tmp_path / "out.jsonl")
+    assert result.code == 0, result.err
+    found = lines((tmp_path / "out.jsonl").read_text())
+    assert [record["text"] for record in found] == [row["text"] for row in rows]
+    pipe = load_finetuned(trained / "full")
+    for record in found[:5]:
+        assert pipe(record["text"])[0]["score"] == pytest.approx(record["score"], abs=1e-5)
+
+
+def test_predict_takes_blank_and_endless_texts(trained, command):
+    result = command("predict", trained / "full", "", "free " * 20000)
+    assert result.code == 0, result.err
+    assert len(lines(result.out)) == 2
+
+
+PEAK_OF_PREDICTION = """
+import resource, sys
+from hf_transfer.data.tables import read_rows
+from hf_transfer.inference import load_finetuned, predict
+rows = ({"text": row["text"]} for row in read_rows(sys.argv[2]))
+print(sum(1 for _ in predict(load_finetuned(sys.argv[1]), rows)))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_predict_holds_no_more_than_a_part_of_the_file(trained, tmp_path):
+    """Peak memory for a hundred times the rows is that for a few, less than a tenth more."""
+    peaks = []
+    for count in (1100, 22000):
+        rows = [{"text": f"{i} " + "free prize " * 20, "label": "spam"} for i in range(count)]
+        done = start("-c", PEAK_OF_PREDICTION, trained / "full", write_csv(tmp_path / f"{count}.csv", rows))
+        assert done.returncode == 0, done.stderr
+        seen, peak = map(int, done.stdout.split())
+        assert seen == count
+        peaks.append(peak)
+    assert peaks[1] < 1.1 * peaks[0]
+
+
+def test_a_failed_prediction_leaves_no_output(trained, command, tmp_path):
+    (tmp_path / "in.csv").write_text("text,label\n" + "fine,ham\n" * 2000 + "too,many,cells\n")
+    result = command("predict", trained / "full", "--file", tmp_path / "in.csv", "--output", tmp_path / "out.jsonl")
+    assert result.code == 2
+    assert "line 2002 has 3 cells" in result.err
+    assert not list(tmp_path.glob("out.jsonl*"))
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_evaluate_gives_what_the_run_measured(trained, command, tmp_path, method):
+    report = json.loads((trained / method / "report.json").read_text())
+    records = lines((trained / method / "predictions.jsonl").read_text())
+    file = write_csv(tmp_path / "test.csv", [{"text": r["text"], "label": r["label"]} for r in records])
+    result = command("evaluate", trained / method, "--test_file", file, "--output", tmp_path / "found.json")
+    assert result.code == 0, result.err
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["metrics"] == pytest.approx(report["metrics"], abs=1e-5)
+    assert found["examples"] == len(records)
+
+
+def test_evaluate_refuses_labels_the_model_does_not_know(trained, command, tmp_path):
+    file = write_csv(tmp_path / "test.csv", [{"text": "a", "label": "scam"}])
+    result = command("evaluate", trained / "full", "--test_file", file)
+    assert result.code == 2
+    assert "'scam'" in result.err
+
+
+def test_merge_gives_plain_weights_that_predict_the_same(trained, command, tmp_path):
+    result = command("merge", trained / "lora", tmp_path / "plain")
+    assert result.code == 0, result.err
+    assert "adapter" not in " ".join(path.name for path in (tmp_path / "plain").iterdir())
+    text = message_rows(1)[0]["text"]
+    ours, plain = load_finetuned(trained / "lora")(text)[0], load_finetuned(tmp_path / "plain")(text)[0]
+    assert plain == {"label": ours["label"], "score": pytest.approx(ours["score"], abs=1e-4)}
+    assert command("merge", trained / "full", tmp_path / "x").code == 2
+    assert command("merge", trained / "lora", tmp_path / "plain").code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["predict", "/nowhere", "text"], "/nowhere"),
+        (["predict", "/nowhere"], "Expected either texts or --file"),
+        (["predict", "/nowhere", "--file", "/none.csv"], "no such file"),
+        (["predict", "x", "--flie", "y"], "Did you mean --file?"),
+        (["train"], "invalid choice: 'train'"),
+        ([], "COMMAND"),
+    ],
+)
+def test_bad_arguments(command, arguments, says):
+    result = command(*arguments)
+    assert result.code == 2
+    assert result.err.startswith("error: ")
+    assert says in result.err
+    assert "Traceback" not in result.err
+
+
+def test_a_base_model_is_no_fine_tuned_model(command, tiny):
+    result = command("predict", tiny(), "text")
+    assert result.code == 2
+    assert "is no fine-tuned model" in result.err
+
+
+def test_env_names_what_a_bug_report_needs(command):
+    result = command("env")
+    assert result.code == 0
+    assert all(name in result.out for name in ("python: ", "torch: ", "transformers: ", "peft: ", "device: "))
+
+
+def test_a_reader_that_goes_away_is_no_error(trained):
+    done = subprocess.run(
+        f"{sys.executable} -m hf_transfer.cli predict {trained / 'full'} --file {trained / 'm.csv'} | head -n 1",
+        shell=True, capture_output=True, text=True, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    assert len(done.stdout.splitlines()) == 1
+
+
+HEAVY = "assert not {'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules), sorted(sys.modules)"
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    done = start("-W", "error", "-c", f"import sys, hf_transfer; dir(hf_transfer); {HEAVY}")
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_loads_nothing_heavy():
+    done = start("-c", f"""
+import sys
+from hf_transfer.cli import _command
+sys.argv = ["hf-transfer", "--help"]
+try:
+    _command()
+except SystemExit:
+    {HEAVY}
+""")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "predict" in done.stdout
