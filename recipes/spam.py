@@ -10,6 +10,7 @@ The file needs a column of texts and one of labels; --help lists every argument.
 from hf_transfer import TextClassification, finetune
 from hf_transfer.arguments import parse_arguments
 from hf_transfer.errors import run_command
+from hf_transfer.reporting.report import shell_command
 
 DEFAULTS = {
     "model_name_or_path": "google-bert/bert-base-uncased",
@@ -23,7 +24,9 @@ def main() -> None:
     result = finetune(arguments.task, arguments)
     if arguments.training.should_save:
         print(f"\n{result}")  # noqa: T201
-        print(f'Try it: hf-transfer predict {result.folder} "Hi mum, my phone broke, text me on this new number"')  # noqa: T201
+        print(
+            f'Try it: {shell_command()} predict {result.folder} "Hi mum, my phone broke, text me on this new number"'
+        )  # noqa: T201
 
 
 if __name__ == "__main__":

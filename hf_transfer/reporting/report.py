@@ -1,6 +1,9 @@
 """The report of a run: what ``report.json`` holds, and the summary on the screen."""
 
+import os
 import platform
+import shutil
+import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -68,6 +71,14 @@ def summary(report: dict[str, Any], folder: Path) -> str:
         f"The model lies in {folder}.",
     ]
     return "\n".join(lines)
+
+
+def shell_command() -> str:
+    """`hf-transfer` as it can be typed here: by its path where it is not on the search path."""
+    if shutil.which("hf-transfer"):
+        return "hf-transfer"
+    beside = Path(sys.executable).with_name("hf-transfer")
+    return os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside)
 
 
 def verdict(report: dict[str, Any]) -> str:
