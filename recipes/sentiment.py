@@ -24,8 +24,8 @@ def main() -> None:
     arguments = parse_arguments(TextClassification, defaults=DEFAULTS, description=__doc__)
     result = finetune(arguments.task, arguments)
     if arguments.training.should_save:
-        print(f"\n{result}")  # noqa: T201
-        print(f'Try it: {shell_command()} predict {result.folder} "Not bad at all."')  # noqa: T201
+        print(f"\n{result}")
+        print(f'Try it: {shell_command()} predict {result.folder} "Not bad at all."')
 
 
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ def main() -> None:
     arguments = parse_arguments(TextClassification, defaults=DEFAULTS, description=__doc__)
     result = finetune(arguments.task, arguments)
     if arguments.training.should_save:
-        print(f"\n{result}")  # noqa: T201
+        print(f"\n{result}")
         print(
             f'Try it: {shell_command()} predict {result.folder} "Hi mum, my phone broke, text me on this new number"'
-        )  # noqa: T201
+        )
 
 
 if __name__ == "__main__":
