@@ -158,14 +158,16 @@ class TransferTrainingArguments(TrainingArguments):
         if not self.output_dir:
             raise InputError("--output_dir is missing: expected the folder to write the result to.")
         joined = int(os.environ.get("WORLD_SIZE", "1"))
-        if joined > 1 and not self.use_cpu and not torch.accelerator.is_available():
-            # Without this each process believes that it is alone, and all write the same folder.
-            self.use_cpu = True
-            logger.info("No accelerator: the %d processes are joined on the CPU (--use_cpu).", joined)
-        if (self.fp16 or self.bf16) and (self.use_cpu or not torch.accelerator.is_available()) and self.fp16:
+        accelerator = torch.accelerator.is_available() and not self.use_cpu
+        if self.fp16 and not accelerator:
             raise InputError(
-                "--fp16 needs a GPU and none was found. Leave --fp16 out, or use --bf16 on a CPU that has it."
+                "--fp16 needs a GPU and none was found. Leave it out, or use --bf16, which CPUs have too."
             )
+        if joined > 1 and not accelerator and not self.use_cpu:
+            # Without this each process believes that it is alone, and all write the same folder.
+            logger.info("No accelerator: the %d processes are joined on the CPU (--use_cpu).", joined)
+        if (joined > 1 or self.bf16) and not accelerator:
+            self.use_cpu = True
         if self.disable_tqdm is None:
             # A bar redraws itself with carriage returns: in a log file that is noise.
             self.disable_tqdm = not sys.stderr.isatty()

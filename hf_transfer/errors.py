@@ -26,11 +26,8 @@ class Failure(RuntimeError):
     """
 
 
-class Interrupted(BaseException):
-    """A polite stop was asked for; what had to be saved has been saved.
-
-    Not an ``Exception``, so that no handler on the way takes it for a failure.
-    """
+class Interrupted(KeyboardInterrupt):
+    """A polite stop was asked for by a signal; what had to be saved has been saved."""
 
     def __init__(self, signal_number: int):
         super().__init__(signal.Signals(signal_number).name)

@@ -114,6 +114,8 @@ def finetune(
                 report["groups"] = measure_groups(task, before, after, splits["test"], model.config)
                 report["history"] = trainer.state.log_history
                 predictions = task.predictions(after, splits["test"], model.config)
+            # Without accelerate's wrapper for mixed precision: what is shipped computes in float32.
+            model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
             with output.result() as folder, meter.stage("writing"):
                 _write_model(folder, merged(model) if method.merge else model, processor)
                 batch = _parity_batch(task, processor, inputs["test"])

@@ -7,8 +7,10 @@ import sys
 import time
 
 import pytest
+import torch
 import yaml
 from conftest import ROOT, message_rows, write_csv
+from safetensors.torch import load_file
 
 from hf_transfer import Failure, TextClassification, finetune
 
@@ -40,6 +42,14 @@ def test_exactly_these_files(train, tmp_path, method, weights):
     train(method=method)
     assert {path.name for path in (tmp_path / "out").iterdir()} == DOCUMENTS | weights
     assert not (tmp_path / "out.partial").exists()
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "frozen"])
+def test_bf16_is_trained_in_and_float32_is_shipped(train, tmp_path, method):
+    report = train(method=method, bf16=True).report
+    assert report["parity"]["max_difference"] < 1e-5
+    (weights,) = (tmp_path / "out").glob("*.safetensors")
+    assert {value.dtype for value in load_file(weights).values()} == {torch.float32}
 
 
 def test_the_report_says_what_the_contract_promises(train):

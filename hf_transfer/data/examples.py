@@ -50,6 +50,11 @@ def read_examples(
     )
     problems = read["problem"][:]
     rows = [i for i, problem in enumerate(problems) if problem]
+    if len(rows) == len(problems) and all(problem.startswith("no label") for problem in problems):
+        raise InputError(
+            f"The {name} split has no labels at all (the first is {problems[0].removeprefix('no label: ')}). Name "
+            f"another split or file: --{name}_split_name, --{name}_file."
+        )
     if rows and not drop:
         shown = "; ".join(f"row {i + 1}: {problems[i]}" for i in rows[:5])
         raise InputError(

@@ -31,6 +31,7 @@ def make_trainer(
     """A trainer of `model` on the preprocessed `inputs`, working in `folder`; it never pushes."""
     args = copy.copy(arguments.training)
     args.output_dir, args.push_to_hub = str(folder), False
+    args.hub_token = None  # checkpoints hold the arguments
     validation = splits.get("validation")
 
     def compute_metrics(found: Any) -> dict[str, float]:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 from transformers import ProgressCallback, Trainer
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
@@ -132,7 +133,21 @@ class _EpochDataLoader(DataLoader):
 
 
 class QuietProgress(ProgressCallback):
-    """One bar with the loss beside it, instead of a printed dictionary every few steps."""
+    """One bar with the loss beside it, instead of a printed dictionary every few steps; none for what is quick."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.training_bar = tqdm(total=state.max_steps, desc="Training", dynamic_ncols=True, delay=2)
+        self.current_step = 0
+
+    def on_prediction_step(
+        self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            if self.prediction_bar is None:
+                total = len(eval_dataloader)
+                self.prediction_bar = tqdm(total=total, desc="Predicting", dynamic_ncols=True, delay=2, leave=False)
+            self.prediction_bar.update(1)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if state.is_world_process_zero and self.training_bar is not None and logs and "loss" in logs:
