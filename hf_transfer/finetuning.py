@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,17 @@ import numpy as np
 import torch
 import yaml
 from datasets import DatasetDict
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 
 from hf_transfer import hub
-from hf_transfer.arguments import Arguments, make_arguments
+from hf_transfer.arguments import Arguments
 from hf_transfer.data.splits import complete_splits, load_splits, overlap
 from hf_transfer.errors import Failure, logger
 from hf_transfer.evaluation.groups import measure_groups
 from hf_transfer.inference import load_finetuned
-from hf_transfer.methods import Anatomy, apply_method, count_parameters, is_adapter, merged
+from hf_transfer.methods import Anatomy, apply_method, count_parameters, merged
 from hf_transfer.models import quiet
+from hf_transfer.parsing import make_arguments
 from hf_transfer.reporting.model_card import model_card
 from hf_transfer.reporting.output_folder import OutputFolder, write_json, write_jsonl
 from hf_transfer.reporting.report import Finetuned, device_name, versions
@@ -58,75 +60,122 @@ def finetune(
         logger.info("The run in %s is finished: nothing to resume.", output.path)
         return Finetuned(output.path, finished)
     meter = Meter()
-    with _tidy(output), training.main_process_first(desc="preparation"):
-        output.prepare()
-        if training.push_to_hub:
-            hub.require_repository(arguments)
-        with meter.stage("data"):
-            splits, data_facts = _prepare_splits(task, arguments, dataset)
-        with meter.stage("model"):
-            set_seed(training.seed)
-            processor = task.load_processor(arguments.model)
-            model, new = task.load_model(arguments.model, splits, pretrained=method.method != "scratch")
-            anatomy = Anatomy.of(model, new)
-        with meter.stage("preprocessing"):
-            inputs = task.preprocess(splits, processor, model)
-            settle_training(arguments, model.config, len(inputs["train"]))
     with _tidy(output):
-        output.require_space(4 * sum(p.numel() * p.element_size() for p in model.parameters()))
+        with training.main_process_first(desc="preparation"):
+            run = _prepare(task, arguments, dataset, output, meter)
+        test = run.splits["test"]
         with meter.stage("before"):
-            trainer = make_trainer(task, arguments, output.work, model, processor, splits, inputs)
-            before = trainer.predict(inputs["test"]).predictions
-            baseline = task.measure(before, splits["test"], model.config)
+            trainer = make_trainer(task, arguments, output.work, run.model, run.processor, run.splits, run.inputs)
+            before = trainer.predict(run.inputs["test"]).predictions
+            baseline = task.measure(before, test, run.model.config)
         with meter.stage("training"):
             if method.head_first:
-                fit_head(trainer, anatomy, arguments, output.work)
-            model = apply_method(model, anatomy, method)
+                fit_head(trainer, run.anatomy, arguments, output.work)
+            model = apply_method(run.model, run.anatomy, method)
+            trainer = make_trainer(task, arguments, output.work, model, run.processor, run.splits, run.inputs)
             parameters = count_parameters(model)
-            trainer = make_trainer(task, arguments, output.work, model, processor, splits, inputs)
-            cost = fit(trainer, anatomy, arguments, output.work)
+            cost = fit(trainer, run.anatomy, arguments, output.work)
         with meter.stage("after"):
-            validation = splits.get("validation")
-            chosen = trainer.predict(inputs["validation"]).predictions if validation is not None else None
-            decision = task.decide(chosen, validation, model.config)
-            after = trainer.predict(inputs["test"]).predictions
-            metrics = task.measure(after, splits["test"], model.config)
-        report: dict[str, Any] = {
-            "task": task.pipeline_tag,
-            "method": method.method,
-            "model": arguments.model.model_name_or_path,
-            "seed": training.seed,
+            validation = trainer.predict(run.inputs["validation"]).predictions if "validation" in run.inputs else None
+            decision = task.decide(validation, run.splits.get("validation"), model.config)
+            after = trainer.predict(run.inputs["test"]).predictions
+            metrics = task.measure(after, test, model.config)
+            found = task.intervals(before, after, test, model.config, training.seed)
+        report = {
+            **_circumstances(task, arguments, run.facts),
             "headline": [name for name in ("accuracy", task.main_metric) if name in metrics],
             "baseline": baseline,
             "metrics": metrics,
+            "confidence": found["after"],
+            "gain": found["gain"],
+            "groups": measure_groups(task, before, after, test, model.config),
             "decision": decision,
-            "data": data_facts,
             "parameters": parameters,
             "training": cost,
-            "adapter": is_adapter(model) and not method.merge,
-            "device": device_name(),
-            "versions": versions(),
+            "history": trainer.state.log_history,
         }
         if training.should_save:
-            with meter.stage("report"):
-                found = task.intervals(before, after, splits["test"], model.config, training.seed)
-                report |= {"confidence": found["after"], "gain": found["gain"]}
-                report["groups"] = measure_groups(task, before, after, splits["test"], model.config)
-                report["history"] = trainer.state.log_history
-                predictions = task.predictions(after, splits["test"], model.config)
             # Without accelerate's wrapper for mixed precision: what is shipped computes in float32.
             model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-            with output.result() as folder, meter.stage("writing"):
-                _write_model(folder, merged(model) if method.merge else model, processor)
-                batch = _parity_batch(task, processor, inputs["test"])
-                report["parity"] = _check_parity(model, folder, batch, adapter=report["adapter"])
-                report["seconds"] = meter.seconds()
-                _write_documents(folder, task, arguments, report, predictions)
-            if training.push_to_hub:
-                hub.push(output.path, str(training.hub_model_id or output.path.name), token=training.hub_token,
-                         private=training.hub_private_repo)  # fmt: skip
+            _deliver(arguments, run, model, report, task.predictions(after, test, model.config), output, meter)
     trainer.accelerator.wait_for_everyone()
     return Finetuned(output.path, report)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What a run works on: splits as they are, as model inputs, and the model before training."""
+
+    splits: DatasetDict
+    facts: dict[str, Any]
+    processor: Any
+    model: PreTrainedModel
+    anatomy: Anatomy
+    inputs: DatasetDict
+
+
+def _prepare(
+    task: Task, arguments: Arguments, dataset: DatasetDict | None, output: OutputFolder, meter: Meter
+) -> _Prepared:
+    """Everything that can be refused, before anything that takes long."""
+    training = arguments.training
+    output.prepare()
+    if training.push_to_hub:
+        hub.require_repository(arguments)
+    with meter.stage("data"):
+        splits, facts = _prepare_splits(task, arguments, dataset)
+    with meter.stage("model"):
+        set_seed(training.seed)
+        processor = task.load_processor(arguments.model)
+        pretrained = arguments.method.method != "scratch"
+        model, newly_initialised = task.load_model(arguments.model, splits, pretrained=pretrained)
+        output.require_space(4 * sum(p.numel() * p.element_size() for p in model.parameters()))
+    with meter.stage("preprocessing"):
+        inputs = task.preprocess(splits, processor, model)
+        settle_training(arguments, model.config, len(inputs["train"]))
+    return _Prepared(splits, facts, processor, model, Anatomy.of(model, newly_initialised), inputs)
+
+
+def _circumstances(task: Task, arguments: Arguments, facts: dict[str, Any]) -> dict[str, Any]:
+    """What the report says of the run before any result."""
+    return {
+        "task": task.pipeline_tag,
+        "method": arguments.method.method,
+        "model": arguments.model.model_name_or_path,
+        "adapter": arguments.method.method == "lora" and not arguments.method.merge,
+        "seed": arguments.training.seed,
+        "data": facts,
+        "device": device_name(),
+        "versions": versions(),
+    }
+
+
+def _deliver(
+    arguments: Arguments,
+    run: _Prepared,
+    model: Any,
+    report: dict[str, Any],
+    predictions: list[dict[str, Any]],
+    output: OutputFolder,
+    meter: Meter,
+) -> None:
+    """Write the result, read it back, rename it into place, push it."""
+    task, training = arguments.task, arguments.training
+    with output.result() as folder, meter.stage("writing"):
+        _write_model(folder, merged(model) if arguments.method.merge else model, run.processor)
+        batch = _parity_batch(task, run.processor, run.inputs["test"])
+        report["parity"] = _check_parity(model, folder, batch, adapter=report["adapter"])
+        report["seconds"] = meter.seconds()
+        told = arguments.as_dict()
+        (folder / "arguments.yaml").write_text(
+            yaml.safe_dump(told, sort_keys=False, allow_unicode=True), encoding="utf-8"
+        )
+        write_json(folder / "report.json", report)
+        write_jsonl(folder / "predictions.jsonl", predictions)
+        (folder / "README.md").write_text(model_card(report, told, task.usage), encoding="utf-8")
+    if training.push_to_hub:
+        repository = str(training.hub_model_id or output.path.name)
+        hub.push(output.path, repository, token=training.hub_token, private=training.hub_private_repo)
 
 
 @contextlib.contextmanager
@@ -198,13 +247,3 @@ def _check_parity(model: Any, folder: Path, batch: dict[str, torch.Tensor], *, a
             f"than rounding ({limit:.2g}). The result is not written."
         )
     return found
-
-
-def _write_documents(
-    folder: Path, task: Task, arguments: Arguments, report: dict[str, Any], predictions: list[dict[str, Any]]
-) -> None:
-    told = arguments.as_dict()
-    (folder / "arguments.yaml").write_text(yaml.safe_dump(told, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    write_json(folder / "report.json", report)
-    write_jsonl(folder / "predictions.jsonl", predictions)
-    (folder / "README.md").write_text(model_card(report, told, task.usage), encoding="utf-8")

@@ -174,11 +174,6 @@ def merged(model: PeftModel) -> PreTrainedModel:
     return copy.deepcopy(model).merge_and_unload(safe_merge=True)
 
 
-def is_adapter(model: Any) -> bool:
-    """Whether the model's weights on disk are an adapter's."""
-    return isinstance(model, PeftModel)
-
-
 def count_parameters(model: torch.nn.Module) -> dict[str, int]:
     """Parameters in all and those that are trained; modules that peft keeps a frozen copy of count once."""
     parameters = {name: p for name, p in model.named_parameters() if ".original_module." not in name}

@@ -8,8 +8,8 @@ The file needs a column of texts and one of labels; --help lists every argument.
 """
 
 from hf_transfer import TextClassification, finetune
-from hf_transfer.arguments import parse_arguments
 from hf_transfer.errors import run_command
+from hf_transfer.parsing import parse_arguments
 from hf_transfer.reporting.report import shell_command
 
 DEFAULTS = {

