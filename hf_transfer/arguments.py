@@ -7,12 +7,12 @@ import dataclasses
 import os
 import sys
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from transformers import TrainingArguments
 
-from hf_transfer.errors import InputError, logger
+from hf_transfer.errors import InputError, logger, nearest
 
 
 @dataclass
@@ -25,7 +25,7 @@ class ModelArguments:
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a model on the Hub."})
     trust_remote_code: bool = field(
         default=False,
-        metadata={"help": "Run Python code that comes with the model or dataset: only for authors you trust."},
+        metadata={"help": "Run Python code that comes with the model: only for authors you trust."},
     )
 
 
@@ -166,6 +166,10 @@ class TransferTrainingArguments(TrainingArguments):
             logger.info("No accelerator: the %d processes are joined on the CPU (--use_cpu).", joined)
         if (joined > 1 or self.bf16) and not accelerator:
             self.use_cpu = True
+        asked = str(getattr(self, "resume_from_checkpoint", None)).lower()
+        if asked in ("true", "false", "none", ""):
+            # "true" is the newest checkpoint of the output folder.
+            self.resume_from_checkpoint = "true" if asked == "true" else None
         if self.disable_tqdm is None:
             # A bar redraws itself with carriage returns: in a log file that is noise.
             self.disable_tqdm = not sys.stderr.isatty()
@@ -199,6 +203,8 @@ class Arguments:
     training: TransferTrainingArguments
 
     def __post_init__(self) -> None:
+        for part in (self.model, self.data, self.task, self.method):
+            _check_choices(part)
         if not self.model.model_name_or_path:
             raise InputError("--model_name_or_path is missing: expected a Hub id or a local model folder.")
         if self.data.train_file and self.data.dataset_name:
@@ -240,13 +246,25 @@ class Arguments:
             "use_cpu",
             "push_to_hub",
             "debug",
+            "accelerator_config",
+            "fsdp_config",
+            "report_to",
         }
         for name, default in defaults.items():
             value = training.get(name)
-            if name in unrepeatable or value in (None, [], {}) or isinstance(value, (dict, list)):
+            if name in unrepeatable or value in (None, [], {}):
                 continue
             if default is None and value is False:
                 continue  # filled in by TrainingArguments
             if name in kept or value != getattr(default, "value", default):
                 values[name] = value
         return values
+
+
+def _check_choices(part: Any) -> None:
+    """Refuse values that are none of a field's choices: Python keywords do not pass the command line's parser."""
+    for name, hint in get_type_hints(type(part)).items():
+        choices = get_args(hint) if get_origin(hint) is Literal else ()
+        value = getattr(part, name)
+        if choices and value not in choices:
+            raise InputError(f"--{name} is {value!r}: expected one of {', '.join(choices)}.{nearest(value, choices)}")

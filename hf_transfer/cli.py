@@ -129,6 +129,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     ours = ("run", "model", "test_file", "output")
     settings = {key: value for key, value in vars(arguments).items() if key not in ours and value is not None}
+    if arguments.output and not Path(arguments.output).resolve().parent.is_dir():
+        raise InputError(f"--output {arguments.output}: there is no folder {Path(arguments.output).parent}.")
     found = evaluate(arguments.model, arguments.test_file, **settings)
     write_json(Path(arguments.output or "/dev/stdout"), found)
 

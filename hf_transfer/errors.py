@@ -36,7 +36,7 @@ class Interrupted(KeyboardInterrupt):
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
     """`` Did you mean …?`` for the candidate most like `name`, or an empty string."""
-    match = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
+    match = difflib.get_close_matches(str(name), list(candidates), n=1, cutoff=0.6)
     return f" Did you mean {match[0]}?" if match else ""
 
 

@@ -10,13 +10,13 @@ import datasets
 import numpy as np
 import torch
 import yaml
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, set_seed
 
 from hf_transfer import hub
-from hf_transfer.arguments import Arguments
-from hf_transfer.data.splits import complete_splits, load_splits, overlap
-from hf_transfer.errors import Failure, logger
+from hf_transfer.arguments import Arguments, TransferTrainingArguments
+from hf_transfer.data.splits import SPLITS, complete_splits, load_splits, overlap
+from hf_transfer.errors import Failure, InputError, logger
 from hf_transfer.evaluation.groups import measure_groups
 from hf_transfer.inference import load_finetuned
 from hf_transfer.methods import Anatomy, apply_method, count_parameters, merged
@@ -35,13 +35,13 @@ PARITY_EXAMPLES = 32
 
 
 def finetune(
-    task: Task, arguments: Arguments | None = None, *, dataset: DatasetDict | None = None, **keywords: Any
+    task: Task, arguments: Arguments | None = None, *, dataset: DatasetDict | Dataset | None = None, **keywords: Any
 ) -> Finetuned:
     """Adapt a pretrained model to a dataset, measure it before and after, and write a folder that can be shipped.
 
     Args:
         task: what to learn, with the task's own settings: `TextClassification(max_length=128)`.
-        arguments: from `parse_arguments`; instead of `keywords`.
+        arguments: from `parse_arguments`, the task included; instead of `keywords`.
         dataset: splits in memory, instead of files or a Hub dataset.
         **keywords: arguments by their flag names: ``model_name_or_path``, ``train_file``, ``method``,
             ``output_dir``, any of `transformers.TrainingArguments`.
@@ -53,14 +53,18 @@ def finetune(
         InputError: the input or the arguments are wrong; nothing is written.
         Failure: the result cannot be written, differs after reloading, or was not pushed.
     """
-    arguments = arguments or make_arguments(task, keywords)
+    if arguments is None:
+        arguments = make_arguments(task, keywords)
+    elif keywords:
+        raise InputError(f"Both arguments and keywords are given ({', '.join(keywords)}): expected one of the two.")
     task, method, training = arguments.task, arguments.method, arguments.training
-    output = OutputFolder(str(training.output_dir), resume=str(training.resume_from_checkpoint).lower() != "none")
-    if (finished := output.finished()) is not None:
+    output = OutputFolder(str(training.output_dir), resume=training.resume_from_checkpoint is not None)
+    if output.is_finished(arguments.as_dict()):
         logger.info("The run in %s is finished: nothing to resume.", output.path)
-        return Finetuned(output.path, finished)
+        _push(arguments, output)
+        return Finetuned(output.path, output.report())
     meter = Meter()
-    with _tidy(output):
+    with _tidy(output, training):
         with training.main_process_first(desc="preparation"):
             run = _prepare(task, arguments, dataset, output, meter)
         test = run.splits["test"]
@@ -71,7 +75,7 @@ def finetune(
         with meter.stage("training"):
             if method.head_first:
                 fit_head(trainer, run.anatomy, arguments, output.work)
-            model = apply_method(run.model, run.anatomy, method)
+            model = apply_method(run.model, run.anatomy, method, revision=arguments.model.model_revision)
             trainer = make_trainer(task, arguments, output.work, model, run.processor, run.splits, run.inputs)
             parameters = count_parameters(model)
             cost = fit(trainer, run.anatomy, arguments, output.work)
@@ -115,7 +119,7 @@ class _Prepared:
 
 
 def _prepare(
-    task: Task, arguments: Arguments, dataset: DatasetDict | None, output: OutputFolder, meter: Meter
+    task: Task, arguments: Arguments, dataset: DatasetDict | Dataset | None, output: OutputFolder, meter: Meter
 ) -> _Prepared:
     """Everything that can be refused, before anything that takes long."""
     training = arguments.training
@@ -160,11 +164,13 @@ def _deliver(
     meter: Meter,
 ) -> None:
     """Write the result, read it back, rename it into place, push it."""
-    task, training = arguments.task, arguments.training
+    task = arguments.task
     with output.result() as folder, meter.stage("writing"):
         _write_model(folder, merged(model) if arguments.method.merge else model, run.processor)
         batch = _parity_batch(task, run.processor, run.inputs["test"])
-        report["parity"] = _check_parity(model, folder, batch, adapter=report["adapter"])
+        report["parity"] = _check_parity(
+            model, folder, batch, adapter=report["adapter"], trust_remote_code=arguments.model.trust_remote_code
+        )
         report["seconds"] = meter.seconds()
         told = arguments.as_dict()
         (folder / "arguments.yaml").write_text(
@@ -173,36 +179,52 @@ def _deliver(
         write_json(folder / "report.json", report)
         write_jsonl(folder / "predictions.jsonl", predictions)
         (folder / "README.md").write_text(model_card(report, told, task.usage), encoding="utf-8")
-    if training.push_to_hub:
-        repository = str(training.hub_model_id or output.path.name)
+    _push(arguments, output)
+
+
+def _push(arguments: Arguments, output: OutputFolder) -> None:
+    training = arguments.training
+    if training.push_to_hub and training.should_save:
+        repository = str(training.hub_model_id or output.path.resolve().name)
         hub.push(output.path, repository, token=training.hub_token, private=training.hub_private_repo)
 
 
 @contextlib.contextmanager
-def _tidy(output: OutputFolder) -> Iterator[None]:
+def _tidy(output: OutputFolder, training: TransferTrainingArguments) -> Iterator[None]:
     """Leave nothing half-written behind, whatever ends the run."""
     try:
         with quiet(), polite_stops():
             yield
     except BaseException:
-        output.discard()
+        if training.should_save:
+            output.discard()
         raise
 
 
 def _prepare_splits(
-    task: Task, arguments: Arguments, dataset: DatasetDict | None
+    task: Task, arguments: Arguments, dataset: DatasetDict | Dataset | None
 ) -> tuple[DatasetDict, dict[str, Any]]:
     """Checked train, validation and test splits, and what the report says of them."""
     data, seed = arguments.data, arguments.training.seed
     datasets.disable_progress_bars()
-    splits = task.standardise(dataset if dataset is not None else load_splits(data), data)
+    splits = task.standardise(_in_memory(dataset) if dataset is not None else load_splits(data), data)
     strata = {name: task.strata(split) for name, split in splits.items()}
     splits, made = complete_splits(splits, strata, data, seed)
     identities = {name: task.identities(split) for name, split in splits.items()}
     splits, also_in_training = overlap(splits, identities, remove=data.deduplicate)
     task.check(splits)
+    if "validation" not in splits and str(arguments.training.eval_strategy) not in ("no", "IntervalStrategy.NO"):
+        raise InputError("--eval_strategy needs a validation split: raise --validation_size, or leave it at `no`.")
     source = data.dataset_name or Path(data.train_file or "memory").name
     return splits, {"source": source, "made": made, "also_in_training": also_in_training, **task.facts(splits)}
+
+
+def _in_memory(dataset: Any) -> DatasetDict:
+    """The splits of a dataset given in Python; one without splits is training data."""
+    splits = {"train": dataset} if isinstance(dataset, Dataset) else dict(dataset)
+    if "train" not in splits:
+        raise InputError(f"dataset has the splits {', '.join(splits)}; expected one named train.")
+    return DatasetDict({name: splits[name] for name in SPLITS if name in splits})
 
 
 def _write_model(folder: Path, model: Any, processor: Any) -> None:
@@ -227,7 +249,9 @@ def _outputs(model: Any, batch: dict[str, torch.Tensor]) -> np.ndarray:
     return outputs["logits"].float().cpu().numpy()
 
 
-def _check_parity(model: Any, folder: Path, batch: dict[str, torch.Tensor], *, adapter: bool) -> dict[str, Any]:
+def _check_parity(
+    model: Any, folder: Path, batch: dict[str, torch.Tensor], *, adapter: bool, trust_remote_code: bool
+) -> dict[str, Any]:
     """Load the written model, and compare it with the live one; an adapter is also merged and compared.
 
     Raises:
@@ -237,7 +261,9 @@ def _check_parity(model: Any, folder: Path, batch: dict[str, torch.Tensor], *, a
     found: dict[str, Any] = {"examples": len(live)}
     for name, merge in (("max_difference", False), ("max_difference_merged", True)):
         if adapter or not merge:
-            reloaded = load_finetuned(folder, device=model.device, merge=merge).model
+            reloaded = load_finetuned(
+                folder, device=model.device, merge=merge, trust_remote_code=trust_remote_code
+            ).model
             found[name] = float(np.abs(_outputs(reloaded, batch) - live).max())
     limit = PARITY_TOLERANCE * max(1.0, float(np.abs(live).max()))
     worst = max(found["max_difference"], found.get("max_difference_merged", 0.0))

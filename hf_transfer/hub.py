@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HFValidationError
 from transformers import AutoConfig
 
@@ -17,6 +17,10 @@ from hf_transfer.models import quiet
 from hf_transfer.reporting.model_card import model_card
 from hf_transfer.reporting.output_folder import write_json, written_whole_folder
 from hf_transfer.tasks import task_of
+
+# The test split's texts are the user's own and stay at home.
+KEPT = ("predictions.jsonl",)
+WEIGHTS = ("adapter_", "model.safetensors", "model-0", "pytorch_model")
 
 
 def require_repository(arguments: Any) -> None:
@@ -64,17 +68,27 @@ def push(
         raise InputError(f"{folder}: no report.json in it; expected the output folder of a finished run.")
     with tempfile.TemporaryDirectory() as scratch:
         source = folder
+        if not merge and (folder / "adapter_config.json").is_file():
+            _warn_of_local_base(folder)
         if merge:
             source = Path(scratch) / "merged"
             write_merged(folder, source)
         try:
             api = HfApi(token=token)
             repository = api.create_repo(hub_model_id, private=private, exist_ok=True).repo_id
-            files: dict[str, Any] = {file.name: file for file in sorted(source.iterdir()) if file.is_file()}
+            files: dict[str, Any] = {f.name: f for f in sorted(source.iterdir()) if f.is_file() and f.name not in KEPT}
             files["README.md"] = _card_of(source, hub_model_id=repository).encode()
             done = api.create_commit(
                 repository,
-                [CommitOperationAdd(path_in_repo=name, path_or_fileobj=file) for name, file in files.items()],
+                [
+                    *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=file) for name, file in files.items()),
+                    # Weights of an earlier push of another method would be loaded instead of these.
+                    *(
+                        CommitOperationDelete(path_in_repo=name)
+                        for name in api.list_repo_files(repository)
+                        if name.startswith(WEIGHTS) and name not in files
+                    ),
+                ],
                 commit_message=f"Upload {folder.name}",
             )
         except HFValidationError as error:
@@ -104,6 +118,12 @@ def write_merged(folder: Path, target: Path) -> None:
         report = json.loads((staged / "report.json").read_text(encoding="utf-8"))
         write_json(staged / "report.json", {**report, "adapter": False})
         (staged / "README.md").write_text(_card_of(staged), encoding="utf-8")
+
+
+def _warn_of_local_base(folder: Path) -> None:
+    base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    if Path(base).is_absolute():
+        logger.warning("The adapter's base model is the local folder %s: nobody else can load it. Use --merge.", base)
 
 
 def _card_of(folder: Path, **arguments: Any) -> str:

@@ -9,11 +9,12 @@ from typing import Any
 import datasets
 import torch
 from datasets import DatasetDict
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from hf_transfer.arguments import Arguments, DataArguments, MethodArguments, ModelArguments, TransferTrainingArguments
 from hf_transfer.data.splits import load_file
+from hf_transfer.errors import InputError, nearest
 from hf_transfer.evaluation.groups import measure_groups
 from hf_transfer.methods import base_model_of, load_adapter
 from hf_transfer.models import explained, quiet
@@ -21,6 +22,8 @@ from hf_transfer.tasks import task_of
 from hf_transfer.training.fit import make_trainer
 
 CHUNK = 1024
+# The arguments of the data that evaluate() takes.
+OF_DATA = ("column_names", "delimiter", "group_column_name", "drop_incomplete")
 
 
 def load_finetuned(
@@ -29,6 +32,7 @@ def load_finetuned(
     revision: str = "main",
     device: str | torch.device | int | None = None,
     merge: bool = False,
+    trust_remote_code: bool = False,
 ) -> Any:
     """A `transformers.Pipeline` for a fine-tuned model, whatever the method was.
 
@@ -37,6 +41,7 @@ def load_finetuned(
         revision: branch, tag or commit on the Hub.
         device: where to run, as `transformers.pipeline` takes it; the accelerator, if there is one, by default.
         merge: add an adapter into its base model's weights, which makes prediction faster.
+        trust_remote_code: run Python code that comes with the base model: only for authors you trust.
 
     Returns:
         The pipeline of the model's task, deciding as the model was measured.
@@ -46,22 +51,23 @@ def load_finetuned(
     """
     name = str(path_or_hub_id)
     with explained(name, "a fine-tuned model"):
-        config = AutoConfig.from_pretrained(name, revision=revision)
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+        adapter = find_adapter_config_file(name, revision=revision)
+        base, base_revision = (name, revision) if adapter is None else base_model_of(name, revision)
     task = task_of(config, name)
-    adapter = find_adapter_config_file(name, revision=revision)
-    base = name if adapter is None else base_model_of(name, revision)
     with explained(base, "safetensors weights" if adapter is None else f"the base model of the adapter {name}"):
         model = task.auto_model.from_pretrained(
             base,
             config=config,
-            revision=revision if adapter is None else "main",
+            revision=base_revision,
+            trust_remote_code=trust_remote_code,
             use_safetensors=True,
             dtype=torch.float32,
             ignore_mismatched_sizes=adapter is not None,  # the adapter brings its own head
         )
         if adapter is not None:
             model = load_adapter(model, name, revision, merge=merge)
-        processor = AutoTokenizer.from_pretrained(name, revision=revision)
+    processor = task().load_processor(ModelArguments(name, revision, trust_remote_code))
     if device is None:
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     with quiet():
@@ -107,8 +113,13 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
     pipeline = load_finetuned(path_or_hub_id)
     config = pipeline.model.config
     task_class = task_of(config, str(path_or_hub_id))
-    of_data = {key: value for key, value in settings.items() if key in DataArguments.__dataclass_fields__}
     of_task = {key: value for key, value in settings.items() if key in task_class.__dataclass_fields__}
+    of_data = {key: value for key, value in settings.items() if key in OF_DATA}
+    unknown = [key for key in settings if key not in of_task and key not in of_data]
+    if unknown:
+        raise InputError(
+            f"Unknown argument {unknown[0]}.{nearest(unknown[0], [*task_class.__dataclass_fields__, *OF_DATA])}"
+        )
     data, task = DataArguments(test_file=test_file, **of_data), task_class(**of_task)
     datasets.disable_progress_bars()
     table = load_file(test_file, column_names=data.column_names, delimiter=data.delimiter)
@@ -128,6 +139,6 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
     return {
         "metrics": task.measure(outputs, split, config),
         "confidence": task.intervals(outputs, outputs, split, config, seed=0)["after"],
-        "groups": measure_groups(task, outputs, outputs, split, config),
+        "groups": measure_groups(task, None, outputs, split, config),
         "examples": len(split),
     }

@@ -81,29 +81,24 @@ def _layer_list(model: PreTrainedModel) -> str | None:
     return None
 
 
-def apply_method(
-    model: PreTrainedModel, anatomy: Anatomy, arguments: MethodArguments, *, always_frozen: tuple[str, ...] = ()
-) -> Any:
+def apply_method(model: PreTrainedModel, anatomy: Anatomy, arguments: MethodArguments, *, revision: str) -> Any:
     """Make trainable what the method trains and nothing else; returns the model, wrapped by peft for LoRA.
 
     Args:
         model: with float32 weights.
         anatomy: its parts.
         arguments: the method and its settings.
-        always_frozen: modules that the task keeps fixed under every method but `scratch`.
+        revision: of the base model on the Hub, which an adapter remembers.
 
     Raises:
         InputError: the method does not fit this model.
     """
     if arguments.method == "lora":
-        return _with_adapters(model, anatomy, arguments)
+        return _with_adapters(model, anatomy, arguments, revision)
     if arguments.method == "frozen":
         train_last_layers(model, anatomy, arguments.trainable_layers)
         return model
     model.requires_grad_(True)
-    if arguments.method == "full":
-        for name in always_frozen:
-            model.get_submodule(name).requires_grad_(False)
     return model
 
 
@@ -125,7 +120,7 @@ def train_last_layers(model: PreTrainedModel, anatomy: Anatomy, count: int) -> N
             layer.requires_grad_(True)
 
 
-def _with_adapters(model: PreTrainedModel, anatomy: Anatomy, arguments: MethodArguments) -> PeftModel:
+def _with_adapters(model: PreTrainedModel, anatomy: Anatomy, arguments: MethodArguments, revision: str) -> PeftModel:
     variants: dict[str, dict[str, Any]] = {
         "lora": {},
         "rslora": {"use_rslora": True},  # Kalajdzievski 2023, https://arxiv.org/abs/2312.03732
@@ -136,6 +131,7 @@ def _with_adapters(model: PreTrainedModel, anatomy: Anatomy, arguments: MethodAr
         model,
         LoraConfig(
             r=arguments.lora_r,
+            revision=revision,
             lora_alpha=arguments.lora_alpha,
             lora_dropout=arguments.lora_dropout,
             target_modules=linear_layers(model, anatomy),
@@ -158,9 +154,10 @@ def linear_layers(model: PreTrainedModel, anatomy: Anatomy) -> str:
     return "|".join(sorted(patterns))
 
 
-def base_model_of(folder: str, revision: str = "main") -> str:
-    """The base model that an adapter's folder or repository names."""
-    return str(PeftConfig.from_pretrained(folder, revision=revision).base_model_name_or_path)
+def base_model_of(folder: str, revision: str = "main") -> tuple[str, str]:
+    """The base model that an adapter's folder or repository names, and its revision."""
+    config = PeftConfig.from_pretrained(folder, revision=revision)
+    return str(config.base_model_name_or_path), config.revision or "main"
 
 
 def load_adapter(model: PreTrainedModel, folder: str, revision: str = "main", *, merge: bool) -> PreTrainedModel:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -39,7 +38,7 @@ def explained(name: str, what: str) -> Iterator[None]:
             yield
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, HfHubHTTPError, ImportError) as error:
+    except Exception as error:  # damaged files and foreign ones fail in every way that there is
         reason = " ".join(str(error).split())
         reason = reason if len(reason) < 300 else reason[:300] + " ..."
         if Path(name).is_dir():
@@ -60,9 +59,15 @@ def load_tokenizer(model: ModelArguments) -> Any:
     """
     name = str(model.model_name_or_path)
     with explained(name, "a tokenizer"):
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             name, revision=model.model_revision, trust_remote_code=model.trust_remote_code
         )
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise InputError(f"{name}: the tokenizer has no padding token, which batches of several texts need.")
+        tokenizer.pad_token = tokenizer.eos_token
+        logger.info("The tokenizer has no padding token: %r pads.", tokenizer.eos_token)
+    return tokenizer
 
 
 def load_config(model: ModelArguments, auto_model: Any, **settings: Any) -> Any:
@@ -126,10 +131,16 @@ def load_pretrained(
             output_loading_info=True,
         )
     new = sorted({*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])})
-    if any(key.startswith(f"{loaded.base_model_prefix}.encoder.layer.0") for key in new):
+    trunk = f"{loaded.base_model_prefix}."
+    every = [key for key, _ in loaded.named_parameters() if key.startswith(trunk)]
+    absent = [key for key in new if key.startswith(trunk)]
+    if len(absent) > len(every) / 2:
         raise InputError(
-            f"{name}: the weights are not those of a {config.model_type}: {len(new)} tensors are missing."
+            f"{name}: the weights are not those of a {config.model_type}: {len(absent)} of its {len(every)} tensors "
+            "are missing. Is the folder's config.json that of another model?"
         )
+    if hasattr(loaded.config, "calibration"):
+        del loaded.config.calibration  # an earlier run's decision is not this one's
     if report["mismatched_keys"]:
         logger.info("The checkpoint's head has %d labels, the data %d: a new head is made.", len(old), len(id2label))
     elif not any(not key.startswith(f"{loaded.base_model_prefix}.") for key in new):

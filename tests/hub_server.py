@@ -117,6 +117,8 @@ class _Handler(BaseHTTPRequestHandler):
             value = entry["value"]
             if entry["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
+            elif entry["key"] == "deletedFile":
+                files.pop(value["path"])
             elif entry["key"] == "lfsFile":
                 files[value["path"]] = self.state.blobs[value["oid"]]
         oid = hashlib.sha1(body).hexdigest()

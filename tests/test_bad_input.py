@@ -2,10 +2,13 @@
 
 import json
 import os
+import shutil
 import subprocess
 
 import pytest
 from conftest import ROOT, build_tokenizer, message_rows, start, write_csv
+
+from hf_transfer import InputError, TextClassification, finetune
 
 ROWS = message_rows(40)
 
@@ -233,3 +236,73 @@ def test_full_disk(tiny, tmp_path):
         assert not list(disk.iterdir())
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_a_partial_folder_of_somebody_else_is_left_alone(recipe, tiny, tmp_path):
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "thesis.doc").write_text("precious")
+    file = write_csv(tmp_path / "m.csv", ROWS)
+    result = recipe("spam", "--train_file", file, "--model_name_or_path", tiny(), "--output_dir", tmp_path / "out")
+    assert result.code == 2
+    assert "thesis.doc" in result.err
+    assert (tmp_path / "out.partial" / "thesis.doc").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("keywords", "says"),
+    [
+        ({"method": "LoRA"}, "expected one of full, lora, frozen, scratch. Did you mean"),
+        ({"lora_variant": "xx"}, "expected one of lora, rslora"),
+        ({"lerning_rate": 1.0}, "Did you mean learning_rate?"),
+        ({"class_weights": "balanced"}, r"TextClassification\(class_weights=...\)"),
+    ],
+)
+def test_bad_keywords(tiny, tmp_path, keywords, says):
+    file = write_csv(tmp_path / "m.csv", ROWS)
+    given = {"model_name_or_path": str(tiny()), "train_file": str(file), "output_dir": str(tmp_path / "out")}
+    with pytest.raises(InputError, match=says):
+        finetune(TextClassification(), **given, **keywords)
+    with pytest.raises(InputError, match="Balanced"):
+        finetune(TextClassification(class_weights="Balanced"), **given)
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_weights(refused, tiny, tmp_path):
+    folder = tmp_path / "damaged"
+    shutil.copytree(tiny(), folder)
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1 and so on")
+    file = write_csv(tmp_path / "m.csv", ROWS)
+    refused("--train_file", file, "--model_name_or_path", folder, says=["damaged", "safetensors weights"])
+
+
+def test_weights_of_another_model(refused, tiny, tmp_path):
+    folder = tmp_path / "mixed"
+    shutil.copytree(tiny("distilbert"), folder)
+    shutil.copy(tiny("bert") / "model.safetensors", folder)
+    file = write_csv(tmp_path / "m.csv", ROWS)
+    refused("--train_file", file, "--model_name_or_path", folder, says="the weights are not those of a distilbert")
+
+
+def test_single_and_several_labels_do_not_mix(refused, tmp_path):
+    train = table(tmp_path, "\n".join(json.dumps({"text": f"t {i}", "label": ["a", "b"][: i % 3]}) for i in range(40)),
+                  "m.jsonl")  # fmt: skip
+    test = write_csv(tmp_path / "t.csv", [{"text": "t", "label": "a"}] * 3)
+    refused("--train_file", train, "--test_file", test, says=["test split are one label a row", "--label_separator"])
+
+
+def test_json_rows_that_lack_a_label_are_named(refused, tmp_path):
+    rows = [{"text": f"t {i}", "label": "ab"[i % 2]} for i in range(20)]
+    del rows[6]["label"]
+    file = table(tmp_path, "\n".join(json.dumps(row) for row in rows), "m.jsonl")
+    refused("--train_file", file, says=["row 7: no label", "--drop_incomplete"])
+
+
+def test_a_threshold_needs_both_labels_in_validation(refused, tmp_path):
+    validation = write_csv(tmp_path / "v.csv", [{"text": f"t {i}", "label": "ham"} for i in range(60)])
+    refused("--train_file", write_csv(tmp_path / "m.csv", ROWS), "--validation_file", validation, "--threshold",
+            "best_f1", says="60 validation examples with 1 labels")  # fmt: skip
+
+
+def test_evaluation_without_a_validation_split(refused, tmp_path):
+    file = write_csv(tmp_path / "m.csv", ROWS)
+    refused("--train_file", file, "--eval_strategy", "epoch", "--validation_size", 0, says="--eval_strategy needs")

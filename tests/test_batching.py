@@ -1,8 +1,16 @@
 """Batches: each example once, the same steps however the work is divided."""
 
+import json
+import tempfile
+
 import numpy as np
 import pytest
+import torch
+from conftest import message_rows
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
+from hf_transfer import TextClassification, finetune
 from hf_transfer.training.batching import EvaluationBatches, TrainingBatches
 
 LENGTHS = np.random.default_rng(0).integers(3, 60, 101)
@@ -68,3 +76,43 @@ def test_evaluation_sees_every_example_once_over_processes():
         i for rank in range(3) for b in EvaluationBatches(LENGTHS, batch_size=7, processes=3, rank=rank) for i in b
     ]
     assert sorted(seen) == list(range(101))
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_the_weights_do_not_depend_on_the_division(tiny, tmp_path, several):
+    """9 training examples: the last step has one, and with eight micro-batches seven of them are padding."""
+    rows = [{"text": row["text"] + " see" * (i % 7), "label": row["label"]} for i, row in enumerate(message_rows(12))]
+    if several:
+        rows = [{**row, "label": [["a"], ["a", "b"], [], ["b"]][i % 4]} for i, row in enumerate(rows)]
+    (tmp_path / "m.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    weights = []
+    for batch, accumulation in ((8, 1), (1, 8), (2, 4)):
+        output = tmp_path / f"{batch}x{accumulation}"
+        finetune(
+            TextClassification(), model_name_or_path=str(tiny()), train_file=str(tmp_path / "m.jsonl"),
+            output_dir=str(output), per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation,
+            num_train_epochs=2, learning_rate=1e-3, validation_size=0.0, test_size=0.25, disable_tqdm=True,
+        )  # fmt: skip
+        weights.append(load_file(output / "model.safetensors"))
+    for other in weights[1:]:
+        for name, value in weights[0].items():
+            torch.testing.assert_close(other[name], value, atol=1e-5, rtol=0, msg=name)
+
+
+def test_the_stock_trainer_depends_on_the_division(tiny):
+    """What the test above would find without this project's trainer: the gradients grow with accumulation."""
+    rows = [{"input_ids": [2, 7 + i, 3], "labels": i % 2} for i in range(8)]
+
+    def first_gradient(batch: int, accumulation: int, folder: str) -> float:
+        torch.manual_seed(0)
+        model = AutoModelForSequenceClassification.from_pretrained(tiny())
+        arguments = TrainingArguments(
+            folder, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, max_steps=1,
+            logging_steps=1, disable_tqdm=True, use_cpu=True, save_strategy="no", max_grad_norm=1e9, seed=1,
+        )  # fmt: skip
+        trainer = Trainer(model, arguments, train_dataset=rows)
+        trainer.train()
+        return trainer.state.log_history[0]["grad_norm"]
+
+    with tempfile.TemporaryDirectory() as folder:
+        assert first_gradient(2, 4, folder) > 2 * first_gradient(8, 1, folder)

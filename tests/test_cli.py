@@ -7,7 +7,8 @@ import sys
 import pytest
 from conftest import ROOT, message_rows, start, write_csv
 
-from hf_transfer import TextClassification, finetune, load_finetuned
+from hf_transfer import InputError, TextClassification, finetune, load_finetuned
+from hf_transfer.inference import evaluate
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +178,27 @@ except SystemExit:
 """)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "predict" in done.stdout
+
+
+def test_predict_pairs_from_a_file(tiny, command, tmp_path):
+    rows = [{"premise": r["text"], "hypothesis": f"yes {i} free", "label": r["label"]}
+            for i, r in enumerate(message_rows(60))]  # fmt: skip
+    finetune(
+        TextClassification(), train_file=str(write_csv(tmp_path / "m.csv", rows)), model_name_or_path=str(tiny()),
+        output_dir=str(tmp_path / "out"), max_steps=20, learning_rate=3e-3, disable_tqdm=True,
+    )  # fmt: skip
+    records = lines((tmp_path / "out" / "predictions.jsonl").read_text())
+    file = write_csv(tmp_path / "t.csv", [{"hypothesis": r["text_pair"], "premise": r["text"]} for r in records])
+    result = command("predict", tmp_path / "out", "--file", file)
+    assert result.code == 0, result.err
+    for found, record in zip(lines(result.out), records, strict=True):
+        assert found["scores"] == pytest.approx(record["scores"], abs=1e-5)
+
+
+def test_evaluate_reports_groups_once(trained, tmp_path):
+    file = write_csv(tmp_path / "test.csv", message_rows(20))
+    found = evaluate(trained / "full", str(file), group_column_name="channel")
+    assert set(found["groups"]) == {"chat", "sms"}
+    assert not [name for name in found["groups"]["sms"] if name.endswith("_before")]
+    with pytest.raises(InputError, match="Did you mean text_column_name"):
+        evaluate(trained / "full", str(file), text_colum_name="text")

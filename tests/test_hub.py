@@ -45,7 +45,8 @@ def test_a_recipe_pushes_weights_card_and_metrics(hub, tmp_path):
     done = train(tmp_path, hub, "--push_to_hub", "--hub_model_id", "tester/spam")
     assert done.returncode == 0, done.stderr
     files = hub.repositories["tester/spam"]
-    assert set(files) == {path.name for path in (tmp_path / "out").iterdir()}
+    # The test split's texts stay at home.
+    assert set(files) == {path.name for path in (tmp_path / "out").iterdir()} - {"predictions.jsonl"}
     assert hub.commits == ["tester/spam"]  # one commit: never weights without their card
     card = files["README.md"].decode()
     assert "pipeline_tag: text-classification" in card
@@ -108,3 +109,11 @@ def test_only_finished_runs_are_pushed(command, tmp_path):
     result = command("push", tmp_path)
     assert result.code == 2
     assert "no report.json" in result.err
+
+
+def test_a_second_push_leaves_no_weights_of_the_first(hub, tmp_path):
+    for name, method in (("first", "lora"), ("second", "full")):
+        done = train(tmp_path, hub, "--method", method, "--push_to_hub", "--hub_model_id", "tester/spam", name=name)
+        assert done.returncode == 0, done.stderr
+    assert "model.safetensors" in hub.repositories["tester/spam"]
+    assert not [name for name in hub.repositories["tester/spam"] if name.startswith("adapter")]

@@ -12,7 +12,8 @@ import yaml
 from conftest import ROOT, message_rows, write_csv
 from safetensors.torch import load_file
 
-from hf_transfer import Failure, TextClassification, finetune
+from hf_transfer import Failure, TextClassification, finetune, load_finetuned
+from hf_transfer.training.interruption import _StopAfterStep
 
 STEPS = {"max_steps": 2, "disable_tqdm": True}
 DOCUMENTS = {"README.md", "report.json", "arguments.yaml", "predictions.jsonl", "config.json", "tokenizer.json",
@@ -202,3 +203,52 @@ def test_a_polite_stop_writes_a_checkpoint_and_the_run_goes_on(tiny, tmp_path, m
     assert f"checkpoint-{newest}" in err
     assert json.loads((tmp_path / "out" / "report.json").read_text())["training"]["steps"] == newest + 5
     assert not (tmp_path / "out.partial").exists()
+
+
+def test_a_finished_run_of_other_arguments_is_not_taken_for_this_one(train, recipe, tiny, tmp_path):
+    train()
+    common = ("--train_file", tmp_path / "m.csv", "--model_name_or_path", tiny(), "--output_dir", tmp_path / "out")
+    result = recipe("spam", *common, "--method", "lora", "--resume_from_checkpoint", "true")
+    assert result.code == 2
+    assert "a run with other arguments is finished there (method 'full', not 'lora')" in result.err
+    result = recipe("spam", *common, "--resume_from_checkpoint", "false")
+    assert result.code == 2
+    assert "the folder exists and holds" in result.err
+
+
+def test_a_resumed_run_ends_with_the_weights_of_one_that_never_stopped(train, tmp_path):
+    settings = {"method": "frozen", "trainable_layers": 1, "max_steps": 12, "save_strategy": "steps", "save_steps": 5}
+    train(output_dir=str(tmp_path / "whole"), **settings)
+    with pytest.MonkeyPatch.context() as patch:
+        # Stopped after the checkpoint of step 5, as by a signal.
+        def stop(self, args, state, control, **_):
+            if state.global_step == 7:
+                raise KeyboardInterrupt
+
+        patch.setattr(_StopAfterStep, "on_step_end", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(**settings)
+    assert (tmp_path / "out.partial" / "checkpoint-5").is_dir()
+    train(resume_from_checkpoint="true", **settings)
+    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "out"))
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
+
+
+@pytest.mark.parametrize("flags", [{"gradient_checkpointing": True}, {"neftune_noise_alpha": 5.0}])
+def test_flags_that_reach_into_the_trunk_turn_the_cache_off(train, flags):
+    report = train(method="frozen", trainable_layers=1, **flags).report
+    assert report["training"]["cached_activations"] is False
+
+
+def test_a_threshold_that_turns_labels_over_is_obeyed_everywhere(train, command, tmp_path):
+    """A threshold of 0.01 calls nearly everything spam, whatever the likeliest label is."""
+    report = train(TextClassification(threshold="0.01"), learning_rate=1e-5).report
+    assert report["metrics"]["recall"] == 1.0
+    text = "see you at dinner"
+    pipe = load_finetuned(tmp_path / "out")
+    assert pipe(text)[0]["label"] == "spam"
+    assert pipe(text, top_k=1)[0]["label"] == "spam"
+    found = json.loads(command("predict", tmp_path / "out", text).out)
+    assert found["label"] == "spam"
+    assert found["score"] == pytest.approx(found["scores"]["spam"])

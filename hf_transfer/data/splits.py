@@ -1,5 +1,6 @@
 """Hub datasets and local files to a `DatasetDict` with train, validation and test splits."""
 
+import json
 import math
 import os
 from collections import Counter
@@ -8,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Features, List, Value
 from huggingface_hub.errors import HfHubHTTPError
 from sklearn.model_selection import train_test_split
 
 from hf_transfer.arguments import DataArguments
 from hf_transfer.data.tables import read_rows
-from hf_transfer.errors import InputError, logger
+from hf_transfer.errors import Failure, InputError, logger
 
 SPLITS = ("train", "validation", "test")
 # More than this says little more about temperature and threshold, and is missed in training.
@@ -45,30 +46,72 @@ def load_splits(data: DataArguments) -> DatasetDict:
 def load_file(file: str, *, column_names: Sequence[str] | None = None, delimiter: str | None = None) -> Dataset:
     """A local table as a memory-mapped `Dataset`; read again only when the file has changed."""
     path = Path(file).resolve()
+    if path.suffix.lower() == ".parquet":
+        next(read_rows(file))  # what is no Parquet file is refused with the reader's message
+        return Dataset.from_parquet(str(path))
     status = path.stat() if path.is_file() else None
-    changed = (status.st_mtime_ns, status.st_size) if status else None
-    # A tuple: `datasets` takes a list among the generator's arguments for shards and hands on a part of it.
-    names = None if column_names is None else tuple(column_names)
+    features = _json_features(file) if path.suffix.lower() in (".json", ".jsonl") else None
     try:
         return Dataset.from_generator(
-            _rows, gen_kwargs={"file": str(file), "column_names": names, "delimiter": delimiter, "changed": changed}
+            _rows,
+            features=features,
+            gen_kwargs={
+                "file": str(file),
+                # Tuples: `datasets` takes lists among the generator's arguments for shards and hands on a part.
+                "column_names": None if column_names is None else tuple(column_names),
+                "delimiter": delimiter,
+                "columns": tuple((name, isinstance(kind, List)) for name, kind in (features or {}).items()),
+                # Part of the cache's fingerprint: an edited file is read anew.
+                "changed": (status.st_mtime_ns, status.st_size) if status else None,
+            },
         )
     except datasets.exceptions.DatasetGenerationError as error:
         # `datasets` wraps what the reader raised; the reader's own message is the one that helps.
         cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, InputError):
+        while cause is not None and not isinstance(cause, (InputError, OSError)):
             cause = cause.__cause__ or cause.__context__
         if isinstance(cause, InputError):
             raise cause from None
-        inner = error.__cause__ or error
-        if isinstance(inner, OSError):
-            raise inner from error
-        raise InputError(f"{file}: the rows do not share one type a column: {inner}") from error
+        raise Failure(f"{file} could not be converted: {cause or error}.") from error
 
 
-def _rows(file: str, column_names: Sequence[str] | None, delimiter: str | None, changed: Any) -> Iterator[dict]:
-    # `changed` (time and size of the file) is part of the cache's fingerprint: an edited file is read anew.
-    yield from read_rows(file, column_names=column_names, delimiter=delimiter)
+def _json_features(file: str) -> Features:
+    """Columns of a JSON file: lists of text where any row has a list, text otherwise; rows may lack some."""
+    lists: dict[str, bool] = {}
+    for row in read_rows(file):
+        for name, value in row.items():
+            lists[name] = lists.get(name, False) or isinstance(value, list)
+    return Features({name: List(Value("string")) if many else Value("string") for name, many in lists.items()})
+
+
+def _as_text(value: Any) -> str | None:
+    """A JSON value as the text that names it: 1.0 is the label "1", as in a table; what is absent stays so."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _rows(
+    file: str,
+    column_names: Sequence[str] | None,
+    delimiter: str | None,
+    columns: tuple[tuple[str, bool], ...],
+    changed: Any,
+) -> Iterator[dict[str, Any]]:
+    for row in read_rows(file, column_names=column_names, delimiter=delimiter):
+        if not columns:
+            yield row
+            continue
+        uniform: dict[str, Any] = {}
+        for name, is_list in columns:
+            value = row.get(name)
+            if is_list and value is not None:
+                uniform[name] = [_as_text(item) for item in (value if isinstance(value, list) else [value])]
+            else:
+                uniform[name] = _as_text(value)
+        yield uniform
 
 
 def _load_from_hub(data: DataArguments) -> DatasetDict:

@@ -47,17 +47,17 @@ def is_probability(text: str | None) -> bool:
         return False
 
 
-def require_enough_to_fit(count: int) -> None:
-    """Refuse to choose a threshold on a validation split of `count` examples that is too small for it.
+def require_enough_to_fit(labels: list[int]) -> None:
+    """Refuse to choose a threshold on validation labels that are too few for it, or all the same.
 
     Raises:
-        InputError: it is.
+        InputError: they are.
     """
-    if count < ENOUGH_TO_FIT:
+    if len(labels) < ENOUGH_TO_FIT or len(set(labels)) < 2:
         raise InputError(
-            f"A threshold is to be chosen on validation, but there are {count} validation examples; expected "
-            f"{ENOUGH_TO_FIT} or more. Give --validation_file, raise --validation_size, or name a probability: "
-            "--threshold 0.7"
+            f"A threshold is to be chosen on validation, but there are {len(labels)} validation examples with "
+            f"{len(set(labels))} labels; expected {ENOUGH_TO_FIT} or more with both. Give --validation_file, raise "
+            "--validation_size, or name a probability: --threshold 0.7"
         )
 
 

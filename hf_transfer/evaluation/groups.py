@@ -11,7 +11,7 @@ def measure_groups(task: Any, before: Any, after: Any, split: Dataset, config: A
 
     Args:
         task: measures outputs against a split.
-        before: outputs of the untrained model, in the order of the split.
+        before: outputs of the untrained model, in the order of the split, if they are to be compared.
         after: outputs of the trained model.
         split: with or without a column ``group``.
         config: of the trained model, with its decision.
@@ -23,7 +23,8 @@ def measure_groups(task: Any, before: Any, after: Any, split: Dataset, config: A
     for group in sorted(set(groups.tolist())):
         rows = np.flatnonzero(groups == group)
         part = split.select(rows)
-        later = task.measure(after[rows], part, config)
-        earlier = task.measure(before[rows], part, None)
-        found[group] = {**later, **{f"{name}_before": value for name, value in earlier.items()}, "examples": len(rows)}
+        found[group] = {**task.measure(after[rows], part, config), "examples": len(rows)}
+        if before is not None:
+            earlier = task.measure(before[rows], part, None)
+            found[group] |= {f"{name}_before": value for name, value in earlier.items()}
     return found

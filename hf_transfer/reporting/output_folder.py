@@ -1,14 +1,26 @@
 """The output folder: complete when it appears, absent before."""
 
 import json
+import math
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+from safetensors import SafetensorError
+
 from hf_transfer.errors import Failure, InputError
+
+# What a run keeps in its working folder.
+OURS = ("checkpoint-", "result", "features")
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 class OutputFolder:
@@ -27,14 +39,21 @@ class OutputFolder:
 
     def __init__(self, path: str | Path, *, resume: bool):
         self.path = Path(path)
-        self.work = self.path.with_name(self.path.name + ".partial")
+        self.work = self.path.resolve().with_name(self.path.resolve().name + ".partial")
         if self.path.is_file():
             raise InputError(f"--output_dir {path}: there is a file of that name; expected a new folder.")
         self.resume = resume
-        if self.path.is_dir() and any(self.path.iterdir()) and self.finished() is None:
+        finished = resume and (self.path / "report.json").is_file()
+        if self.path.is_dir() and any(self.path.iterdir()) and not finished:
             held = ", ".join(sorted(file.name for file in self.path.iterdir())[:5])
             raise InputError(
                 f"--output_dir {path}: the folder exists and holds {held}. Name a new folder, or remove this one."
+            )
+        foreign = [file.name for file in _entries(self.work) if not file.name.startswith(OURS)]
+        if foreign or self.work.is_file():
+            raise InputError(
+                f"--output_dir {path}: the run would work in {self.work}, which is not a run's folder "
+                f"({', '.join(foreign[:5]) or 'it is a file'}). Name another folder, or move that one away."
             )
         if not resume and any(self.work.glob("checkpoint-*")):
             raise InputError(
@@ -42,10 +61,25 @@ class OutputFolder:
                 "--resume_from_checkpoint true, or remove that folder."
             )
 
-    def finished(self) -> dict[str, Any] | None:
-        """The report of the run that is to be continued, where it has finished already."""
-        report = self.path / "report.json"
-        return json.loads(report.read_text(encoding="utf-8")) if self.resume and report.is_file() else None
+    def is_finished(self, arguments: dict[str, Any]) -> bool:
+        """Whether the run that is to be continued has finished already.
+
+        Raises:
+            InputError: the run in the folder was told something else than `arguments`.
+        """
+        if not (self.resume and (self.path / "report.json").is_file()):
+            return False
+        told = yaml.safe_load((self.path / "arguments.yaml").read_text(encoding="utf-8"))
+        elsewhere = ("output_dir", "hub_")
+        other = [key for key, value in arguments.items() if told.get(key) != value and not key.startswith(elsewhere)]
+        if other:
+            shown = ", ".join(f"{key} {told.get(key)!r}, not {arguments[key]!r}" for key in other[:3])
+            raise InputError(f"--output_dir {self.path}: a run with other arguments is finished there ({shown}).")
+        return True
+
+    def report(self) -> dict[str, Any]:
+        """What ``report.json`` of the finished run holds."""
+        return json.loads((self.path / "report.json").read_text(encoding="utf-8"))
 
     def prepare(self) -> None:
         """Make the working folder.
@@ -86,10 +120,10 @@ class OutputFolder:
             if self.path.is_dir():
                 self.path.rmdir()  # empty, as checked
             os.replace(staged, self.path)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             shutil.rmtree(staged, ignore_errors=True)
             raise Failure(
-                f"The result could not be written to {self.path}: {error.strerror or error}. Nothing half-written is "
+                f"The result could not be written to {self.path}: {_cause(error)}. Nothing half-written is "
                 f"left; checkpoints, if any, are in {self.work}: make room and use --resume_from_checkpoint true."
             ) from error
         shutil.rmtree(self.work, ignore_errors=True)
@@ -106,18 +140,25 @@ def written_whole(file: Path) -> Iterator[Any]:
 
     Raises:
         InputError: the file cannot be written.
+        Failure: the disk is full.
     """
-    partial = file.with_name(file.name + ".partial")
+    if file.is_dir():
+        raise InputError(f"--output {file}: that is a folder; expected the name of a file.")
     try:
-        stream = partial.open("w", encoding="utf-8")
+        stream = tempfile.NamedTemporaryFile(  # noqa: SIM115 (closed below, before it is renamed)
+            "w", encoding="utf-8", dir=file.parent, prefix=f".{file.name}.", delete=False
+        )
     except OSError as error:
         raise InputError(f"--output {file} cannot be written: {error.strerror}.") from error
     try:
         with stream:
             yield stream
-        os.replace(partial, file)
+        os.chmod(stream.name, 0o666 & ~_umask())
+        os.replace(stream.name, file)
+    except OSError as error:
+        raise Failure(f"{file} could not be written: {_cause(error)}. Nothing is left of it.") from error
     finally:
-        partial.unlink(missing_ok=True)
+        Path(stream.name).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -125,25 +166,39 @@ def written_whole_folder(folder: Path) -> Iterator[Path]:
     """A folder to write into; it appears as `folder` when the block ends without an error, and not otherwise.
 
     Raises:
-        InputError: there is something of that name.
-        Failure: the disk is full or cannot be written.
+        InputError: there is something of that name, or nowhere to put it.
+        Failure: the disk is full.
     """
     if folder.exists():
         raise InputError(f"{folder} exists already; name a new folder.")
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        os.replace(partial, folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     except OSError as error:
-        raise Failure(f"{folder} could not be written: {error.strerror or error}. Nothing is left of it.") from error
+        raise InputError(f"{folder} cannot be made: {error.strerror}.") from error
+    try:
+        yield partial
+        partial.chmod(0o777 & ~_umask())
+        os.replace(partial, folder)
+    except (OSError, SafetensorError) as error:
+        raise Failure(f"{folder} could not be written: {_cause(error)}. Nothing is left of it.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _umask() -> int:
+    """The process's mask for new files: temporary files are made private and have to be opened up."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _cause(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
 def write_json(file: Path, value: Any) -> None:
-    """Write `value` as JSON; what is not a number (NaN) becomes null, which every JSON reader takes."""
+    """Write `value` as JSON; what is not finite becomes null, which every JSON reader takes."""
     file.write_text(json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -159,6 +214,6 @@ def _finite(value: Any) -> Any:
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
-    if isinstance(value, float) and value != value:
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -107,6 +107,13 @@ class TextClassification:
                     f"({sum(split_counts[label] for label in unknown)} rows). Training has: "
                     f"{', '.join(map(repr, names[:20]))}. Add examples of them to training, or correct the spelling."
                 )
+        for name, split in read.items():
+            if isinstance(split.features["label"], List) != several:
+                form = ("one label a row", "lists of labels")
+                raise InputError(
+                    f"The labels of the {name} split are {form[not several]}, and {form[several]} are expected. "
+                    "--label_separator says what separates several labels in a cell; leave it out where there is one."
+                )
         labels = List(ClassLabel(names=names)) if several else ClassLabel(names=names)
         index = {name: i for i, name in enumerate(names)}
         encoded = DatasetDict()
@@ -151,7 +158,8 @@ class TextClassification:
 
     def check(self, splits: DatasetDict) -> None:
         if self.threshold == "best_f1" or self.max_false_positive_rate is not None:
-            classification.require_enough_to_fit(len(splits.get("validation", ())))
+            validation = splits.get("validation")
+            classification.require_enough_to_fit([] if validation is None else validation["label"][:])
 
     def facts(self, splits: DatasetDict) -> dict[str, Any]:
         names = _names(splits["train"])
@@ -187,6 +195,8 @@ class TextClassification:
             if self.max_length > limit:
                 raise InputError(f"--max_length {self.max_length} is more than the model takes: {limit} tokens.")
             limit = self.max_length
+        if model.config.pad_token_id is None:
+            model.config.pad_token_id = processor.pad_token_id
         # The tokenizer takes the limit along, so that prediction cuts where training did.
         processor.model_max_length = limit
         some = next(iter(splits.values()))
@@ -221,10 +231,13 @@ class TextClassification:
             logits = outputs["logits"].float()
             scale = None if weights is None else weights.to(logits.device)
             if several:
-                # The weight of a positive label; averaged over labels, as the models' own loss does.
+                # Averaged over labels, as the models' own loss does; `weights` are those of positive labels.
+                counted = labels[:, 0] != -100
+                smooth = labels.clamp(min=0) * (1 - label_smoothing) + label_smoothing / 2
                 each = torch.nn.functional.binary_cross_entropy_with_logits(
-                    logits, labels, reduction="none", pos_weight=scale
+                    logits, smooth, reduction="none", pos_weight=scale
                 ).mean(dim=-1)
+                each = torch.where(counted, each, 0.0)
             else:
                 each = torch.nn.functional.cross_entropy(
                     logits, labels, weight=scale, reduction="none", label_smoothing=label_smoothing

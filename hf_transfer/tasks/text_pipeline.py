@@ -31,10 +31,10 @@ class DecidingTextClassificationPipeline(TextClassificationPipeline):
         probabilities = decision.probabilities(model_outputs["logits"].float().cpu().numpy())
         chosen, scores = decision.labels(probabilities)[0], probabilities[0]
         found = [{"label": config.id2label[i], "score": float(score)} for i, score in enumerate(scores)]
-        if top_k == 1 and _legacy:
-            if decision.multi_label:
-                return [label for label, taken in zip(found, chosen, strict=True) if taken]
-            return found[int(chosen)]
+        if decision.multi_label and top_k == 1 and _legacy:
+            return [label for label, taken in zip(found, chosen, strict=True) if taken]
+        if not decision.multi_label and top_k == 1:
+            return found[int(chosen)] if _legacy else [found[int(chosen)]]
         return sorted(found, key=lambda label: -label["score"])[:top_k]
 
     def decide(self, rows: list[dict[str, Any]], *, batch_size: int) -> list[dict[str, Any]]:

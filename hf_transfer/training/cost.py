@@ -45,7 +45,8 @@ def training_cost(
     It is null where activations were cached, as most of the work was not done.
     """
     state, lengths = trainer.state, np.asarray(trainer.train_dataset["length"][:])
-    epochs = state.epoch or 0.0
+    done_now = (state.global_step - trainer._initial_global_step) / max(1, state.global_step)
+    epochs = (state.epoch or 0.0) * done_now  # a resumed run has done the rest before
     examples, tokens = epochs * len(lengths), epochs * float(lengths.sum())
     flops = None if cached else tokens * _flops_a_token(trainer.model, anatomy, method)
     return {

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME as ADAPTER_WEIGHTS
+from transformers.utils import SAFE_WEIGHTS_NAME as WEIGHTS
 
 from hf_transfer.arguments import Arguments
 from hf_transfer.errors import InputError, logger
@@ -70,7 +71,7 @@ def fit(trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, folder
     started = time.perf_counter()
     frozen = arguments.method.method == "frozen"
     layers = arguments.method.trainable_layers
-    checkpoint = _checkpoint_to_resume(arguments.training.resume_from_checkpoint, folder)
+    checkpoint = _checkpoint_to_resume(arguments.training.resume_from_checkpoint, folder, arguments.method.method)
     caching = _cached(trainer, anatomy, layers, folder) if frozen else contextlib.nullcontext(False)
     with caching as cached, checkpoint_on_signal(trainer):
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -78,19 +79,33 @@ def fit(trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, folder
     return training_cost(trainer, anatomy, arguments.method, seconds, cached=bool(cached))
 
 
-def _checkpoint_to_resume(asked: str | bool | None, folder: Path) -> str | None:
+def _checkpoint_to_resume(asked: str | None, folder: Path, method: str) -> str | None:
     """The checkpoint that --resume_from_checkpoint means: ``true`` is the newest in `folder`, if there is one."""
-    if str(asked).lower() in ("none", "false", ""):
+    if asked is None:
         return None
-    if str(asked).lower() != "true":
-        if not (Path(str(asked)) / "trainer_state.json").is_file():
+    weights = ADAPTER_WEIGHTS if method == "lora" else WEIGHTS
+    if asked != "true":
+        if not _is_whole(Path(asked), weights):
             raise InputError(
-                f"--resume_from_checkpoint {asked}: expected true or a checkpoint's folder; found neither."
+                f"--resume_from_checkpoint {asked}: expected true, or the folder of a checkpoint of --method {method} "
+                f"with trainer_state.json and {weights}."
             )
-        return str(asked)
-    newest = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    logger.info("Resuming from %s." if newest else "No checkpoint in %s: starting anew.", newest or folder)
-    return newest
+        return asked
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    for checkpoint in found:
+        if _is_whole(checkpoint, weights):
+            logger.info("Resuming from %s.", checkpoint)
+            return str(checkpoint)
+        logger.info("%s is passed over: it is not a whole checkpoint of --method %s.", checkpoint, method)
+    if found:
+        raise InputError(f"No checkpoint in {folder} is a whole one of --method {method}. Was the method another?")
+    logger.info("No checkpoint in %s: starting anew.", folder)
+    return None
+
+
+def _is_whole(checkpoint: Path, weights: str) -> bool:
+    files = (weights, "optimizer.pt", "scheduler.pt", "trainer_state.json")  # Trainer writes its state last
+    return all((checkpoint / name).is_file() for name in files)
 
 
 def fit_head(trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, folder: Path) -> None:
@@ -114,7 +129,10 @@ def _cached(trainer: TransferTrainer, anatomy: Anatomy, layers: int, folder: Pat
     """Let the trainer work from cached activations inside the block, where the model allows it."""
     kept = (trainer.train_dataset, trainer.eval_dataset, trainer.data_collator)
     cache = None
-    if anatomy.layers is not None:
+    args = trainer.args
+    # These reach into the modules that the cache takes out.
+    untouched = not (args.gradient_checkpointing or args.activation_checkpointing or args.neftune_noise_alpha)
+    if anatomy.layers is not None and untouched:
         cache = FeatureCache(trainer.model, anatomy.layers, layers, anatomy.trunk, folder / "features")
     examples = _examples(trainer, cache) if cache is not None else None
     if cache is None or examples is None:
@@ -129,7 +147,8 @@ def _cached(trainer: TransferTrainer, anatomy: Anatomy, layers: int, folder: Pat
             yield True
     finally:
         trainer.train_dataset, trainer.eval_dataset, trainer.data_collator = kept
-        shutil.rmtree(folder / "features", ignore_errors=True)
+        if args.should_save:
+            shutil.rmtree(folder / "features", ignore_errors=True)
 
 
 def _examples(trainer: TransferTrainer, cache: FeatureCache) -> tuple[Any, Any] | None:

@@ -1,6 +1,5 @@
 """`transformers.Trainer` with batches and losses that do not depend on how the work is divided."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,15 +20,11 @@ class TransferTrainer(Trainer):
     transformers 5 divides the loss of a step by a count that BERT-like classifiers and CTC models ignore, so that
     accumulation and several processes multiply it (transformers#47688). Here the loss is
     ``compute_loss_func(outputs, labels, num_items_in_batch)`` with the number of examples in the whole step.
-
-    Args:
-        lengths: for each dataset that is trained on or evaluated, by `id`, the examples' lengths.
-        reduce_outputs: from a batch of model outputs to what is kept of each example; a list or array [batch, ...].
+    The datasets have a column ``length``, by which batches are made.
     """
 
-    def __init__(self, *args: Any, reduce_outputs: Callable[[Any], Any] | None = None, **kwargs: Any):
+    def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.reduce_outputs = reduce_outputs or (lambda outputs: outputs["logits"].float().cpu().numpy())
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         if not self.args.disable_tqdm:
@@ -111,15 +106,13 @@ class TransferTrainer(Trainer):
             with torch.inference_mode(), self.accelerator.autocast():
                 outputs = self.model(**inputs)
                 loss_sum += float(self.compute_loss_func(outputs, labels)) * len(indices)
-            found += zip(indices, self.reduce_outputs(outputs), strict=True)
+            found += zip(indices, outputs["logits"].float().cpu().numpy(), strict=True)
             self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         if self.args.world_size > 1:
             found = gather_object(found)
             loss_sum = sum(gather_object([loss_sum]))
         found.sort(key=lambda pair: pair[0])
-        kept = [value for _, value in found]
-        same_shape = len({np.shape(value) for value in kept}) == 1
-        predictions = np.stack(kept) if same_shape else np.array(kept, dtype=object)
+        predictions = np.stack([value for _, value in found])
         metrics = {f"{metric_key_prefix}_loss": loss_sum / count}
         if self.compute_metrics is not None and metric_key_prefix == "eval":
             computed = self.compute_metrics(EvalPrediction(predictions=predictions, label_ids=None))
