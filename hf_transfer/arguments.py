@@ -4,6 +4,7 @@ The names are those of the transformers example scripts and of `transformers.Tra
 """
 
 import dataclasses
+import math
 import os
 import sys
 from dataclasses import dataclass, field
@@ -13,6 +14,21 @@ import torch
 from transformers import TrainingArguments
 
 from hf_transfer.errors import InputError, logger, nearest
+
+# Lowest and highest value of what the parser takes as any number.
+Range = tuple[float, float | None]
+DATA_RANGES: dict[str, Range] = {"test_size": (0, 0.99), "validation_size": (0, 0.99), "max_train_samples": (1, None),
+               "max_eval_samples": (1, None)}  # fmt: skip
+METHOD_RANGES: dict[str, Range] = {
+    "trainable_layers": (0, None),
+    "lora_r": (1, None),
+    "lora_alpha": (1, None),
+                                  "lora_dropout": (0, 0.99)}  # fmt: skip
+TRAINING_RANGES: dict[str, Range] = {"learning_rate": (0, None), "num_train_epochs": (1e-6, None), "seed": (0, None),
+                   "weight_decay": (0, None), "label_smoothing_factor": (0, 1), "max_grad_norm": (0, None),
+                   "warmup_steps": (0, None), "dataloader_num_workers": (0, None),
+                   "per_device_train_batch_size": (1, None), "per_device_eval_batch_size": (1, None),
+                   "gradient_accumulation_steps": (1, None)}  # fmt: skip
 
 
 @dataclass
@@ -177,13 +193,7 @@ class TransferTrainingArguments(TrainingArguments):
             super().__post_init__()
         except (ValueError, ImportError, TypeError, AttributeError) as error:
             raise InputError(f"The training arguments do not fit together: {' '.join(str(error).split())}") from error
-        for name in (
-            "per_device_train_batch_size",
-            "per_device_eval_batch_size",
-            "gradient_accumulation_steps",
-        ):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} is {getattr(self, name)}: expected 1 or more.")
+        _check_ranges(self, TRAINING_RANGES)
         if self.world_size != joined:
             raise InputError(
                 f"{joined} processes were started (WORLD_SIZE) but training sees {self.world_size}: each would "
@@ -209,18 +219,8 @@ class Arguments:
             raise InputError("--model_name_or_path is missing: expected a Hub id or a local model folder.")
         if self.data.train_file and self.data.dataset_name:
             raise InputError("--train_file and --dataset_name are both given: expected one source of training data.")
-        for name in ("test_size", "validation_size"):
-            value = getattr(self.data, name)
-            if value is not None and not 0 <= value < 1:
-                raise InputError(f"--{name} is {value}: expected a share from 0 to below 1.")
-        for name in ("max_train_samples", "max_eval_samples"):
-            value = getattr(self.data, name)
-            if value is not None and value < 1:
-                raise InputError(f"--{name} is {value}: expected 1 or more.")
-        if self.method.trainable_layers < 0:
-            raise InputError(f"--trainable_layers is {self.method.trainable_layers}: expected 0 or more.")
-        if self.method.lora_r < 1:
-            raise InputError(f"--lora_r is {self.method.lora_r}: expected 1 or more.")
+        _check_ranges(self.data, DATA_RANGES)
+        _check_ranges(self.method, METHOD_RANGES)
         if self.method.trainable_layers and self.method.method != "frozen":
             raise InputError(f"--trainable_layers belongs to --method frozen, not to {self.method.method}.")
         if self.method.merge and self.method.method != "lora":
@@ -268,3 +268,13 @@ def _check_choices(part: Any) -> None:
         value = getattr(part, name)
         if choices and value not in choices:
             raise InputError(f"--{name} is {value!r}: expected one of {', '.join(choices)}.{nearest(value, choices)}")
+
+
+def _check_ranges(part: Any, ranges: dict[str, Range]) -> None:
+    for name, (low, high) in ranges.items():
+        value = getattr(part, name)
+        if value is None:
+            continue
+        if not isinstance(value, (int, float)) or not low <= value <= (math.inf if high is None else high):
+            wanted = f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
+            raise InputError(f"--{name} is {value!r}: expected a number, {wanted}.")

@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--test_file", required=True, help="labelled CSV, TSV, JSON, JSONL or Parquet file")
     command.add_argument("--label_column_name", help="column of the labels")
     command.add_argument("--label_separator", help="what separates the labels of one text")
+    command.add_argument("--drop_incomplete", action="store_true", help="leave out rows without text or label")
     command.add_argument("--group_column_name", help="column by which results are reported too")
     command.add_argument("--output", help="JSON file to write (default: standard output)")
     _add_columns(command)
@@ -85,6 +86,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         raise InputError("Expected either texts or --file FILE.")
     if arguments.batch_size < 1:
         raise InputError(f"--batch_size is {arguments.batch_size}: expected 1 or more.")
+    _refuse_output(arguments.output, arguments.file)
     rows = _file_rows(arguments) if arguments.file else ({"text": text} for text in arguments.texts)
     first = next(rows)  # a file that cannot be read is refused before the model is loaded
     pipeline = load_finetuned(arguments.model)
@@ -111,6 +113,17 @@ def _file_rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield {own: "" if row[column] is None else str(row[column]) for own, column in columns.items()}
 
 
+def _refuse_output(output: str | None, source: str | None) -> None:
+    """Refuse before the work what would fail or do harm after it."""
+    if output is None:
+        return
+    path = Path(output).resolve()
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"--output {output}: expected the name of a file in a folder that exists.")
+    if source is not None and path == Path(source).resolve():
+        raise InputError(f"--output {output}: that is the file that is read; name another.")
+
+
 def _chain(first: dict[str, Any], rest: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     yield first
     yield from rest
@@ -125,14 +138,17 @@ def _write_lines(records: Iterator[dict[str, Any]], stream: Any, *, show: bool) 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from hf_transfer.inference import evaluate
-    from hf_transfer.reporting.output_folder import write_json
+    from hf_transfer.reporting.output_folder import as_json, written_whole
 
     ours = ("run", "model", "test_file", "output")
     settings = {key: value for key, value in vars(arguments).items() if key not in ours and value is not None}
-    if arguments.output and not Path(arguments.output).resolve().parent.is_dir():
-        raise InputError(f"--output {arguments.output}: there is no folder {Path(arguments.output).parent}.")
+    _refuse_output(arguments.output, arguments.test_file)
     found = evaluate(arguments.model, arguments.test_file, **settings)
-    write_json(Path(arguments.output or "/dev/stdout"), found)
+    if arguments.output:
+        with written_whole(Path(arguments.output)) as stream:
+            stream.write(as_json(found))
+    else:
+        sys.stdout.write(as_json(found))
 
 
 def _push(arguments: argparse.Namespace) -> None:

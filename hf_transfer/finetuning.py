@@ -14,7 +14,7 @@ from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, set_seed
 
 from hf_transfer import hub
-from hf_transfer.arguments import Arguments, TransferTrainingArguments
+from hf_transfer.arguments import Arguments, DataArguments, TransferTrainingArguments
 from hf_transfer.data.splits import SPLITS, complete_splits, load_splits, overlap
 from hf_transfer.errors import Failure, InputError, logger
 from hf_transfer.evaluation.groups import measure_groups
@@ -83,6 +83,11 @@ def finetune(
             validation = trainer.predict(run.inputs["validation"]).predictions if "validation" in run.inputs else None
             decision = task.decide(validation, run.splits.get("validation"), model.config)
             after = trainer.predict(run.inputs["test"]).predictions
+            if not np.isfinite(after).all():
+                raise Failure(
+                    f"Training diverged: the model's outputs are not finite. Lower --learning_rate (it was "
+                    f"{training.learning_rate:g}), or train without --fp16. Nothing is written."
+                )
             metrics = task.measure(after, test, model.config)
             found = task.intervals(before, after, test, model.config, training.seed)
         report = {
@@ -123,7 +128,8 @@ def _prepare(
 ) -> _Prepared:
     """Everything that can be refused, before anything that takes long."""
     training = arguments.training
-    output.prepare()
+    if training.should_save:
+        output.prepare()
     if training.push_to_hub:
         hub.require_repository(arguments)
     with meter.stage("data"):
@@ -133,10 +139,13 @@ def _prepare(
         processor = task.load_processor(arguments.model)
         pretrained = arguments.method.method != "scratch"
         model, newly_initialised = task.load_model(arguments.model, splits, pretrained=pretrained)
-        output.require_space(4 * sum(p.numel() * p.element_size() for p in model.parameters()))
+        if training.should_save:
+            output.require_space(4 * sum(p.numel() * p.element_size() for p in model.parameters()))
     with meter.stage("preprocessing"):
         inputs = task.preprocess(splits, processor, model)
         settle_training(arguments, model.config, len(inputs["train"]))
+        if training.should_save:
+            output.claim(arguments.as_dict())
     return _Prepared(splits, facts, processor, model, Anatomy.of(model, newly_initialised), inputs)
 
 
@@ -207,7 +216,7 @@ def _prepare_splits(
     """Checked train, validation and test splits, and what the report says of them."""
     data, seed = arguments.data, arguments.training.seed
     datasets.disable_progress_bars()
-    splits = task.standardise(_in_memory(dataset) if dataset is not None else load_splits(data), data)
+    splits = task.standardise(_in_memory(dataset, data) if dataset is not None else load_splits(data), data)
     strata = {name: task.strata(split) for name, split in splits.items()}
     splits, made = complete_splits(splits, strata, data, seed)
     identities = {name: task.identities(split) for name, split in splits.items()}
@@ -219,8 +228,11 @@ def _prepare_splits(
     return splits, {"source": source, "made": made, "also_in_training": also_in_training, **task.facts(splits)}
 
 
-def _in_memory(dataset: Any) -> DatasetDict:
+def _in_memory(dataset: Any, data: DataArguments) -> DatasetDict:
     """The splits of a dataset given in Python; one without splits is training data."""
+    files = [name for name in ("dataset_name", "train_file", "validation_file", "test_file") if getattr(data, name)]
+    if files:
+        raise InputError(f"dataset and {files[0]} are both given: expected one source of data.")
     splits = {"train": dataset} if isinstance(dataset, Dataset) else dict(dataset)
     if "train" not in splits:
         raise InputError(f"dataset has the splits {', '.join(splits)}; expected one named train.")

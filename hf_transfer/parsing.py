@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 from argparse import SUPPRESS, Namespace
 from collections.abc import Mapping, Sequence
@@ -71,9 +72,11 @@ def make_arguments(task: Any, keywords: Mapping[str, Any]) -> Arguments:
             raise InputError(f"{key} is a setting of the task: pass it as {type(task).__name__}({key}=...).")
         if key not in names:
             raise InputError(f"Unknown argument {key}.{nearest(key, names)}")
-    arguments = _build(type(task), keywords)
-    arguments.task = task
-    return arguments
+    arguments = _build(
+        type(task),
+        {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in keywords.items()},
+    )
+    return dataclasses.replace(arguments, task=task)
 
 
 def _groups_of(task_class: type) -> list[type]:

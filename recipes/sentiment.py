@@ -7,6 +7,8 @@
 The file needs a column of texts and one of labels; --help lists every argument.
 """
 
+from shlex import quote
+
 from hf_transfer import TextClassification, finetune
 from hf_transfer.errors import run_command
 from hf_transfer.parsing import parse_arguments
@@ -24,8 +26,8 @@ def main() -> None:
     arguments = parse_arguments(TextClassification, defaults=DEFAULTS, description=__doc__)
     result = finetune(arguments.task, arguments)
     if arguments.training.should_save:
-        print(f"\n{result}")
-        print(f'Try it: {shell_command()} predict {result.folder} "Not bad at all."')
+        text = "Not bad at all."
+        print(f"\n{result}\nTry it: {shell_command()} predict {quote(str(result.folder))} {text!r}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@
 The file needs a column of texts and one of labels; --help lists every argument.
 """
 
+from shlex import quote
+
 from hf_transfer import TextClassification, finetune
 from hf_transfer.errors import run_command
 from hf_transfer.parsing import parse_arguments
@@ -23,10 +25,8 @@ def main() -> None:
     arguments = parse_arguments(TextClassification, defaults=DEFAULTS, description=__doc__)
     result = finetune(arguments.task, arguments)
     if arguments.training.should_save:
-        print(f"\n{result}")
-        print(
-            f'Try it: {shell_command()} predict {result.folder} "Hi mum, my phone broke, text me on this new number"'
-        )
+        text = "Hi mum, my phone broke, text me on this new number"
+        print(f"\n{result}\nTry it: {shell_command()} predict {quote(str(result.folder))} {text!r}")
 
 
 if __name__ == "__main__":

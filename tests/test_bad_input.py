@@ -183,7 +183,13 @@ def test_output_folder_that_holds_something_else(recipe, tiny, tmp_path):
         (["--max_length", "5000"], ["5000", "64 tokens"]),
         (["--threshold", "high"], "expected best_f1 or a probability"),
         (["--threshold", "best_f1"], ["4 validation examples", "--validation_file"]),
-        (["--test_size", "1.5"], "--test_size"),
+        (["--test_size", "1.5"], "--test_size is 1.5: expected a number, 0 to 0.99"),
+        (["--learning_rate", "nan"], "--learning_rate is nan"),
+        (["--num_train_epochs", "0"], "--num_train_epochs is 0"),
+        (["--lora_dropout", "2"], "--lora_dropout is 2"),
+        (["--seed", "-1"], "--seed is -1"),
+        (["--report_to", "foo"], "foo"),
+        (["--output_dir", "/"], "--output_dir /"),
         (["--max_train_samples", "0"], "--max_train_samples"),
         (["--lr_scheduler_type", "wavy"], "lr_scheduler_type"),
         (["--eval_strategy", "steps", "--load_best_model_at_end", "--save_strategy", "epoch"], "do not fit together"),
@@ -251,7 +257,7 @@ def test_a_partial_folder_of_somebody_else_is_left_alone(recipe, tiny, tmp_path)
 @pytest.mark.parametrize(
     ("keywords", "says"),
     [
-        ({"method": "LoRA"}, "expected one of full, lora, frozen, scratch. Did you mean"),
+        ({"method": "LoRA"}, "expected one of full, lora, frozen, scratch."),
         ({"lora_variant": "xx"}, "expected one of lora, rslora"),
         ({"lerning_rate": 1.0}, "Did you mean learning_rate?"),
         ({"class_weights": "balanced"}, r"TextClassification\(class_weights=...\)"),

@@ -202,3 +202,23 @@ def test_evaluate_reports_groups_once(trained, tmp_path):
     assert not [name for name in found["groups"]["sms"] if name.endswith("_before")]
     with pytest.raises(InputError, match="Did you mean text_column_name"):
         evaluate(trained / "full", str(file), text_colum_name="text")
+
+
+def test_output_is_never_what_is_read_nor_a_folder(trained, command, tmp_path):
+    file = write_csv(tmp_path / "in.csv", message_rows(5))
+    before = file.read_bytes()
+    for output in (file, tmp_path, tmp_path / "absent" / "x.json"):
+        assert command("predict", trained / "full", "--file", file, "--output", output).code == 2
+        assert command("evaluate", trained / "full", "--test_file", file, "--output", output).code == 2
+    assert file.read_bytes() == before
+
+
+def test_evaluate_can_be_appended_to_a_file(trained, tmp_path):
+    log = tmp_path / "log.txt"
+    log.write_text("keep me\n")
+    file = write_csv(tmp_path / "in.csv", message_rows(20))
+    subprocess.run(
+        f"{sys.executable} -m hf_transfer.cli evaluate {trained / 'full'} --test_file {file} >> {log}",
+        shell=True, check=True, cwd=ROOT, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert log.read_text().startswith("keep me\n{")

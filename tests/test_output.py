@@ -10,9 +10,10 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, message_rows, write_csv
+from filelock import FileLock
 from safetensors.torch import load_file
 
-from hf_transfer import Failure, TextClassification, finetune, load_finetuned
+from hf_transfer import Failure, InputError, TextClassification, finetune, load_finetuned
 from hf_transfer.training.interruption import _StopAfterStep
 
 STEPS = {"max_steps": 2, "disable_tqdm": True}
@@ -252,3 +253,41 @@ def test_a_threshold_that_turns_labels_over_is_obeyed_everywhere(train, command,
     found = json.loads(command("predict", tmp_path / "out", text).out)
     assert found["label"] == "spam"
     assert found["score"] == pytest.approx(found["scores"]["spam"])
+
+
+def test_two_runs_at_once_do_not_share_a_folder(train, tmp_path):
+    with FileLock(_made(tmp_path / "out.partial") / ".lock"):
+        with pytest.raises(InputError, match="another run is writing it"):
+            train()
+        assert (tmp_path / "out.partial").is_dir()  # the other run's
+
+
+def _made(folder):
+    folder.mkdir()
+    return folder
+
+
+def test_diverged_training_is_said_and_not_written(train, tmp_path):
+    with pytest.raises(Failure, match="Training diverged"):
+        train(learning_rate=1e38, max_steps=6)
+    assert not (tmp_path / "out").exists()
+
+
+def test_paths_may_be_path_objects(train, tiny, tmp_path):
+    result = train(model_name_or_path=tiny(), output_dir=tmp_path / "out")
+    assert result.folder == tmp_path / "out"
+
+
+def test_an_unfinished_run_is_not_continued_with_other_arguments(train, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+
+        def stop(self, args, state, control, **_):
+            if state.global_step == 3:
+                raise KeyboardInterrupt
+
+        patch.setattr(_StopAfterStep, "on_step_end", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(max_steps=6, save_strategy="steps", save_steps=2)
+    with pytest.raises(InputError, match=r"a run with other arguments is unfinished there \(seed 42, not 7"):
+        train(max_steps=6, seed=7, resume_from_checkpoint="true")
+    assert (tmp_path / "out.partial" / "checkpoint-2").is_dir()

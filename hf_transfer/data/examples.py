@@ -30,6 +30,9 @@ def read_examples(
                 f"The {name} split has no column {column!r} (--{own}_column_name); it has: "
                 f"{', '.join(split.column_names)}."
             )
+    for own, column in columns.items():
+        if own != "label" and isinstance(split.features[column], (List, dict)):
+            raise InputError(f"Column {column!r} of the {name} split holds lists, not text (--{own}_column_name).")
     feature = split.features[columns["label"]]
     several = label_separator is not None or isinstance(feature, List)
     inner = getattr(feature, "feature", feature)
@@ -91,7 +94,7 @@ def _read_batch(
             text = "" if value is None or _is_nan(value) else str(value)
             if own != "group" and not text.strip():
                 problem = problem or f"no text: {column} is {value!r}"
-            read[own].append(text)
+            read[own].append(text if own != "group" else text.strip() or "(none)")
         read["problem"].append(problem)
     return read
 

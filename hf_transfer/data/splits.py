@@ -10,7 +10,6 @@ from typing import Any
 
 import datasets
 from datasets import Dataset, DatasetDict, Features, List, Value
-from huggingface_hub.errors import HfHubHTTPError
 from sklearn.model_selection import train_test_split
 
 from hf_transfer.arguments import DataArguments
@@ -118,7 +117,7 @@ def _load_from_hub(data: DataArguments) -> DatasetDict:
     name = data.dataset_name
     try:
         loaded = datasets.load_dataset(name, data.dataset_config_name)
-    except (FileNotFoundError, ValueError, OSError, HfHubHTTPError) as error:
+    except Exception as error:  # network, missing datasets, files that do not fit together
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         offline = " HF_HUB_OFFLINE is set." if os.environ.get("HF_HUB_OFFLINE") in ("1", "ON", "YES", "TRUE") else ""
         raise InputError(

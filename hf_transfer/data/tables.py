@@ -36,6 +36,8 @@ def read_rows(
     path = Path(file)
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{path}: the ending is {path.suffix or 'missing'}; expected one of {', '.join(SUFFIXES)}.")
+    if path.is_dir():
+        raise InputError(f"{path}: that is a folder; expected a file. A folder of data files goes to --dataset_name.")
     if not path.is_file():
         raise InputError(f"{path}: no such file.{_neighbours(path)}")
     if path.stat().st_size == 0:
@@ -85,8 +87,12 @@ def _not_utf8(path: Path, found: str, guess: str) -> str:
 
 
 def _delimited_rows(path: Path, names: Sequence[str] | None, delimiter: str) -> Iterator[dict[str, str]]:
-    if len(delimiter) != 1:
+    delimiter = {"\\t": "\t", "tab": "\t"}.get(delimiter, delimiter)
+    if len(delimiter) != 1 or delimiter in "\r\n":
         raise InputError(f"--delimiter is {delimiter!r}: expected one character.")
+    twice = [name for name, count in Counter(names or ()).items() if count > 1]
+    if twice:
+        raise InputError(f"--column_names names {twice[0]!r} twice.")
     literal = path.suffix.lower() == ".tsv" and _quotes_are_literal(path, delimiter)
     reader = csv.reader(
         _lines(path),

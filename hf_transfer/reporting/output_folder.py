@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from hf_transfer.errors import Failure, InputError
 
 # What a run keeps in its working folder.
-OURS = ("checkpoint-", "result", "features")
+OURS = ("checkpoint-", "result", "features", "arguments.yaml", ".lock")
+# Arguments that may differ when a run is gone on with: where things go, and how long and how often.
+MAY_DIFFER = ("output_dir", "hub_", "max_steps", "num_train_epochs", "save_", "logging_", "eval_")
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -39,7 +42,10 @@ class OutputFolder:
 
     def __init__(self, path: str | Path, *, resume: bool):
         self.path = Path(path)
+        if not self.path.resolve().name:
+            raise InputError(f"--output_dir {path}: expected a new folder.")
         self.work = self.path.resolve().with_name(self.path.resolve().name + ".partial")
+        self._lock: FileLock | None = None
         if self.path.is_file():
             raise InputError(f"--output_dir {path}: there is a file of that name; expected a new folder.")
         self.resume = resume
@@ -69,13 +75,27 @@ class OutputFolder:
         """
         if not (self.resume and (self.path / "report.json").is_file()):
             return False
-        told = yaml.safe_load((self.path / "arguments.yaml").read_text(encoding="utf-8"))
-        elsewhere = ("output_dir", "hub_")
-        other = [key for key, value in arguments.items() if told.get(key) != value and not key.startswith(elsewhere)]
+        self._refuse_other(self.path, arguments, "is finished there")
+        return True
+
+    def _refuse_other(self, folder: Path, arguments: dict[str, Any], state: str) -> None:
+        """Refuse to go on with a run that was told something else than `arguments`."""
+        told = yaml.safe_load((folder / "arguments.yaml").read_text(encoding="utf-8"))
+        other = [key for key in arguments if told.get(key) != arguments[key] and not key.startswith(MAY_DIFFER)]
         if other:
             shown = ", ".join(f"{key} {told.get(key)!r}, not {arguments[key]!r}" for key in other[:3])
-            raise InputError(f"--output_dir {self.path}: a run with other arguments is finished there ({shown}).")
-        return True
+            raise InputError(f"--output_dir {self.path}: a run with other arguments {state} ({shown}).")
+
+    def claim(self, arguments: dict[str, Any]) -> None:
+        """Take the working folder for the run of these arguments.
+
+        Raises:
+            InputError: the checkpoints in it are of a run with other arguments.
+        """
+        if any(self.work.glob("checkpoint-*")) and (self.work / "arguments.yaml").is_file():
+            self._refuse_other(self.work, arguments, "is unfinished there")
+        told = yaml.safe_dump(arguments, sort_keys=False, allow_unicode=True)
+        (self.work / "arguments.yaml").write_text(told, encoding="utf-8")
 
     def report(self) -> dict[str, Any]:
         """What ``report.json`` of the finished run holds."""
@@ -89,6 +109,11 @@ class OutputFolder:
         """
         try:
             self.work.mkdir(parents=True, exist_ok=True)
+            # Held until the process ends, however it ends.
+            self._lock = FileLock(self.work / ".lock", timeout=0)
+            self._lock.acquire()
+        except Timeout as error:
+            raise InputError(f"--output_dir {self.path}: another run is writing it at this moment.") from error
         except OSError as error:
             raise InputError(f"--output_dir {self.path}: the folder cannot be made: {error.strerror}.") from error
 
@@ -130,7 +155,8 @@ class OutputFolder:
 
     def discard(self) -> None:
         """Remove what an unfinished run left, unless it can be continued from it."""
-        if self.work.is_dir() and not any(self.work.glob("checkpoint-*")):
+        mine = self._lock is not None and self._lock.is_locked
+        if mine and not any(self.work.glob("checkpoint-*")):
             shutil.rmtree(self.work, ignore_errors=True)
 
 
@@ -197,9 +223,14 @@ def _cause(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
+def as_json(value: Any) -> str:
+    """`value` as JSON; what is not finite becomes null, which every JSON reader takes."""
+    return json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n"
+
+
 def write_json(file: Path, value: Any) -> None:
-    """Write `value` as JSON; what is not finite becomes null, which every JSON reader takes."""
-    file.write_text(json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write `value` as JSON."""
+    file.write_text(as_json(value), encoding="utf-8")
 
 
 def write_jsonl(file: Path, records: list[dict[str, Any]]) -> None:

@@ -144,8 +144,11 @@ class TextClassification:
             names = [name for name in names if name != self.positive_label] + [self.positive_label]
         if len(names) == 2 and not several:
             logger.info("Labels: %s. F1 and thresholds are about %r (--positive_label).", ", ".join(names), names[1])
-        elif self.threshold is not None or self.max_false_positive_rate is not None:
+            return names
+        if self.threshold is not None or self.max_false_positive_rate is not None:
             raise InputError(f"A threshold needs exactly two labels, one a text; found {len(names)}: {names[:10]}.")
+        shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+        logger.info("%d labels%s: %s.", len(names), " (a text may have several)" if several else "", shown)
         return names
 
     def strata(self, split: Dataset) -> list[Any]:
@@ -157,6 +160,9 @@ class TextClassification:
         return [hash((text.strip(), pair.strip())) for text, pair in zip(split["text"], pairs, strict=True)]
 
     def check(self, splits: DatasetDict) -> None:
+        if self.class_weights == "balanced":
+            weights = zip(_names(splits["train"]), _balanced_weights(splits["train"]).tolist(), strict=True)
+            logger.info("Loss weights: %s.", ", ".join(f"{name} {weight:.2f}" for name, weight in weights))
         if self.threshold == "best_f1" or self.max_false_positive_rate is not None:
             validation = splits.get("validation")
             classification.require_enough_to_fit([] if validation is None else validation["label"][:])
@@ -222,9 +228,6 @@ class TextClassification:
         weights = None
         if self.class_weights == "balanced":
             weights = _balanced_weights(train)
-            logger.info("Loss weights: %s.", ", ".join(
-                f"{name} {weight:.2f}" for name, weight in zip(_names(train), weights.tolist(), strict=True)
-            ))  # fmt: skip
         several = _several(train)
 
         def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:

@@ -38,16 +38,26 @@ def make_trainer(
     def compute_metrics(found: Any) -> dict[str, float]:
         return task.measure(found.predictions, validation, None)
 
-    return TransferTrainer(
-        model=model,
-        args=args,
-        data_collator=task.collator(processor),
-        train_dataset=inputs.get("train"),
-        eval_dataset=inputs.get("validation"),
-        processing_class=processor,
-        compute_loss_func=task.loss_function(splits.get("train", splits["test"]), args.label_smoothing_factor),
-        compute_metrics=compute_metrics,
-    )
+    with _arguments_that_fit():
+        return TransferTrainer(
+            model=model,
+            args=args,
+            data_collator=task.collator(processor),
+            train_dataset=inputs.get("train"),
+            eval_dataset=inputs.get("validation"),
+            processing_class=processor,
+            compute_loss_func=task.loss_function(splits.get("train", splits["test"]), args.label_smoothing_factor),
+            compute_metrics=compute_metrics,
+        )
+
+
+@contextlib.contextmanager
+def _arguments_that_fit() -> Iterator[None]:
+    """What Trainer itself refuses, as one sentence."""
+    try:
+        yield
+    except (ValueError, ImportError, RuntimeError, KeyError) as error:
+        raise InputError(f"The training arguments do not fit together: {' '.join(str(error).split())}") from error
 
 
 def settle_training(arguments: Arguments, config: Any, examples: int) -> None:
