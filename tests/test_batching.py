@@ -116,3 +116,21 @@ def test_the_stock_trainer_depends_on_the_division(tiny):
 
     with tempfile.TemporaryDirectory() as folder:
         assert first_gradient(2, 4, folder) > 2 * first_gradient(8, 1, folder)
+
+
+def test_every_epoch_of_a_run_draws_its_own_order(tiny, tmp_path, monkeypatch):
+    orders: list[list[list[int]]] = []
+    draw = TrainingBatches.__iter__
+
+    def watched(self):
+        orders.append(list(draw(self)))
+        return iter(orders[-1])
+
+    monkeypatch.setattr(TrainingBatches, "__iter__", watched)
+    (tmp_path / "m.jsonl").write_text("\n".join(json.dumps(row) for row in message_rows(60)))
+    finetune(
+        TextClassification(), model_name_or_path=str(tiny()), train_file=str(tmp_path / "m.jsonl"),
+        output_dir=str(tmp_path / "out"), num_train_epochs=3, disable_tqdm=True,
+    )  # fmt: skip
+    assert len(orders) == 3
+    assert orders[0] != orders[1] != orders[2] != orders[0]

@@ -242,17 +242,19 @@ def test_flags_that_reach_into_the_trunk_turn_the_cache_off(train, flags):
     assert report["training"]["cached_activations"] is False
 
 
-def test_a_threshold_that_turns_labels_over_is_obeyed_everywhere(train, command, tmp_path):
-    """A threshold of 0.01 calls nearly everything spam, whatever the likeliest label is."""
-    report = train(TextClassification(threshold="0.01"), learning_rate=1e-5).report
-    assert report["metrics"]["recall"] == 1.0
+def test_a_threshold_is_obeyed_everywhere(train, command, tmp_path):
+    """One of the two thresholds turns over the likeliest label of any text."""
     text = "see you at dinner"
-    pipe = load_finetuned(tmp_path / "out")
-    assert pipe(text)[0]["label"] == "spam"
-    assert pipe(text, top_k=1)[0]["label"] == "spam"
-    found = json.loads(command("predict", tmp_path / "out", text).out)
-    assert found["label"] == "spam"
-    assert found["score"] == pytest.approx(found["scores"]["spam"])
+    for threshold, label in (("0.01", "spam"), ("0.99", "ham")):
+        output = tmp_path / label
+        report = train(TextClassification(threshold=threshold), learning_rate=1e-5, output_dir=str(output)).report
+        assert report["metrics"]["recall"] == (1.0 if label == "spam" else 0.0)
+        pipe = load_finetuned(output)
+        assert pipe(text)[0]["label"] == label
+        assert pipe(text, top_k=1)[0]["label"] == label
+        found = json.loads(command("predict", output, text).out)
+        assert found["label"] == label
+        assert found["score"] == pytest.approx(found["scores"][label])
 
 
 def test_two_runs_at_once_do_not_share_a_folder(train, tmp_path):
