@@ -1,5 +1,6 @@
 """What a run leaves: exactly these files, a report and a card that agree with them, repeatable from its arguments."""
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -217,18 +218,25 @@ def test_a_finished_run_of_other_arguments_is_not_taken_for_this_one(train, reci
     assert "the folder exists and holds" in result.err
 
 
+@contextlib.contextmanager
+def stopped_at(step):
+    """End the run inside the block at a step, before it could write a checkpoint there; expects that it ends so."""
+
+    def stop(self, args, state, control, **_):
+        if state.global_step == step:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_StopAfterStep, "on_step_end", stop)
+        with pytest.raises(KeyboardInterrupt):
+            yield
+
+
 def test_a_resumed_run_ends_with_the_weights_of_one_that_never_stopped(train, tmp_path):
     settings = {"method": "frozen", "trainable_layers": 1, "max_steps": 12, "save_strategy": "steps", "save_steps": 5}
     train(output_dir=str(tmp_path / "whole"), **settings)
-    with pytest.MonkeyPatch.context() as patch:
-        # Stopped after the checkpoint of step 5, as by a signal.
-        def stop(self, args, state, control, **_):
-            if state.global_step == 7:
-                raise KeyboardInterrupt
-
-        patch.setattr(_StopAfterStep, "on_step_end", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(**settings)
+    with stopped_at(7):
+        train(**settings)
     assert (tmp_path / "out.partial" / "checkpoint-5").is_dir()
     train(resume_from_checkpoint="true", **settings)
     whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "out"))
@@ -281,15 +289,8 @@ def test_paths_may_be_path_objects(train, tiny, tmp_path):
 
 
 def test_an_unfinished_run_is_not_continued_with_other_arguments(train, tmp_path):
-    with pytest.MonkeyPatch.context() as patch:
-
-        def stop(self, args, state, control, **_):
-            if state.global_step == 3:
-                raise KeyboardInterrupt
-
-        patch.setattr(_StopAfterStep, "on_step_end", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(max_steps=6, save_strategy="steps", save_steps=2)
+    with stopped_at(3):
+        train(max_steps=6, save_strategy="steps", save_steps=2)
     with pytest.raises(InputError, match=r"a run with other arguments is unfinished there \(seed 42, not 7"):
         train(max_steps=6, seed=7, resume_from_checkpoint="true")
     assert (tmp_path / "out.partial" / "checkpoint-2").is_dir()
