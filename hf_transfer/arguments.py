@@ -17,18 +17,32 @@ from hf_transfer.errors import InputError, logger, nearest
 
 # Lowest and highest value of what the parser takes as any number.
 Range = tuple[float, float | None]
-DATA_RANGES: dict[str, Range] = {"test_size": (0, 0.99), "validation_size": (0, 0.99), "max_train_samples": (1, None),
-               "max_eval_samples": (1, None)}  # fmt: skip
+DATA_RANGES: dict[str, Range] = {
+    "test_size": (0, 0.99),
+    "validation_size": (0, 0.99),
+    "replay": (0, None),
+    "max_train_samples": (1, None),
+    "max_eval_samples": (1, None),
+}
 METHOD_RANGES: dict[str, Range] = {
     "trainable_layers": (0, None),
     "lora_r": (1, None),
     "lora_alpha": (1, None),
-                                  "lora_dropout": (0, 0.99)}  # fmt: skip
-TRAINING_RANGES: dict[str, Range] = {"learning_rate": (0, None), "num_train_epochs": (1e-6, None), "seed": (0, None),
-                   "weight_decay": (0, None), "label_smoothing_factor": (0, 1), "max_grad_norm": (0, None),
-                   "warmup_steps": (0, None), "dataloader_num_workers": (0, None),
-                   "per_device_train_batch_size": (1, None), "per_device_eval_batch_size": (1, None),
-                   "gradient_accumulation_steps": (1, None)}  # fmt: skip
+    "lora_dropout": (0, 0.99),
+}
+TRAINING_RANGES: dict[str, Range] = {
+    "learning_rate": (0, None),
+    "num_train_epochs": (1e-6, None),
+    "seed": (0, None),
+    "weight_decay": (0, None),
+    "label_smoothing_factor": (0, 1),
+    "max_grad_norm": (0, None),
+    "warmup_steps": (0, None),
+    "dataloader_num_workers": (0, None),
+    "per_device_train_batch_size": (1, None),
+    "per_device_eval_batch_size": (1, None),
+    "gradient_accumulation_steps": (1, None),
+}
 
 
 @dataclass
@@ -73,6 +87,27 @@ class DataArguments:
     )
     group_column_name: str | None = field(
         default=None, metadata={"help": "Column by which results are reported too: accent, speaker, domain."}
+    )
+    source_file: str | None = field(
+        default=None,
+        metadata={"help": "Local file of what the model knew before, to measure what is forgotten (and to replay)."},
+    )
+    source_group: str | None = field(
+        default=None,
+        metadata={
+            "help": "Value of the group column that marks what the model knew before: measured apart, and trained "
+            "on only as far as --replay says."
+        },
+    )
+    target_group: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Values of the group column to adapt to; others are left out (default: all but the source)."
+        },
+    )
+    replay: float = field(
+        default=0.0,
+        metadata={"help": "Source examples mixed into training, as a share of the other training examples."},
     )
     test_size: float = field(
         default=0.2,
@@ -221,6 +256,13 @@ class Arguments:
             raise InputError("--train_file and --dataset_name are both given: expected one source of training data.")
         _check_ranges(self.data, DATA_RANGES)
         _check_ranges(self.method, METHOD_RANGES)
+        for name in ("source_group", "target_group"):
+            if getattr(self.data, name) is not None and not self.data.group_column_name:
+                raise InputError(f"--{name} names a group, but --group_column_name is missing: where are the groups?")
+        if self.data.source_group is not None and self.data.source_file:
+            raise InputError("--source_file and --source_group are both given: expected one of them.")
+        if self.data.replay and not (self.data.source_file or self.data.source_group is not None):
+            raise InputError("--replay needs source examples: expected --source_file or --source_group too.")
         if self.method.trainable_layers and self.method.method != "frozen":
             raise InputError(f"--trainable_layers belongs to --method frozen, not to {self.method.method}.")
         if self.method.merge and self.method.method != "lora":

@@ -34,12 +34,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="hf-transfer", description="Use, measure and ship fine-tuned models.", allow_abbrev=False)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    command = commands.add_parser("predict", help="label texts, from the command line or a file", allow_abbrev=False)
+    command = commands.add_parser("predict", help="label texts, or transcribe clips", allow_abbrev=False)
     command.add_argument("model", help="output folder of a run, or Hub id")
-    command.add_argument("texts", nargs="*", metavar="TEXT", help="texts to label")
-    command.add_argument("--file", help="CSV, TSV, JSON, JSONL or Parquet file of texts")
+    command.add_argument("inputs", nargs="*", metavar="INPUT", help="texts to label, or audio files to transcribe")
+    command.add_argument("--file", help="CSV, TSV, JSON, JSONL or Parquet file of inputs")
     command.add_argument("--output", help="JSONL file to write (default: standard output)")
-    command.add_argument("--batch_size", type=int, default=32, help="texts at once (default: 32)")
+    command.add_argument("--batch_size", type=int, default=32, help="inputs at once (default: 32)")
+    command.add_argument("--language_model", help="KenLM file (.arpa, .bin) to transcribe with; needs the extra lm")
     _add_columns(command)
     command.set_defaults(run=_predict)
 
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--test_file", required=True, help="labelled CSV, TSV, JSON, JSONL or Parquet file")
     command.add_argument("--label_column_name", help="column of the labels")
     command.add_argument("--label_separator", help="what separates the labels of one text")
+    command.add_argument("--speaker_column_name", help="column of the speakers of clips")
     command.add_argument("--drop_incomplete", action="store_true", help="leave out rows without text or label")
     command.add_argument("--group_column_name", help="column by which results are reported too")
     command.add_argument("--output", help="JSON file to write (default: standard output)")
@@ -72,45 +74,78 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_columns(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--text_column_name", help="column of the texts")
+    command.add_argument("--text_column_name", help="column of the texts, or of the transcripts of clips")
+    command.add_argument("--audio_column_name", help="column of the clips")
     command.add_argument("--text_pair_column_name", help="column of the second texts, for pairs")
     command.add_argument("--column_names", nargs="+", help="column names of a file without a header")
     command.add_argument("--delimiter", help="delimiter of a CSV or TSV file")
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    from hf_transfer.inference import load_finetuned, predict
+    from hf_transfer.data.tables import read_rows
+    from hf_transfer.inference import load_finetuned, predict, task_class_of
     from hf_transfer.reporting.output_folder import written_whole
 
-    if bool(arguments.texts) == bool(arguments.file):
-        raise InputError("Expected either texts or --file FILE.")
+    if bool(arguments.inputs) == bool(arguments.file):
+        raise InputError("Expected either inputs (texts, or audio files) or --file FILE.")
     if arguments.batch_size < 1:
         raise InputError(f"--batch_size is {arguments.batch_size}: expected 1 or more.")
     _refuse_output(arguments.output, arguments.file)
-    rows = _file_rows(arguments) if arguments.file else ({"text": text} for text in arguments.texts)
-    first = next(rows)  # a file that cannot be read is refused before the model is loaded
+    if arguments.file:
+        # A file that cannot be read is refused before the model is looked for.
+        next(read_rows(arguments.file, column_names=arguments.column_names, delimiter=arguments.delimiter))
+    task_class = task_class_of(arguments.model)
+    if arguments.file:
+        rows = _file_rows(arguments, task_class(**_settings_of(task_class, arguments)))
+    else:
+        rows = ({task_class.main_input: given} for given in arguments.inputs)
+    first = next(rows)  # columns that are not there are refused before the model is loaded
     pipeline = load_finetuned(arguments.model)
-    found = predict(pipeline, _chain(first, rows), batch_size=arguments.batch_size)
+    if arguments.language_model:
+        pipeline.use_language_model(arguments.language_model)
+    failed = 0
+
+    def counted() -> Iterator[dict[str, Any]]:
+        nonlocal failed
+        for record in predict(pipeline, _chain(first, rows), batch_size=arguments.batch_size):
+            failed += "error" in record
+            yield record
+
     if arguments.output:
         with written_whole(Path(arguments.output)) as stream:
-            _write_lines(found, stream, show=sys.stderr.isatty())
+            _write_lines(counted(), stream, show=sys.stderr.isatty())
     else:
-        _write_lines(found, sys.stdout, show=False)
+        _write_lines(counted(), sys.stdout, show=False)
+    if failed:
+        raise InputError(f"{failed} inputs could not be used; their records say why. The others are done.")
 
 
-def _file_rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def _settings_of(task_class: Any, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was given of the task's own settings.
+
+    Raises:
+        InputError: something was given that only another task knows.
+    """
+    columns = ("text_column_name", "text_pair_column_name", "audio_column_name")
+    given = {name: getattr(arguments, name) for name in columns if getattr(arguments, name) is not None}
+    for name in given:
+        if name not in task_class.__dataclass_fields__:
+            raise InputError(f"--{name} does not fit a model for {task_class.pipeline_tag}.")
+    return given
+
+
+def _file_rows(arguments: argparse.Namespace, task: Any) -> Iterator[dict[str, Any]]:
     from hf_transfer.data.tables import read_rows
-    from hf_transfer.tasks.text_classification import input_columns
 
     columns: dict[str, str] = {}
     table = read_rows(arguments.file, column_names=arguments.column_names, delimiter=arguments.delimiter)
     for number, row in enumerate(table, start=1):
         if not columns:
-            columns = input_columns(list(row), arguments.text_column_name, arguments.text_pair_column_name)
+            columns = task.input_columns(list(row))
         missing = [column for column in columns.values() if column not in row]
         if missing:
             raise InputError(f"{arguments.file}: row {number} has no {missing[0]!r}; it has {', '.join(row)}.")
-        yield {own: "" if row[column] is None else str(row[column]) for own, column in columns.items()}
+        yield {own: task.prediction_input(own, row[column], arguments.file) for own, column in columns.items()}
 
 
 def _refuse_output(output: str | None, source: str | None) -> None:
@@ -132,7 +167,7 @@ def _chain(first: dict[str, Any], rest: Iterator[dict[str, Any]]) -> Iterator[di
 def _write_lines(records: Iterator[dict[str, Any]], stream: Any, *, show: bool) -> None:
     from tqdm import tqdm
 
-    for record in tqdm(records, disable=not show, delay=2, unit=" texts"):
+    for record in tqdm(records, disable=not show, delay=2, unit=" inputs"):
         stream.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 

@@ -1,37 +1,33 @@
 """`finetune()`: the run, from arguments to a model that has been measured, written, reloaded and pushed."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
-import torch
 import yaml
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, set_seed
 
 from hf_transfer import hub
 from hf_transfer.arguments import Arguments, DataArguments, TransferTrainingArguments
-from hf_transfer.data.splits import SPLITS, complete_splits, load_splits, overlap
-from hf_transfer.errors import Failure, InputError, logger
-from hf_transfer.evaluation.groups import measure_groups
-from hf_transfer.inference import load_finetuned
+from hf_transfer.data.splits import SPLITS, complete_splits, load_splits, overlap, separate_source
+from hf_transfer.errors import InputError, logger
+from hf_transfer.evaluation.comparison import compare
 from hf_transfer.methods import Anatomy, apply_method, count_parameters, merged
 from hf_transfer.models import quiet
+from hf_transfer.parity import check_parity
 from hf_transfer.parsing import make_arguments
 from hf_transfer.reporting.model_card import model_card
 from hf_transfer.reporting.output_folder import OutputFolder, write_json, write_jsonl
 from hf_transfer.reporting.report import Finetuned, device_name, versions
 from hf_transfer.tasks.task import Task
 from hf_transfer.training.cost import Meter
-from hf_transfer.training.fit import fit, fit_head, make_trainer, settle_training
+from hf_transfer.training.fit import fit, fit_head, make_trainer, settle_best_metric, settle_training
+from hf_transfer.training.health import require_finite
 from hf_transfer.training.interruption import polite_stops
-
-PARITY_TOLERANCE = 1e-3
-PARITY_EXAMPLES = 32
 
 
 def finetune(
@@ -67,11 +63,11 @@ def finetune(
     with _tidy(output, training):
         with training.main_process_first(desc="preparation"):
             run = _prepare(task, arguments, dataset, output, meter)
-        test = run.splits["test"]
+        measured = {name: run.splits[name] for name in ("test", "source") if name in run.splits}
         with meter.stage("before"):
             trainer = make_trainer(task, arguments, output.work, run.model, run.processor, run.splits, run.inputs)
-            before = trainer.predict(run.inputs["test"]).predictions
-            baseline = task.measure(before, test, run.model.config)
+            before = {name: trainer.predict(run.inputs[name]).predictions for name in measured}
+            settle_best_metric(arguments, task.measure(before["test"], measured["test"], None), run.splits)
         with meter.stage("training"):
             if method.head_first:
                 fit_head(trainer, run.anatomy, arguments, output.work)
@@ -80,24 +76,18 @@ def finetune(
             parameters = count_parameters(model)
             cost = fit(trainer, run.anatomy, arguments, output.work)
         with meter.stage("after"):
+            require_finite(model, arguments)
             validation = trainer.predict(run.inputs["validation"]).predictions if "validation" in run.inputs else None
             decision = task.decide(validation, run.splits.get("validation"), model.config)
-            after = trainer.predict(run.inputs["test"]).predictions
-            if not np.isfinite(after).all():
-                raise Failure(
-                    f"Training diverged: the model's outputs are not finite. Lower --learning_rate (it was "
-                    f"{training.learning_rate:g}), or train without --fp16. Nothing is written."
-                )
-            metrics = task.measure(after, test, model.config)
-            found = task.intervals(before, after, test, model.config, training.seed)
+            after = {name: trainer.predict(run.inputs[name]).predictions for name in measured}
+            found = {
+                name: compare(task, before[name], after[name], split, model.config, training.seed)
+                for name, split in measured.items()
+            }
         report = {
             **_circumstances(task, arguments, run.facts),
-            "headline": [name for name in ("accuracy", task.main_metric) if name in metrics],
-            "baseline": baseline,
-            "metrics": metrics,
-            "confidence": found["after"],
-            "gain": found["gain"],
-            "groups": measure_groups(task, before, after, test, model.config),
+            **found.pop("test"),
+            **found,
             "decision": decision,
             "parameters": parameters,
             "training": cost,
@@ -106,7 +96,12 @@ def finetune(
         if training.should_save:
             # Without accelerate's wrapper for mixed precision: what is shipped computes in float32.
             model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-            _deliver(arguments, run, model, report, task.predictions(after, test, model.config), output, meter)
+            predictions = [
+                {"split": name, **record} if name != "test" else record
+                for name, split in measured.items()
+                for record in task.predictions(after[name], split, model.config)
+            ]
+            _deliver(arguments, run, model, report, predictions, output, meter)
     trainer.accelerator.wait_for_everyone()
     return Finetuned(output.path, report)
 
@@ -120,7 +115,7 @@ class _Prepared:
     processor: Any
     model: PreTrainedModel
     anatomy: Anatomy
-    inputs: DatasetDict
+    inputs: Mapping[str, Any]
 
 
 def _prepare(
@@ -136,13 +131,16 @@ def _prepare(
         splits, facts = _prepare_splits(task, arguments, dataset)
     with meter.stage("model"):
         set_seed(training.seed)
-        processor = task.load_processor(arguments.model)
+        processor = task.load_processor(arguments.model, splits)
         pretrained = arguments.method.method != "scratch"
-        model, newly_initialised = task.load_model(arguments.model, splits, pretrained=pretrained)
+        model, newly_initialised = task.load_model(arguments.model, splits, processor, pretrained=pretrained)
+        if newly_initialised:
+            logger.info("Newly initialised: %s.", ", ".join(newly_initialised))
         if training.should_save:
             output.require_space(4 * sum(p.numel() * p.element_size() for p in model.parameters()))
     with meter.stage("preprocessing"):
-        inputs = task.preprocess(splits, processor, model)
+        splits, inputs = task.preprocess(splits, processor, model, training.seed)
+        facts["examples"] = {name: len(split) for name, split in splits.items()}
         settle_training(arguments, model.config, len(inputs["train"]))
         if training.should_save:
             output.claim(arguments.as_dict())
@@ -156,6 +154,8 @@ def _circumstances(task: Task, arguments: Arguments, facts: dict[str, Any]) -> d
         "method": arguments.method.method,
         "model": arguments.model.model_name_or_path,
         "adapter": arguments.method.method == "lora" and not arguments.method.merge,
+        "headline": list(task.headline),
+        "greater_is_better": task.greater_is_better,
         "seed": arguments.training.seed,
         "data": facts,
         "device": device_name(),
@@ -176,10 +176,10 @@ def _deliver(
     task = arguments.task
     with output.result() as folder, meter.stage("writing"):
         _write_model(folder, merged(model) if arguments.method.merge else model, run.processor)
-        batch = _parity_batch(task, run.processor, run.inputs["test"])
-        report["parity"] = _check_parity(
-            model, folder, batch, adapter=report["adapter"], trust_remote_code=arguments.model.trust_remote_code
-        )
+        report["parity"] = check_parity(
+            model, folder, task, run.processor, run.inputs["test"], adapter=report["adapter"],
+            trust_remote_code=arguments.model.trust_remote_code,
+        )  # fmt: skip
         report["seconds"] = meter.seconds()
         told = arguments.as_dict()
         (folder / "arguments.yaml").write_text(
@@ -187,7 +187,7 @@ def _deliver(
         )
         write_json(folder / "report.json", report)
         write_jsonl(folder / "predictions.jsonl", predictions)
-        (folder / "README.md").write_text(model_card(report, told, task.usage), encoding="utf-8")
+        (folder / "README.md").write_text(model_card(report, told), encoding="utf-8")
     _push(arguments, output)
 
 
@@ -216,16 +216,26 @@ def _prepare_splits(
     """Checked train, validation and test splits, and what the report says of them."""
     data, seed = arguments.data, arguments.training.seed
     datasets.disable_progress_bars()
-    splits = task.standardise(_in_memory(dataset, data) if dataset is not None else load_splits(data), data)
+    given = _in_memory(dataset, data) if dataset is not None else load_splits(data)
+    splits, left_out = task.standardise(given, data, arguments.model)
     strata = {name: task.strata(split) for name, split in splits.items()}
     splits, made = complete_splits(splits, strata, data, seed)
+    splits, replayed = separate_source(splits, data, seed)
     identities = {name: task.identities(split) for name, split in splits.items()}
     splits, also_in_training = overlap(splits, identities, remove=data.deduplicate)
     task.check(splits)
     if "validation" not in splits and str(arguments.training.eval_strategy) not in ("no", "IntervalStrategy.NO"):
         raise InputError("--eval_strategy needs a validation split: raise --validation_size, or leave it at `no`.")
     source = data.dataset_name or Path(data.train_file or "memory").name
-    return splits, {"source": source, "made": made, "also_in_training": also_in_training, **task.facts(splits)}
+    return splits, {
+        "source": source,
+        "left_out": {name: {why: n for why, n in counts.items() if n} for name, counts in left_out.items()},
+        "made": made,
+        "replayed": replayed,
+        "also_in_training": also_in_training,
+        "examples": {name: len(split) for name, split in splits.items()},
+        **task.facts(splits),
+    }
 
 
 def _in_memory(dataset: Any, data: DataArguments) -> DatasetDict:
@@ -245,43 +255,3 @@ def _write_model(folder: Path, model: Any, processor: Any) -> None:
     model.config.save_pretrained(folder)
     processor.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # peft's own
-
-
-def _parity_batch(task: Task, processor: Any, split: Any) -> dict[str, torch.Tensor]:
-    examples = split.remove_columns("length").__getitems__(list(range(min(PARITY_EXAMPLES, len(split)))))
-    batch = task.collator(processor)(examples)
-    batch.pop("labels")
-    return dict(batch)
-
-
-def _outputs(model: Any, batch: dict[str, torch.Tensor]) -> np.ndarray:
-    model.eval()
-    with torch.inference_mode():
-        outputs = model(**{name: value.to(model.device) for name, value in batch.items()})
-    return outputs["logits"].float().cpu().numpy()
-
-
-def _check_parity(
-    model: Any, folder: Path, batch: dict[str, torch.Tensor], *, adapter: bool, trust_remote_code: bool
-) -> dict[str, Any]:
-    """Load the written model, and compare it with the live one; an adapter is also merged and compared.
-
-    Raises:
-        Failure: the outputs differ by more than rounding.
-    """
-    live = _outputs(model, batch)
-    found: dict[str, Any] = {"examples": len(live)}
-    for name, merge in (("max_difference", False), ("max_difference_merged", True)):
-        if adapter or not merge:
-            reloaded = load_finetuned(
-                folder, device=model.device, merge=merge, trust_remote_code=trust_remote_code
-            ).model
-            found[name] = float(np.abs(_outputs(reloaded, batch) - live).max())
-    limit = PARITY_TOLERANCE * max(1.0, float(np.abs(live).max()))
-    worst = max(found["max_difference"], found.get("max_difference_merged", 0.0))
-    if not worst <= limit:
-        raise Failure(
-            f"The model read back from disk differs from the trained one: its outputs are {worst:.2g} apart, more "
-            f"than rounding ({limit:.2g}). The result is not written."
-        )
-    return found

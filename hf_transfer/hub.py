@@ -9,14 +9,12 @@ from typing import Any
 import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HFValidationError
-from transformers import AutoConfig
 
 from hf_transfer.errors import Failure, InputError, logger
 from hf_transfer.inference import load_finetuned
 from hf_transfer.models import quiet
 from hf_transfer.reporting.model_card import model_card
 from hf_transfer.reporting.output_folder import write_json, written_whole_folder
-from hf_transfer.tasks import task_of
 
 # The test split's texts are the user's own and stay at home.
 KEPT = ("predictions.jsonl",)
@@ -130,8 +128,7 @@ def _card_of(folder: Path, **arguments: Any) -> str:
     """The card of a finished run, written anew with some arguments changed."""
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     told = yaml.safe_load((folder / "arguments.yaml").read_text(encoding="utf-8"))
-    config = AutoConfig.from_pretrained(folder)
-    return model_card(report, {**told, **arguments}, task_of(config, str(folder)).usage)
+    return model_card(report, {**told, **arguments})
 
 
 def _reason(error: Exception) -> str:

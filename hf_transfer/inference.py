@@ -74,16 +74,28 @@ def load_finetuned(
         return task().pipeline(model.to(device).eval(), processor)
 
 
+def task_class_of(path_or_hub_id: str) -> Any:
+    """The task class of a fine-tuned model, by its config alone.
+
+    Raises:
+        InputError: there is no fine-tuned model of that name.
+    """
+    with explained(path_or_hub_id, "a fine-tuned model"):
+        config = AutoConfig.from_pretrained(path_or_hub_id)
+    return task_of(config, path_or_hub_id)
+
+
 def predict(pipeline: Any, rows: Iterable[Mapping[str, Any]], *, batch_size: int = 32) -> Iterator[dict[str, Any]]:
     """Predict rows of any number, in order, holding a chunk of them at a time.
 
     Args:
         pipeline: from `load_finetuned`.
-        rows: dictionaries with ``text`` and, for pairs, ``text_pair``.
+        rows: dictionaries with ``text`` and, for pairs, ``text_pair``; or with ``audio``, a file.
         batch_size: inputs at once.
 
     Yields:
-        For each row its input, ``label`` and ``score`` as decided, and the ``scores`` of all labels.
+        For each row its input and what the pipeline's ``decide`` gives: ``label``, ``score`` and ``scores``, or
+        ``text`` and ``words``.
     """
     iterator = iter(rows)
     while chunk := list(itertools.islice(iterator, CHUNK)):
@@ -121,19 +133,21 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
             f"Unknown argument {unknown[0]}.{nearest(unknown[0], [*task_class.__dataclass_fields__, *OF_DATA])}"
         )
     data, task = DataArguments(test_file=test_file, **of_data), task_class(**of_task)
+    model = ModelArguments(model_name_or_path=str(path_or_hub_id))
     datasets.disable_progress_bars()
     table = load_file(test_file, column_names=data.column_names, delimiter=data.delimiter)
-    splits = task.standardise(DatasetDict({"test": table}), data, config)
-    inputs = task.preprocess(splits, pipeline.tokenizer, pipeline.model)
+    splits, _ = task.standardise(DatasetDict({"test": table}), data, model, config)
+    processor = task.load_processor(model)
+    splits, inputs = task.preprocess(splits, processor, pipeline.model, seed=0)
     with tempfile.TemporaryDirectory() as folder:
         arguments = Arguments(
             task,
-            ModelArguments(model_name_or_path=str(path_or_hub_id)),
+            model,
             data,
             MethodArguments(),
             TransferTrainingArguments(output_dir=folder, use_cpu=pipeline.device.type == "cpu"),
         )
-        trainer = make_trainer(task, arguments, Path(folder), pipeline.model, pipeline.tokenizer, splits, inputs)
+        trainer = make_trainer(task, arguments, Path(folder), pipeline.model, processor, splits, inputs)
         outputs = trainer.predict(inputs["test"]).predictions
     split = splits["test"]
     return {

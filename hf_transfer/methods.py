@@ -41,11 +41,13 @@ class Anatomy:
         trunk: the base model.
         head: what the task adds: everything beside the trunk, the trunk's pooler, and whatever is newly initialised.
         layers: name of the `ModuleList` of the trunk's layers, or None where layers share weights.
+        fixed: names of parameters that the task keeps as they are, whatever the method.
     """
 
     trunk: str
     head: tuple[str, ...]
     layers: str | None
+    fixed: frozenset[str]
 
     @classmethod
     def of(cls, model: PreTrainedModel, newly_initialised: list[str]) -> "Anatomy":
@@ -56,9 +58,12 @@ class Anatomy:
         head = [name for name in head if _has_parameters(model.get_submodule(name))]
         for parameter in newly_initialised:
             module = parameter.rpartition(".")[0]
+            if module == trunk:
+                continue  # a mask's embedding, say: no module of its own
             if not any(module == name or module.startswith(f"{name}.") for name in head):
                 head.append(module)
-        return cls(trunk, tuple(head), _layer_list(model))
+        fixed = frozenset(name for name, parameter in model.named_parameters() if not parameter.requires_grad)
+        return cls(trunk, tuple(head), _layer_list(model), fixed)
 
     def depth(self, model: torch.nn.Module) -> int:
         """How many layers there are to freeze or train one by one."""
@@ -71,14 +76,14 @@ def _has_parameters(module: torch.nn.Module) -> bool:
 
 def _layer_list(model: PreTrainedModel) -> str | None:
     depth = getattr(model.config, "num_hidden_layers", None)
-    for name, module in model.named_modules():
-        if (
-            isinstance(module, torch.nn.ModuleList)
-            and len(module) == depth
-            and name.startswith(model.base_model_prefix)
-        ):
-            return name
-    return None
+    found = [
+        (sum(p.numel() for p in module.parameters()), name)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.ModuleList)
+        and len(module) == depth
+        and name.startswith(model.base_model_prefix)
+    ]
+    return max(found)[1] if found else None  # a convolutional front may have as many layers, but not as large ones
 
 
 def apply_method(model: PreTrainedModel, anatomy: Anatomy, arguments: MethodArguments, *, revision: str) -> Any:
@@ -98,7 +103,8 @@ def apply_method(model: PreTrainedModel, anatomy: Anatomy, arguments: MethodArgu
     if arguments.method == "frozen":
         train_last_layers(model, anatomy, arguments.trainable_layers)
         return model
-    model.requires_grad_(True)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in anatomy.fixed)
     return model
 
 

@@ -91,16 +91,15 @@ def load_config(model: ModelArguments, auto_model: Any, **settings: Any) -> Any:
 
 
 def load_pretrained(
-    auto_model: Any, model: ModelArguments, *, pretrained: bool, id2label: dict[int, str], **settings: Any
+    auto_model: Any, model: ModelArguments, *, pretrained: bool, **settings: Any
 ) -> tuple[PreTrainedModel, list[str]]:
-    """A model in float32 for these labels; a head that does not fit is made anew, and that is said.
+    """A model in float32, with `settings` on top of its config; what does not fit the checkpoint is made anew.
 
     Args:
         auto_model: an `AutoModelFor...` class.
         model: which checkpoint.
         pretrained: False gives random weights throughout.
-        id2label: the labels' names.
-        **settings: more of the config.
+        **settings: of the config.
 
     Returns:
         The model, and the names of the parameters that did not come from the checkpoint.
@@ -109,10 +108,7 @@ def load_pretrained(
         InputError: the checkpoint cannot be loaded, or is of another kind.
     """
     name = str(model.model_name_or_path)
-    old = dict(load_config(model, auto_model).id2label or {})
-    config = load_config(
-        model, auto_model, id2label=id2label, label2id={label: i for i, label in id2label.items()}, **settings
-    )
+    config = load_config(model, auto_model, **settings)
     if not pretrained:
         with quiet():
             fresh = auto_model.from_config(config, trust_remote_code=model.trust_remote_code).float()
@@ -131,30 +127,45 @@ def load_pretrained(
             output_loading_info=True,
         )
     new = sorted({*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])})
-    trunk = f"{loaded.base_model_prefix}."
-    every = [key for key, _ in loaded.named_parameters() if key.startswith(trunk)]
-    absent = [key for key in new if key.startswith(trunk)]
-    if len(absent) > len(every) / 2:
-        raise InputError(
-            f"{name}: the weights are not those of a {config.model_type}: {len(absent)} of its {len(every)} tensors "
-            "are missing. Is the folder's config.json that of another model?"
-        )
-    if hasattr(loaded.config, "calibration"):
-        del loaded.config.calibration  # an earlier run's decision is not this one's
-    if report["mismatched_keys"]:
-        logger.info("The checkpoint's head has %d labels, the data %d: a new head is made.", len(old), len(id2label))
-    elif not any(not key.startswith(f"{loaded.base_model_prefix}.") for key in new):
-        new += _replace_unlike_head(loaded, old, id2label)
-    if new:
-        logger.info("Newly initialised: %s.", ", ".join(new))
+    _refuse_foreign_weights(loaded, new, name)
     loaded.config.architectures = [type(loaded).__name__]  # load_finetuned() reads it, for adapters too
     if Path(name).is_dir():
         loaded.name_or_path = str(Path(name).resolve())  # an adapter finds its base model from any folder
     return loaded, new
 
 
-def _replace_unlike_head(model: PreTrainedModel, old: dict[int, str], id2label: dict[int, str]) -> list[str]:
-    """Forget a head that was trained for other labels of the same number; returns the parameters made anew."""
+def _refuse_foreign_weights(model: PreTrainedModel, new: list[str], name: str) -> None:
+    trunk = f"{model.base_model_prefix}."
+    every = [key for key, _ in model.named_parameters() if key.startswith(trunk)]
+    absent = [key for key in new if key.startswith(trunk)]
+    if len(absent) > len(every) / 2:
+        raise InputError(
+            f"{name}: the weights are not those of a {model.config.model_type}: {len(absent)} of its {len(every)} "
+            "tensors are missing. Is the folder's config.json that of another model?"
+        )
+
+
+def renew_unlike_head(
+    model: PreTrainedModel, old: dict[int, str], id2label: dict[int, str], new: list[str]
+) -> list[str]:
+    """Say what became of a checkpoint's classification head, and forget one of the right size for other labels.
+
+    Args:
+        model: loaded with a head for `id2label`.
+        old: labels of the checkpoint's head.
+        id2label: the data's labels.
+        new: parameters that did not come from the checkpoint.
+
+    Returns:
+        The names of the parameters that were made anew here.
+    """
+    trunk = f"{model.base_model_prefix}."
+    if any(not key.startswith(trunk) for key in new):
+        if len(old) != len(id2label) and not all(str(label).startswith("LABEL_") for label in old.values()):
+            logger.info(
+                "The checkpoint's head has %d labels, the data %d: a new head is made.", len(old), len(id2label)
+            )
+        return []
     before = [str(old[i]).lower() for i in sorted(old)]
     after = [id2label[i].lower() for i in sorted(id2label)]
     if before == after or all(label.startswith("label_") for label in before):
@@ -164,7 +175,7 @@ def _replace_unlike_head(model: PreTrainedModel, old: dict[int, str], id2label: 
     replaced = []
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and module.out_features == len(id2label):
-            if name.startswith(f"{model.base_model_prefix}."):
+            if name.startswith(trunk):
                 continue
             torch.nn.init.normal_(module.weight, std=getattr(model.config, "initializer_range", 0.02))
             if module.bias is not None:

@@ -9,14 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets import Dataset, DatasetDict, Features, List, Value
+from datasets import Dataset, DatasetDict, Features, List, Value, concatenate_datasets
 from sklearn.model_selection import train_test_split
 
 from hf_transfer.arguments import DataArguments
-from hf_transfer.data.tables import read_rows
-from hf_transfer.errors import Failure, InputError, logger
+from hf_transfer.data.tables import SUFFIXES, read_rows
+from hf_transfer.errors import Failure, InputError, logger, nearest
 
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test", "source")
+# What the column or the folder of a split is called.
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev", "development"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
 # More than this says little more about temperature and threshold, and is missed in training.
 ENOUGH_TO_VALIDATE = 400
 
@@ -32,14 +38,81 @@ def load_splits(data: DataArguments) -> DatasetDict:
     """
     files = {name: getattr(data, f"{name}_file") for name in SPLITS}
     splits = DatasetDict()
-    if data.dataset_name:
+    if data.dataset_name and (tables := audiofolder_tables(Path(data.dataset_name))):
+        splits = load_audiofolder(Path(data.dataset_name), tables)
+    elif data.dataset_name:
         splits = _load_from_hub(data)
     elif not files["train"]:
         raise InputError("Nothing to train on: expected --train_file FILE or --dataset_name NAME.")
     for name, file in files.items():
         if file:
             splits[name] = load_file(file, column_names=data.column_names, delimiter=data.delimiter)
+    if data.train_file and not data.test_file:
+        splits = divided_by_column(splits, data.train_file)
     return splits
+
+
+def divided_by_column(splits: DatasetDict, source: str) -> DatasetDict:
+    """One table for all splits, told apart by a column ``split``: its rows go where they belong, and that is said."""
+    table = splits["train"]
+    if "split" not in table.column_names:
+        return splits
+    values = [str(value).strip().lower() for value in table["split"][:]]
+    rows = {name: [i for i, value in enumerate(values) if value in usual] for name, usual in SPLIT_NAMES.items()}
+    if sum(map(len, rows.values())) != len(values) or not rows["train"] or not rows["test"]:
+        return splits  # a column that means something else
+    divided = DatasetDict({name: table.select(indices) for name, indices in rows.items() if indices})
+    shown = ", ".join(f"{len(split)} {name}" for name, split in divided.items())
+    logger.info("The column 'split' of %s divides it: %s.", source, shown)
+    return DatasetDict({**splits, **divided})
+
+
+def audiofolder_tables(folder: Path) -> dict[str, Path]:
+    """The ``metadata`` tables of a local audiofolder: one, or one in each split's folder; none elsewhere.
+
+    The format is that of https://huggingface.co/docs/datasets/audio_dataset#audiofolder.
+    """
+    places = {"train": folder}
+    if folder.is_dir() and not any(_metadata_in(folder)):
+        places = {
+            name: child
+            for name, usual in SPLIT_NAMES.items()
+            for child in sorted(folder.iterdir())
+            if child.is_dir() and child.name.lower() in usual
+        }
+    return {name: table for name, place in places.items() for table in list(_metadata_in(place))[:1]}
+
+
+def _metadata_in(folder: Path) -> Iterator[Path]:
+    return (file for suffix in SUFFIXES if (file := folder / f"metadata{suffix}").is_file())
+
+
+def load_audiofolder(folder: Path, tables: dict[str, Path]) -> DatasetDict:
+    """The rows of an audiofolder's tables, with ``file_name`` as a whole path.
+
+    Raises:
+        InputError: a table has no such column, or names a file outside the folder.
+    """
+    if "train" not in tables:
+        raise InputError(
+            f"{folder}: an audiofolder without training data: expected metadata.csv, or train/metadata.csv."
+        )
+    splits = DatasetDict()
+    for name, table in tables.items():
+        rows = load_file(str(table))
+        if "file_name" not in rows.column_names:
+            raise InputError(
+                f"{table}: an audiofolder's table needs a column file_name; it has {', '.join(rows.column_names)}."
+            )
+        home = table.parent.resolve()
+        whole = []
+        for number, file in enumerate(rows["file_name"][:], start=1):
+            path = (home / str(file)).resolve()
+            if not path.is_relative_to(home):
+                raise InputError(f"{table}: row {number} names {file}, which is outside the folder {table.parent}.")
+            whole.append(str(path))
+        splits[name] = rows.remove_columns("file_name").add_column("file_name", whole)
+    return divided_by_column(splits, str(tables["train"])) if list(splits) == ["train"] else splits
 
 
 def load_file(file: str, *, column_names: Sequence[str] | None = None, delimiter: str | None = None) -> Dataset:
@@ -125,7 +198,7 @@ def _load_from_hub(data: DataArguments) -> DatasetDict:
             "from here, or a local folder of data files; a single local file goes to --train_file."
         ) from error
     splits = DatasetDict()
-    for split in SPLITS:
+    for split in SPLITS[:3]:
         wanted = getattr(data, f"{split}_split_name")
         if wanted in loaded:
             splits[split] = loaded[wanted]
@@ -193,7 +266,7 @@ def complete_splits(
     if "test" not in complete:
         raise InputError("There is nothing to measure on: give --test_file, or --test_size above 0.")
     complete["train"] = train
-    limits = {"train": data.max_train_samples, "validation": data.max_eval_samples, "test": data.max_eval_samples}
+    limits = dict.fromkeys(SPLITS, data.max_eval_samples) | {"train": data.max_train_samples}
     for name, limit in limits.items():
         if limit is not None and name in complete and limit < len(complete[name]):
             _, taken = _stratified(strata[name], limit, seed)
@@ -216,6 +289,87 @@ def _stratified(strata: list[Any], share: float, seed: int) -> tuple[list[int], 
         range(count), test_size=wanted, stratify=keys if fits else None, random_state=seed, shuffle=True
     )
     return sorted(keep), sorted(taken)
+
+
+def separate_source(splits: DatasetDict, data: DataArguments, seed: int) -> tuple[DatasetDict, int]:
+    """Set apart the examples of what the model knew before, and mix some of them into training if asked.
+
+    Test examples of --source_group become the split ``source``; training examples of it are trained on only as far
+    as --replay says. A --source_file is split in two halves where it has to serve both.
+
+    Args:
+        splits: with ``train`` and ``test``; with ``source`` where there is a --source_file.
+        data: the source and how much of it is replayed.
+        seed: of the draw.
+
+    Returns:
+        The splits, and how many source examples are in ``train``.
+
+    Raises:
+        InputError: there is no such group, nothing but it, or too little of it to replay.
+    """
+    pool = None
+    if data.target_group is not None:
+        splits = _only_groups(splits, data)
+    if data.source_group is not None:
+        rows = {name: _rows_of_group(splits[name], data.source_group) for name in ("train", "test")}
+        for name, (others, source) in rows.items():
+            if not source or not others:
+                found = ", ".join(sorted(set(splits[name]["group"])))
+                raise InputError(
+                    f"--source_group {data.source_group}: the {name} split has {len(source)} examples of it and "
+                    f"{len(others)} others; expected both. Its groups: {found}."
+                )
+        pool = splits["train"].select(rows["train"][1])
+        splits["source"] = splits["test"].select(rows["test"][1])
+        splits["test"] = splits["test"].select(rows["test"][0])
+        splits["train"] = splits["train"].select(rows["train"][0])
+        logger.info(
+            "Source group %r: %d test examples measure it apart; %d training examples wait for --replay.",
+            data.source_group, len(splits["source"]), len(pool),
+        )  # fmt: skip
+    elif data.replay:
+        halves = splits["source"].train_test_split(test_size=0.5, seed=seed)
+        splits["source"], pool = halves["test"], halves["train"]
+        logger.info("Half of --source_file is replayed from, the other half (%d) measures.", len(splits["source"]))
+    if not data.replay or pool is None:
+        return splits, 0
+    wanted = round(data.replay * len(splits["train"]))
+    if not 0 < wanted <= len(pool):
+        raise InputError(
+            f"--replay {data.replay:g} of {len(splits['train'])} training examples are {wanted}; there are "
+            f"{len(pool)} source examples to take them from."
+        )
+    taken = pool.shuffle(seed=seed).select(range(wanted))
+    splits["train"] = concatenate_datasets([splits["train"], taken.cast(splits["train"].features)])
+    logger.info("%d source examples are mixed into training (--replay).", wanted)
+    return splits, wanted
+
+
+def _only_groups(splits: DatasetDict, data: DataArguments) -> DatasetDict:
+    """The splits with the target and source groups alone."""
+    wanted = {*(data.target_group or ()), data.source_group}
+    there = {group for name in ("train", "test") for group in splits[name]["group"]}
+    for group in data.target_group or ():
+        if group not in there:
+            shown = ", ".join(sorted(there))
+            raise InputError(
+                f"--target_group {group}: there is no such group. There are: {shown}.{nearest(group, there)}"
+            )
+    return DatasetDict(
+        {
+            name: split
+            if name == "source"
+            else split.select([i for i, group in enumerate(split["group"][:]) if group in wanted])
+            for name, split in splits.items()
+        }
+    )
+
+
+def _rows_of_group(split: Dataset, group: str) -> tuple[list[int], list[int]]:
+    """Indices of the rows outside a group, and of those in it."""
+    groups = split["group"][:]
+    return [i for i, own in enumerate(groups) if own != group], [i for i, own in enumerate(groups) if own == group]
 
 
 def overlap(splits: DatasetDict, keys: dict[str, list[int]], *, remove: bool) -> tuple[DatasetDict, dict[str, int]]:

@@ -141,14 +141,13 @@ def _weighted_metrics(logits: Any, truth: Array, decision: Decision) -> Callable
     return compute
 
 
-def records(logits: Any, decision: Decision, names: list[str]) -> list[dict[str, Any]]:
-    """For each example: ``prediction``, its ``score`` where there is one, and the ``scores`` of all labels."""
-    probabilities = decision.probabilities(logits)
+def decided(probabilities: Array, decision: Decision, names: list[str]) -> list[dict[str, Any]]:
+    """For each row of probabilities [n, num_labels] the ``label``, or labels, its ``score``, and all ``scores``."""
     found: list[dict[str, Any]] = []
     for chosen, scores in zip(decision.labels(probabilities), probabilities, strict=True):
         by_name = {name: float(score) for name, score in zip(names, scores, strict=True)}
         if decision.multi_label:
-            found.append({"prediction": [names[k] for k in np.flatnonzero(chosen)], "scores": by_name})
+            found.append({"label": [names[k] for k in np.flatnonzero(chosen)], "scores": by_name})
         else:
-            found.append({"prediction": names[chosen], "score": float(scores[chosen]), "scores": by_name})
+            found.append({"label": names[chosen], "score": float(scores[chosen]), "scores": by_name})
     return found

@@ -28,3 +28,17 @@ def measure_groups(task: Any, before: Any, after: Any, split: Dataset, config: A
             earlier = task.measure(before[rows], part, None)
             found[group] |= {f"{name}_before": value for name, value in earlier.items()}
     return found
+
+
+def over_groups(task: Any, groups: dict[str, Any]) -> dict[str, float]:
+    """For choosing a checkpoint: the task's first metric of each group, of the worst one, and their mean."""
+    if not groups:
+        return {}
+    name = task.headline[0]
+    values = {group: found[name] for group, found in groups.items()}
+    worst = min(values.values()) if task.greater_is_better else max(values.values())
+    return {
+        **{f"{name}_{group}": value for group, value in values.items()},
+        f"{name}_worst_group": worst,
+        f"{name}_mean_over_groups": sum(values.values()) / len(values),
+    }

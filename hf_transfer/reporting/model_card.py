@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment
+from jinja2 import Environment, FileSystemLoader
 
 from hf_transfer.evaluation.bootstrap import RESAMPLES
 
-TEMPLATE = Path(__file__).with_name("model_card.md")
+# One template a task, named by its pipeline tag, on top of base.md.
+CARDS = Path(__file__).with_name("cards")
 HYPERPARAMETERS = (
     "learning_rate",
     "num_train_epochs",
@@ -30,13 +31,12 @@ HYPERPARAMETERS = (
 )
 
 
-def model_card(report: dict[str, Any], arguments: dict[str, Any], usage: str) -> str:
+def model_card(report: dict[str, Any], arguments: dict[str, Any]) -> str:
     """The model card for the report of a run, with its metadata.
 
     Args:
         report: as in ``report.json``.
         arguments: as in ``arguments.yaml``.
-        usage: lines of Python that use the model, named ``classify``.
     """
     name = arguments.get("hub_model_id") or Path(arguments["output_dir"]).name
     numbers = {key: value for key, value in report["metrics"].items() if isinstance(value, float)}
@@ -62,20 +62,19 @@ def model_card(report: dict[str, Any], arguments: dict[str, Any], usage: str) ->
             if value == value
         ],
     )
-    template = Environment(trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
-    text = template.render(
+    cards = Environment(loader=FileSystemLoader(CARDS), trim_blocks=True, lstrip_blocks=True)
+    text = cards.get_template(f"{report['task']}.md").render(
         name=cell(name.split("/")[-1]),
         base_model=cell(base),
         model_id=name if arguments.get("hub_model_id") else arguments["output_dir"],
         report=report,
         metric_names=names,
         hyperparameters=_hyperparameters(arguments),
-        usage=usage,
         resamples=RESAMPLES,
         cell=cell,
         number=lambda value: "" if value is None else f"{value:.3f}",
-        interval=lambda key: (
-            "[{:.3f}, {:.3f}]".format(*report["confidence"].get(key, (0, 0))) if key in report["confidence"] else ""
+        interval=lambda key, of=report: (
+            "[{:.3f}, {:.3f}]".format(*of["confidence"][key]) if key in of["confidence"] else ""
         ),
     )
     text = re.sub(r"\|\n\n\|", "|\n|", re.sub(r"\n{3,}", "\n\n", text))

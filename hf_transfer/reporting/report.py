@@ -53,10 +53,12 @@ class Finetuned:
 def summary(report: dict[str, Any], folder: Path) -> str:
     """The run in a few lines: metrics before and after, what was trained, how long, where it lies."""
     rows = []
-    for name in report["headline"]:
-        low, high = report["confidence"].get(name, (None, None))
-        interval = f"[{low:.3f}, {high:.3f}]" if low is not None else ""
-        rows.append((name, f"{report['baseline'][name]:.3f}", f"{report['metrics'][name]:.3f}", interval))
+    parts = {"": report} | ({"source ": report["source"]} if "source" in report else {})
+    for part, of in parts.items():
+        for name in report["headline"]:
+            low, high = of["confidence"].get(name, (None, None))
+            interval = f"[{low:.3f}, {high:.3f}]" if low is not None else ""
+            rows.append((part + name, f"{of['baseline'][name]:.3f}", f"{of['metrics'][name]:.3f}", interval))
     width = max(len(row[0]) for row in rows)
     lines = [f"{'':{width}}  before   after   95 % interval"]
     lines += [f"{name:{width}}  {before:>6}  {after:>6}   {interval}" for name, before, after, interval in rows]
@@ -83,10 +85,11 @@ def shell_command() -> str:
 
 def verdict(report: dict[str, Any]) -> str:
     """In words, whether the gain is more than chance."""
-    name = report["headline"][0]
+    name, better_up = report["headline"][0], report["greater_is_better"]
     low, high = report["gain"].get(name, (0.0, 0.0))
-    if low > 0:
-        return f"{name} rose by {low:.3f} to {high:.3f} (95 %)."
-    if high < 0:
-        return f"{name} FELL by {-high:.3f} to {-low:.3f} (95 %): do not ship this."
-    return f"the change of {name} is within chance ({low:+.3f} to {high:+.3f}, 95 %)."
+    if low <= 0 <= high:
+        return f"the change of {name} is within chance ({low:+.3f} to {high:+.3f}, 95 %)."
+    least, most = sorted((abs(low), abs(high)))
+    rose = low > 0
+    change = f"{'rose' if rose else 'fell'} by {least:.3f} to {most:.3f} (95 %)"
+    return f"{name} {change}." if rose == better_up else f"{name} {change.upper()}: do not ship this."

@@ -1,6 +1,6 @@
 """What a task tells the run: everything that differs between text, speech and whatever comes next."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from datasets import Dataset, DatasetDict
@@ -16,18 +16,35 @@ class Task(Protocol):
     """
 
     pipeline_tag: ClassVar[str]
-    """The task's name on the Hub."""
-    main_metric: ClassVar[str]
-    """The metric that summaries name first."""
+    """The task's name on the Hub; ``reporting/cards/<name>.md`` is its model card."""
+    main_input: ClassVar[str]
+    """What the pipeline is given in the first place: ``text``, ``audio``."""
+    headline: ClassVar[tuple[str, ...]]
+    """The metrics that summaries name, the one that decides first."""
+    greater_is_better: ClassVar[bool]
+    """Whether they are better when they are greater."""
+    epochs: ClassVar[int]
+    """Passes over the training data, unless the user says otherwise,"""
+    minimum_steps: ClassVar[int]
+    """or as many more as make this number of steps."""
     auto_model: ClassVar[Any]
     """The `transformers.AutoModelFor...` class."""
     architecture_suffix: ClassVar[str]
     """How the architectures of its models end in a config.json."""
-    usage: ClassVar[str]
-    """A line of Python for the model card that calls the pipeline ``classify``."""
 
-    def standardise(self, splits: DatasetDict, data: DataArguments, config: Any = None) -> DatasetDict:
-        """The user's columns under the task's own names, every row checked; labels as in `config`, if there is one."""
+    def standardise(
+        self, splits: DatasetDict, data: DataArguments, model: ModelArguments, config: Any = None
+    ) -> tuple[DatasetDict, dict[str, dict[str, int]]]:
+        """The user's columns under the task's own names, every row checked; labels as in `config`, if there is one.
+
+        And for each split how many rows were left out, by the reason.
+        """
+
+    def input_columns(self, columns: Sequence[str]) -> dict[str, str]:
+        """For prediction: the column of each input of the pipeline, by its name there."""
+
+    def prediction_input(self, name: str, value: Any, file: str) -> Any:
+        """A cell of `file` as the pipeline's input of that name."""
 
     def strata(self, split: Dataset) -> list[Any]:
         """What each example is stratified by when a split is made."""
@@ -38,22 +55,31 @@ class Task(Protocol):
     def check(self, splits: DatasetDict) -> None:
         """Refuse before training what would fail after it."""
 
-    def load_processor(self, model: ModelArguments) -> Any:
-        """The tokenizer or processor that comes with the model."""
+    def load_processor(self, model: ModelArguments, splits: DatasetDict | None = None) -> Any:
+        """The tokenizer or processor that comes with the model, made to fit the splits where it must be."""
 
     def load_model(
-        self, model: ModelArguments, splits: DatasetDict, *, pretrained: bool
+        self, model: ModelArguments, splits: DatasetDict, processor: Any, *, pretrained: bool
     ) -> tuple[PreTrainedModel, list[str]]:
         """The model for these labels, and the names of its newly initialised parameters."""
 
-    def preprocess(self, splits: DatasetDict, processor: Any, model: PreTrainedModel) -> DatasetDict:
-        """Model inputs with ``labels`` and ``length``, in the order of the splits."""
+    def preprocess(
+        self, splits: DatasetDict, processor: Any, model: PreTrainedModel, seed: int
+    ) -> tuple[DatasetDict, Mapping[str, Any]]:
+        """The splits without what the model cannot take, and its inputs with ``labels`` and ``length`` in their order.
+
+        The inputs of a split have ``len()``, the columns ``["length"]`` and ``["labels"]``, and
+        ``__getitems__(indices)``.
+        """
 
     def collator(self, processor: Any) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         """From preprocessed examples to a padded batch."""
 
-    def loss_function(self, train: Dataset, label_smoothing: float) -> Callable[..., Any]:
-        """For `Trainer(compute_loss_func=...)`: the sum over examples divided by `num_items_in_batch` examples."""
+    def loss_function(self, train: Dataset, model: Any, label_smoothing: float) -> Any:
+        """A `hf_transfer.training.trainer.Loss`."""
+
+    def readout(self, processor: Any, model: Any) -> Callable[..., list[Any]]:
+        """``readout(logits, lengths)``: what is kept of each example's output, for the methods below."""
 
     def decide(self, outputs: Any, split: Dataset | None, config: Any) -> dict[str, Any]:
         """Fit on the validation split's outputs how outputs become decisions, and keep it in the config."""
@@ -63,6 +89,9 @@ class Task(Protocol):
 
     def intervals(self, before: Any, after: Any, split: Dataset, config: Any, seed: int) -> dict[str, Any]:
         """95 % bootstrap intervals of the metrics after training and of what was gained."""
+
+    def findings(self, outputs: Any, split: Dataset) -> dict[str, Any]:
+        """What else the report says of the outputs."""
 
     def predictions(self, outputs: Any, split: Dataset, config: Any) -> list[dict[str, Any]]:
         """A JSON-ready record an example: input, reference, prediction, scores."""

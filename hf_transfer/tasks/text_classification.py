@@ -16,8 +16,9 @@ from hf_transfer.data.splits import find_column
 from hf_transfer.errors import InputError, logger
 from hf_transfer.evaluation import classification
 from hf_transfer.evaluation.decision import Decision
-from hf_transfer.models import load_pretrained, load_tokenizer, longest_input
+from hf_transfer.models import load_config, load_pretrained, load_tokenizer, longest_input, renew_unlike_head
 from hf_transfer.tasks.text_pipeline import DecidingTextClassificationPipeline
+from hf_transfer.training.losses import ClassificationLoss
 
 TEXT_COLUMNS = ("text", "sentence", "sms", "message", "review", "content", "comment", "tweet", "body", "premise",
                 "sentence1", "question")  # fmt: skip
@@ -35,10 +36,15 @@ class TextClassification:
     """
 
     pipeline_tag: ClassVar[str] = "text-classification"
-    main_metric: ClassVar[str] = "f1"
+    main_input: ClassVar[str] = "text"
+    headline: ClassVar[tuple[str, ...]] = ("accuracy", "f1")
+    greater_is_better: ClassVar[bool] = True
+    # Three epochs as in the BERT paper; on a few dozen examples that is too few steps to leave the start (Zhang et al.
+    # 2021, https://arxiv.org/abs/2006.05987).
+    epochs: ClassVar[int] = 3
+    minimum_steps: ClassVar[int] = 100
     auto_model: ClassVar[Any] = AutoModelForSequenceClassification
     architecture_suffix: ClassVar[str] = "ForSequenceClassification"
-    usage: ClassVar[str] = 'print(classify("..."))  # [{"label": ..., "score": ...}]'
     _argument_group_name: ClassVar[str] = "text classification"
 
     text_column_name: str | None = field(default=None, metadata={"help": "Column of the texts."})
@@ -82,9 +88,24 @@ class TextClassification:
 
     # --- data -------------------------------------------------------------------------------------------------
 
-    def standardise(self, splits: DatasetDict, data: DataArguments, config: Any = None) -> DatasetDict:
+    def input_columns(self, columns: Sequence[str]) -> dict[str, str]:
+        text = find_column(columns, self.text_column_name, TEXT_COLUMNS, "text_column_name")
+        if self.text_pair_column_name is not None:
+            pair = find_column(columns, self.text_pair_column_name, PAIR_COLUMNS, "text_pair_column_name")
+            return {"text": text, "text_pair": pair}
+        if text in PAIRED and PAIRED[text] in columns:
+            logger.info("Column %r is taken as --text_pair_column_name.", PAIRED[text])
+            return {"text": text, "text_pair": PAIRED[text]}
+        return {"text": text}
+
+    def prediction_input(self, name: str, value: Any, file: str) -> str:
+        return "" if value is None else str(value)
+
+    def standardise(
+        self, splits: DatasetDict, data: DataArguments, model: ModelArguments, config: Any = None
+    ) -> tuple[DatasetDict, dict[str, dict[str, int]]]:
         train = next(iter(splits.values()))
-        columns = input_columns(train.column_names, self.text_column_name, self.text_pair_column_name)
+        columns = self.input_columns(train.column_names)
         others = [name for name in train.column_names if name not in columns.values()]
         label = find_column(others, self.label_column_name, LABEL_COLUMNS, "label_column_name")
         columns |= {"label": label} | ({"group": data.group_column_name} if data.group_column_name else {})
@@ -123,7 +144,8 @@ class TextClassification:
             encoded[name] = split.map(
                 encode_labels, batched=True, features=features, fn_kwargs={"index": index, "several": several}
             )
-        return encoded
+        left_out = {name: {"incomplete": len(splits[name]) - len(split)} for name, split in encoded.items()}
+        return encoded, left_out
 
     def _learnable_names(self, train: Dataset, counts: dict[str, int], feature: Any) -> list[str]:
         """The labels' names in order, the positive one last; refuse what cannot be learned."""
@@ -172,30 +194,38 @@ class TextClassification:
         return {
             "labels": names,
             "multi_label": _several(splits["train"]),
-            "examples": {name: len(split) for name, split in splits.items()},
             "label_counts": {name: label_counts(split, names) for name, split in splits.items()},
             "majority_class_rate": None if _several(splits["train"]) else _majority_rate(splits["test"]),
         }
 
     # --- model ------------------------------------------------------------------------------------------------
 
-    def load_processor(self, model: ModelArguments) -> Any:
+    def load_processor(self, model: ModelArguments, splits: DatasetDict | None = None) -> Any:
         return load_tokenizer(model)
 
     def load_model(
-        self, model: ModelArguments, splits: DatasetDict, *, pretrained: bool
+        self, model: ModelArguments, splits: DatasetDict, processor: Any, *, pretrained: bool
     ) -> tuple[PreTrainedModel, list[str]]:
         names = _names(splits["train"])
         several = _several(splits["train"])
-        return load_pretrained(
+        id2label = dict(enumerate(names))
+        old = dict(load_config(model, self.auto_model).id2label or {})
+        loaded, new = load_pretrained(
             self.auto_model,
             model,
             pretrained=pretrained,
-            id2label=dict(enumerate(names)),
+            id2label=id2label,
+            label2id={name: i for i, name in id2label.items()},
             problem_type="multi_label_classification" if several else "single_label_classification",
         )
+        loaded.config.text_pairs = "text_pair" in splits["train"].column_names  # what prediction has to be given
+        if hasattr(loaded.config, "calibration"):
+            del loaded.config.calibration  # an earlier run's decision is not this one's
+        return loaded, new + (renew_unlike_head(loaded, old, id2label, new) if pretrained else [])
 
-    def preprocess(self, splits: DatasetDict, processor: Any, model: PreTrainedModel) -> DatasetDict:
+    def preprocess(
+        self, splits: DatasetDict, processor: Any, model: PreTrainedModel, seed: int
+    ) -> tuple[DatasetDict, DatasetDict]:
         limit = longest_input(processor, model.config)
         if self.max_length is not None:
             if self.max_length > limit:
@@ -219,76 +249,50 @@ class TextClassification:
             if cut:
                 logger.info("%d of %d texts in %s reach %d tokens and are cut there (--max_length).",
                             cut, len(split), name, limit)  # fmt: skip
-        return ready
+        return splits, ready
 
     def collator(self, processor: Any) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         return DataCollatorWithPadding(processor)
 
-    def loss_function(self, train: Dataset, label_smoothing: float) -> Callable[..., Any]:
-        weights = None
-        if self.class_weights == "balanced":
-            weights = _balanced_weights(train)
-        several = _several(train)
+    def readout(self, processor: Any, model: Any) -> Callable[..., list[Any]]:
+        return lambda logits, lengths: list(logits.float().cpu().numpy())
 
-        def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-            logits = outputs["logits"].float()
-            scale = None if weights is None else weights.to(logits.device)
-            if several:
-                # Averaged over labels, as the models' own loss does; `weights` are those of positive labels.
-                counted = labels[:, 0] != -100
-                smooth = labels.clamp(min=0) * (1 - label_smoothing) + label_smoothing / 2
-                each = torch.nn.functional.binary_cross_entropy_with_logits(
-                    logits, smooth, reduction="none", pos_weight=scale
-                ).mean(dim=-1)
-                each = torch.where(counted, each, 0.0)
-            else:
-                each = torch.nn.functional.cross_entropy(
-                    logits, labels, weight=scale, reduction="none", label_smoothing=label_smoothing
-                )
-            return each.sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch)
-
-        return loss
+    def loss_function(self, train: Dataset, model: Any, label_smoothing: float) -> ClassificationLoss:
+        weights = _balanced_weights(train) if self.class_weights == "balanced" else None
+        return ClassificationLoss(_several(train), label_smoothing, weights)
 
     # --- quality ----------------------------------------------------------------------------------------------
 
     def decide(self, outputs: Any, split: Dataset | None, config: Any) -> dict[str, Any]:
         references = None if split is None else classification.references(split)
         several = getattr(config, "problem_type", None) == "multi_label_classification"
-        return classification.decide(
-            outputs, references, config, several, self.threshold, self.max_false_positive_rate
-        )
+        logits = None if outputs is None else np.stack(outputs)
+        return classification.decide(logits, references, config, several, self.threshold, self.max_false_positive_rate)
 
     def measure(self, outputs: Any, split: Dataset, config: Any) -> dict[str, float]:
-        return classification.measure(outputs, classification.references(split), _decision(split, config))
+        return classification.measure(np.stack(outputs), classification.references(split), _decision(split, config))
 
     def intervals(self, before: Any, after: Any, split: Dataset, config: Any, seed: int) -> dict[str, Any]:
         references = classification.references(split)
-        return classification.intervals(before, after, references, _decision(split, config), seed)
+        decision = _decision(split, config)
+        return classification.intervals(np.stack(before), np.stack(after), references, decision, seed)
+
+    def findings(self, outputs: Any, split: Dataset) -> dict[str, Any]:
+        return {}
 
     def predictions(self, outputs: Any, split: Dataset, config: Any) -> list[dict[str, Any]]:
         decision, names = _decision(split, config), _names(split)
         inputs = [name for name in ("text", "text_pair", "group") if name in split.column_names]
-        records = classification.records(outputs, decision, names)
+        records = classification.decided(decision.probabilities(np.stack(outputs)), decision, names)
         return [
             {name: example[name] for name in inputs}
             | {"label": [names[k] for k in example["label"]] if decision.multi_label else names[example["label"]]}
-            | record
+            | {"prediction": record.pop("label"), **record}
             for example, record in zip(split, records, strict=True)
         ]
 
     def pipeline(self, model: Any, processor: Any) -> Any:
         return DecidingTextClassificationPipeline(model=model, tokenizer=processor)
-
-
-def input_columns(columns: Sequence[str], text: str | None, pair: str | None) -> dict[str, str]:
-    """The columns to read ``text`` and, for pairs, ``text_pair`` from: those named, or those usually so named."""
-    text = find_column(columns, text, TEXT_COLUMNS, "text_column_name")
-    if pair is not None:
-        return {"text": text, "text_pair": find_column(columns, pair, PAIR_COLUMNS, "text_pair_column_name")}
-    if text in PAIRED and PAIRED[text] in columns:
-        logger.info("Column %r is taken as --text_pair_column_name.", PAIRED[text])
-        return {"text": text, "text_pair": PAIRED[text]}
-    return {"text": text}
 
 
 def _names(split: Dataset) -> list[str]:

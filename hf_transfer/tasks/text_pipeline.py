@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from transformers import TextClassificationPipeline
 
+from hf_transfer.errors import InputError
+from hf_transfer.evaluation.classification import decided
 from hf_transfer.evaluation.decision import Decision
 from hf_transfer.models import longest_input
 
@@ -26,30 +28,33 @@ class DecidingTextClassificationPipeline(TextClassificationPipeline):
     ) -> Any:
         if function_to_apply is not None:
             return super().postprocess(model_outputs, function_to_apply, top_k, _legacy)
-        config = self.model.config
-        decision = Decision.read(config)
+        decision, names = self._decision(), self._names()
         probabilities = decision.probabilities(model_outputs["logits"].float().cpu().numpy())
-        chosen, scores = decision.labels(probabilities)[0], probabilities[0]
-        found = [{"label": config.id2label[i], "score": float(score)} for i, score in enumerate(scores)]
+        (record,) = decided(probabilities, decision, names)
+        by_score = sorted(record["scores"].items(), key=lambda label: -label[1])
+        found = [{"label": name, "score": score} for name, score in by_score]
         if decision.multi_label and top_k == 1 and _legacy:
-            return [label for label, taken in zip(found, chosen, strict=True) if taken]
+            return [label for label in found if label["label"] in record["label"]]
         if not decision.multi_label and top_k == 1:
-            return found[int(chosen)] if _legacy else [found[int(chosen)]]
-        return sorted(found, key=lambda label: -label["score"])[:top_k]
+            best = {"label": record["label"], "score": record["score"]}
+            return best if _legacy else [best]
+        return found[:top_k]
 
     def decide(self, rows: list[dict[str, Any]], *, batch_size: int) -> list[dict[str, Any]]:
         """For each row the decided label (or labels), its score, and the scores of all labels."""
-        inputs = [{"text": row["text"], "text_pair": row.get("text_pair")} for row in rows]
-        inputs = [pair if pair["text_pair"] is not None else {"text": pair["text"]} for pair in inputs]
-        decision = Decision.read(self.model.config)
-        found: list[dict[str, Any]] = []
-        for scores in self(inputs, top_k=None, batch_size=batch_size):
-            by_name = {label["label"]: label["score"] for label in scores}
-            names = [self.model.config.id2label[i] for i in range(len(by_name))]
-            chosen = decision.labels(np.array([[by_name[name] for name in names]]))[0]
-            if decision.multi_label:
-                found.append({"label": [name for name, taken in zip(names, chosen, strict=True) if taken]})
-            else:
-                found.append({"label": names[chosen], "score": by_name[names[chosen]]})
-            found[-1]["scores"] = by_name
-        return found
+        paired = getattr(self.model.config, "text_pairs", False)
+        for row in rows:
+            if ("text_pair" in row) != paired:
+                wanted = "pairs: give text and text_pair" if paired else "single texts: give no text_pair"
+                raise InputError(f"The model classifies {wanted} (found {', '.join(row)}).")
+        names = self._names()
+        scores = self([{**row} for row in rows], top_k=None, batch_size=batch_size)
+        by_name = [{label["label"]: label["score"] for label in found} for found in scores]
+        probabilities = np.array([[found[name] for name in names] for found in by_name])
+        return decided(probabilities, self._decision(), names)
+
+    def _decision(self) -> Decision:
+        return Decision.read(self.model.config)
+
+    def _names(self) -> list[str]:
+        return [self.model.config.id2label[i] for i in range(self.model.config.num_labels)]

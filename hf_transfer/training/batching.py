@@ -107,6 +107,11 @@ class PaddedExamples(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def set_epoch(self, epoch: int) -> None:
+        """Tell a dataset that changes from epoch to epoch, as by augmentation, which it is."""
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
+
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         examples = self.dataset.__getitems__([i if i >= 0 else -1 - i for i in indices])
         for index, example in zip(indices, examples, strict=True):

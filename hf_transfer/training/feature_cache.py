@@ -43,13 +43,17 @@ class CachedExamples(Dataset):
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         return [
-            {"features": self.features[self.offsets[i] : self.offsets[i + 1]], "labels": self.labels[i]}
+            {
+                "features": self.features[self.offsets[i] : self.offsets[i + 1]],
+                "labels": self.labels[i],
+                "length": self.lengths[i],
+            }
             for i in indices
         ]
 
 
 def collate_cached(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """A padded batch: ``inputs_embeds`` [batch, tokens, hidden size], ``attention_mask``, ``labels``."""
+    """A padded batch: ``inputs_embeds`` [batch, tokens, hidden size], ``attention_mask``, ``labels``, ``length``."""
     longest = max(len(example["features"]) for example in examples)
     embeds = np.zeros((len(examples), longest, examples[0]["features"].shape[1]), dtype=np.float32)
     mask = np.zeros((len(examples), longest), dtype=np.int64)
@@ -60,6 +64,7 @@ def collate_cached(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         "inputs_embeds": torch.from_numpy(embeds),
         "attention_mask": torch.from_numpy(mask),
         "labels": torch.tensor([example["labels"] for example in examples]),
+        "length": torch.tensor([example["length"] for example in examples]),
     }
 
 
@@ -102,7 +107,7 @@ class FeatureCache:
     def enter(self, dataset: Any, collator: Callable[..., Any]) -> bool:
         """Find out how the frozen part is skipped; False where this model does not allow it."""
         order = np.argsort(dataset["length"][:], kind="stable")
-        batch = _to(self.model.device, collator(_inputs(dataset, [*order[:4], *order[-4:]])))
+        batch = _to(self.model.device, collator(dataset.__getitems__([*order[:4], *order[-4:]])))
         mask = batch["attention_mask"]
         self.model.eval()
         with torch.inference_mode():
@@ -166,7 +171,7 @@ class FeatureCache:
         batches = EvaluationBatches(dataset["length"][:], batch_size=batch_size).batches
         self.model.eval()
         for indices in tqdm(batches, desc="Activations", disable=not show, delay=2, leave=False):
-            batch = _to(self.model.device, collator(_inputs(dataset, indices)))
+            batch = _to(self.model.device, collator(dataset.__getitems__(indices)))
             states, mask = self._capture(batch).float().cpu().numpy(), batch["attention_mask"].cpu().numpy() > 0
             for i, rows, real in zip(indices, states, mask, strict=True):
                 features[offsets[i] : offsets[i + 1]] = rows[:1] if self.first_token_only else rows[real]
@@ -248,11 +253,7 @@ class _Stop(Exception):
 
 
 def _to(device: torch.device, batch: Any) -> dict[str, torch.Tensor]:
-    return {name: value.to(device) for name, value in batch.items() if name != "labels"}
-
-
-def _inputs(dataset: Any, indices: list[int]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key != "length"} for row in dataset.__getitems__(indices)]
+    return {name: value.to(device) for name, value in batch.items() if name not in ("labels", "length")}
 
 
 @contextlib.contextmanager

@@ -13,17 +13,13 @@ from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME as ADAPTER_WEIGHTS
 from transformers.utils import SAFE_WEIGHTS_NAME as WEIGHTS
 
 from hf_transfer.arguments import Arguments
-from hf_transfer.errors import InputError, logger
+from hf_transfer.errors import InputError, logger, nearest
+from hf_transfer.evaluation.groups import measure_groups, over_groups
 from hf_transfer.methods import HEAD_LEARNING_RATE, Anatomy, default_learning_rate, train_last_layers
 from hf_transfer.training.cost import training_cost
 from hf_transfer.training.feature_cache import FeatureCache, collate_cached, standardised_input
 from hf_transfer.training.interruption import checkpoint_on_signal
 from hf_transfer.training.trainer import TransferTrainer
-
-# Three epochs as in the BERT paper; on a few dozen examples that is too few steps to leave the start (Zhang et al.
-# 2021, https://arxiv.org/abs/2006.05987), so there are more epochs then.
-EPOCHS = 3
-MINIMUM_STEPS = 100
 
 
 def make_trainer(
@@ -36,7 +32,8 @@ def make_trainer(
     validation = splits.get("validation")
 
     def compute_metrics(found: Any) -> dict[str, float]:
-        return task.measure(found.predictions, validation, None)
+        groups = measure_groups(task, None, found.predictions, validation, None)
+        return task.measure(found.predictions, validation, None) | over_groups(task, groups)
 
     with _arguments_that_fit():
         return TransferTrainer(
@@ -46,7 +43,8 @@ def make_trainer(
             train_dataset=inputs.get("train"),
             eval_dataset=inputs.get("validation"),
             processing_class=processor,
-            compute_loss_func=task.loss_function(splits.get("train", splits["test"]), args.label_smoothing_factor),
+            loss=task.loss_function(splits.get("train", splits["test"]), model, args.label_smoothing_factor),
+            readout=task.readout(processor, model),
             compute_metrics=compute_metrics,
         )
 
@@ -62,18 +60,36 @@ def _arguments_that_fit() -> Iterator[None]:
 
 def settle_training(arguments: Arguments, config: Any, examples: int) -> None:
     """Fill in the learning rate and the number of epochs where the user leaves them open, and say so."""
-    training = arguments.training
+    task, training = arguments.task, arguments.training
     step = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
     steps = max(1, math.ceil(examples / step))
     if training.learning_rate is None:
         training.learning_rate = default_learning_rate(arguments.method, config)
     if training.num_train_epochs is None:
-        training.num_train_epochs = float(max(EPOCHS, math.ceil(MINIMUM_STEPS / steps)))
+        training.num_train_epochs = float(max(task.epochs, math.ceil(task.minimum_steps / steps)))
     if training.max_steps <= 0:
         logger.info(
             "%g epochs of %d steps at a learning rate of %.2g (--num_train_epochs, --learning_rate).",
             training.num_train_epochs, steps, training.learning_rate,
         )  # fmt: skip
+
+
+def settle_best_metric(arguments: Arguments, metrics: dict[str, float], splits: Any) -> None:
+    """Refuse before training a --metric_for_best_model that is not measured; know whether more of it is better.
+
+    Raises:
+        InputError: no evaluation will give that metric.
+    """
+    task, training = arguments.task, arguments.training
+    if training.metric_for_best_model is None:
+        return
+    name = training.metric_for_best_model.removeprefix("eval_")
+    validation = splits.get("validation")
+    groups = set(validation["group"]) if validation is not None and "group" in validation.column_names else set()
+    known = ["loss", *metrics, *over_groups(task, dict.fromkeys(sorted(groups), metrics))]
+    if name not in known:
+        raise InputError(f"--metric_for_best_model {name}: evaluation gives {', '.join(known)}.{nearest(name, known)}")
+    training.greater_is_better = task.greater_is_better and not name.endswith(("loss", "error"))
 
 
 def fit(trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, folder: Path) -> dict[str, Any]:

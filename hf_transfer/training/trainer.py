@@ -1,6 +1,7 @@
 """`transformers.Trainer` with batches and losses that do not depend on how the work is divided."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,17 +15,34 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 from hf_transfer.training.batching import EvaluationBatches, PaddedExamples, TrainingBatches
 
 
+class Loss(Protocol):
+    """What is minimised."""
+
+    def __call__(self, outputs: Any, labels: Any, lengths: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """The sum over the batch's examples, divided by `num_items_in_batch`; by their own number where it is None."""
+
+    def watched(self) -> dict[str, float]:
+        """What is to be logged beside the loss, of the training batches since it was last asked for."""
+
+
 class TransferTrainer(Trainer):
     """A Trainer whose step is the exact mean over its examples.
 
     transformers 5 divides the loss of a step by a count that BERT-like classifiers and CTC models ignore, so that
-    accumulation and several processes multiply it (transformers#47688). Here the loss is
-    ``compute_loss_func(outputs, labels, num_items_in_batch)`` with the number of examples in the whole step.
-    The datasets have a column ``length``, by which batches are made.
+    accumulation and several processes multiply it (transformers#47688). Here it is divided by the number of examples
+    in the whole step. The datasets have a column ``length``, by which batches are made, and batches hold it too.
+
+    Args:
+        loss: the sum over the batch's examples, divided by the number of examples in the step.
+        readout: ``readout(logits, lengths)``: what is kept of each example in evaluation.
+        *args: as for `transformers.Trainer`, as all that follows.
+        **kwargs: see there.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args: Any, loss: Loss, readout: Callable[..., list[Any]], **kwargs: Any):
+        # Trainer asks this argument whether the loss is divided already; compute_loss() below calls it.
+        super().__init__(*args, compute_loss_func=loss, **kwargs)
+        self.readout = readout
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         if not self.args.disable_tqdm:
@@ -62,12 +80,13 @@ class TransferTrainer(Trainer):
         # Not prepared by accelerate: the batches are this process's own already.
         args = self.args
         return _EpochDataLoader(
-            PaddedExamples(_model_inputs(dataset)),
+            PaddedExamples(dataset),
             batch_sampler=batches,
             collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
-            persistent_workers=args.dataloader_persistent_workers,
+            # Workers that live on would not learn of a new epoch, on which augmentation depends.
+            persistent_workers=args.dataloader_persistent_workers and not hasattr(dataset, "set_epoch"),
             prefetch_factor=args.dataloader_prefetch_factor,
         )
 
@@ -83,6 +102,23 @@ class TransferTrainer(Trainer):
             total = self.accelerator.gather(total.reshape(1)).sum()
         return total
 
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """A micro-batch's share of the step's mean loss, times the processes that average their gradients."""
+        inputs = dict(inputs)
+        labels, lengths = inputs.pop("labels"), inputs.pop("length")
+        outputs = model(**inputs)
+        loss = self.compute_loss_func(outputs, labels, lengths, num_items_in_batch)
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs = logs | self.compute_loss_func.watched()
+        super().log(logs, start_time)
+
     # --- evaluation -------------------------------------------------------------------------------------------
 
     def evaluation_loop(
@@ -93,7 +129,7 @@ class TransferTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Outputs of every example, in the dataset's order, on every process; the loss is the mean over examples."""
+        """What `readout` keeps of every example [n], in the dataset's order, on every process; mean loss over them."""
         batches: Any = dataloader.batch_sampler
         count = len(dataloader.dataset)  # type: ignore[arg-type]
         self.callback_handler.eval_dataloader = dataloader
@@ -102,17 +138,19 @@ class TransferTrainer(Trainer):
         loss_sum = 0.0
         for indices, batch in zip(batches, dataloader, strict=True):
             inputs = self._prepare_inputs(batch)
-            labels = inputs.pop("labels")
+            lengths = inputs["length"]
             with torch.inference_mode(), self.accelerator.autocast():
-                outputs = self.model(**inputs)
-                loss_sum += float(self.compute_loss_func(outputs, labels)) * len(indices)
-            found += zip(indices, outputs["logits"].float().cpu().numpy(), strict=True)
+                loss, outputs = self.compute_loss(self.model, inputs, return_outputs=True)
+            loss_sum += float(loss) * len(indices)
+            found += zip(indices, self.readout(outputs["logits"], lengths), strict=True)
             self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         if self.args.world_size > 1:
             found = gather_object(found)
             loss_sum = sum(gather_object([loss_sum]))
         found.sort(key=lambda pair: pair[0])
-        predictions = np.stack([value for _, value in found])
+        predictions = np.empty(len(found), dtype=object)  # each may have a size of its own
+        for i, (_, value) in enumerate(found):
+            predictions[i] = value
         metrics = {f"{metric_key_prefix}_loss": loss_sum / count}
         if self.compute_metrics is not None and metric_key_prefix == "eval":
             computed = self.compute_metrics(EvalPrediction(predictions=predictions, label_ids=None))
@@ -123,6 +161,7 @@ class TransferTrainer(Trainer):
 class _EpochDataLoader(DataLoader):
     def set_epoch(self, epoch: int) -> None:
         self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        self.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
 
 
 class QuietProgress(ProgressCallback):
@@ -151,7 +190,3 @@ class QuietProgress(ProgressCallback):
 
 def _lengths(dataset: Any) -> Any:
     return dataset["length"][:]
-
-
-def _model_inputs(dataset: Any) -> Any:
-    return dataset.remove_columns("length") if hasattr(dataset, "remove_columns") else dataset

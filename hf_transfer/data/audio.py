@@ -1,0 +1,357 @@
+"""Audio files to samples: decoded with soundfile, resampled with torchaudio, checked, and kept on disk."""
+
+import functools
+import hashlib
+import io
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import soundfile
+import torch
+import torchaudio
+from tqdm.auto import tqdm
+
+from hf_transfer.errors import Failure
+
+# Part of the fingerprint: raise it when decoded samples or findings change.
+VERSION = 1
+BLOCK_SECONDS = 30
+SILENT_PEAK = 10 ** (-60 / 20)
+CLIPPED_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class AudioSettings:
+    """How clips are decoded.
+
+    Attributes:
+        sampling_rate: of the result, in Hz.
+        min_seconds: shorter clips are left out.
+        max_seconds: longer clips are left out, undecoded where the header says so.
+    """
+
+    sampling_rate: int
+    min_seconds: float
+    max_seconds: float
+
+
+class UnusableAudio(ValueError):
+    """A clip that cannot be used: ``reason`` in a word or two, and what was found."""
+
+    def __init__(self, reason: str, found: str):
+        super().__init__(f"{reason}: {found}")
+        self.reason = reason
+
+
+# --- reading ----------------------------------------------------------------------------------------------------
+
+
+def read_blocks(source: Path | bytes, sampling_rate: int, *, seconds: float = BLOCK_SECONDS) -> Iterator[np.ndarray]:
+    """Mono float32 blocks of a file at `sampling_rate`, in bounded memory whatever its length.
+
+    Args:
+        source: a file, or the content of one: WAV, FLAC, OGG, MP3 and whatever else libsndfile reads.
+        sampling_rate: of the result, in Hz.
+        seconds: of each block but the last.
+
+    Raises:
+        UnusableAudio: it is no audio, has no samples, breaks off, or holds samples that are no numbers.
+    """
+    _require_content(source)
+    found = 0
+    try:
+        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            expected = _expected_frames(source, file)
+            resample = _Resampler(file.samplerate, sampling_rate)
+            for block in file.blocks(int(seconds * file.samplerate), dtype="float32", always_2d=True):
+                found += len(block)
+                if not np.isfinite(block).all():
+                    raise UnusableAudio("not finite", "some samples are NaN or infinite")
+                yield resample(block.mean(axis=1))
+            if found == 0:
+                raise UnusableAudio("no samples", "the file has a header and nothing else")
+            yield resample.rest()
+            if found < expected:
+                raise UnusableAudio("truncated", f"{found} of {expected} frames are there")
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        if found:
+            raise UnusableAudio("truncated", f"it breaks off after {found} frames") from error
+        raise UnusableAudio("broken", "libsndfile cannot read it as audio") from error
+    except OSError as error:
+        raise UnusableAudio("unreadable", error.strerror or str(error)) from error
+
+
+def _require_content(source: Path | bytes) -> None:
+    if isinstance(source, bytes):
+        if not source:
+            raise UnusableAudio("empty", "0 bytes")
+    elif not source.is_file():
+        raise UnusableAudio("missing", "there is no such file")
+    elif source.stat().st_size == 0:
+        raise UnusableAudio("empty", "0 bytes")
+
+
+def _expected_frames(source: Path | bytes, file: soundfile.SoundFile) -> int:
+    """Frames that the header promises; libsndfile itself cuts a WAV's number to what the file holds."""
+    if file.format not in ("WAV", "WAVEX"):
+        return file.frames if 0 < file.frames < 2**40 else 0  # streams do not say
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
+        head = stream.read(4096)
+    at = head.find(b"data", 12)
+    if at < 0 or len(head) < at + 8:
+        return 0
+    (size,) = struct.unpack("<I", head[at + 4 : at + 8])
+    width = {"PCM_U8": 1, "PCM_S8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}.get(
+        file.subtype
+    )
+    if width is None or size >= 2**31:  # written by a recorder that could not seek back
+        return 0
+    return size // (width * file.channels)
+
+
+class _Resampler:
+    """Resamples a stream block by block: each block is computed with the samples around it."""
+
+    def __init__(self, old: int, new: int):
+        self.old, self.new = old, new
+        divisor = np.gcd(old, new)
+        self.step, self.out_step = old // divisor, new // divisor  # so many samples in give so many out
+        # Neighbours that the filter reaches, in whole steps; torchaudio's filter is 6 zero crossings wide.
+        self.margin = self.step * (8 * max(1, -(-self.step // self.out_step)) // self.step + 1)
+        self.kept = np.zeros(0, dtype=np.float32)
+        self.before = 0
+
+    def __call__(self, samples: np.ndarray) -> np.ndarray:
+        if self.old == self.new:
+            return samples
+        self.kept = np.concatenate([self.kept, samples])
+        ready = (len(self.kept) - self.before - self.margin) // self.step * self.step
+        if ready <= 0:
+            return np.zeros(0, dtype=np.float32)
+        return self._emit(ready, last=False)
+
+    def rest(self) -> np.ndarray:
+        """What remains when the stream has ended."""
+        if self.old == self.new or len(self.kept) == self.before:
+            return np.zeros(0, dtype=np.float32)
+        return self._emit(len(self.kept) - self.before, last=True)
+
+    def _emit(self, ready: int, *, last: bool) -> np.ndarray:
+        resampled = _resample(self.old, self.new)(torch.from_numpy(self.kept)).numpy()
+        start = self.before // self.step * self.out_step
+        stop = len(resampled) if last else start + ready // self.step * self.out_step
+        keep_from = max(0, self.before + ready - self.margin) // self.step * self.step
+        self.kept = self.kept[keep_from:]
+        self.before = self.before + ready - keep_from
+        return resampled[start:stop]
+
+
+@functools.lru_cache(maxsize=16)
+def _resample(old: int, new: int) -> Any:
+    return torchaudio.transforms.Resample(old, new)
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    samples: np.ndarray  # int16 [n]
+    findings: tuple[str, ...]  # what is suspicious: silent, clipped, truncated
+
+
+def decode(source: Path | bytes, settings: AudioSettings) -> _Decoded:
+    """A clip as 16-bit mono samples.
+
+    Raises:
+        UnusableAudio: it cannot be used, or is shorter or longer than allowed.
+    """
+    limit = settings.max_seconds
+    _refuse_long(source, limit)
+    blocks, total = [], 0
+    findings = []
+    try:
+        for block in read_blocks(source, settings.sampling_rate):
+            blocks.append(block)
+            total += len(block)
+            if total > limit * settings.sampling_rate:
+                raise UnusableAudio("too long", f"more than {limit:g} s")
+    except UnusableAudio as error:
+        if error.reason != "truncated":
+            raise
+        findings.append("truncated")
+    samples = np.concatenate(blocks)
+    seconds = len(samples) / settings.sampling_rate
+    if seconds < settings.min_seconds:
+        raise UnusableAudio("too short", f"{seconds:.3f} s")
+    peak = float(np.abs(samples).max(initial=0.0))
+    if peak < SILENT_PEAK:
+        findings.append("silent")
+    elif (np.abs(samples) >= 0.999 * max(1.0, peak)).mean() > CLIPPED_SHARE:
+        findings.append("clipped")
+    if peak > 1.0:  # a float file on another scale
+        samples = samples / peak
+    return _Decoded(np.round(samples * 32767).astype(np.int16), tuple(findings))
+
+
+def _refuse_long(source: Path | bytes, limit: float) -> None:
+    """By the header, before hours of audio are decoded for nothing."""
+    _require_content(source)
+    try:
+        info = soundfile.info(io.BytesIO(source) if isinstance(source, bytes) else str(source))
+    except (soundfile.SoundFileError, RuntimeError):
+        return  # decoding says what is wrong
+    if info.frames < 2**40 and info.duration > limit:
+        raise UnusableAudio("too long", f"{info.duration:.1f} s, more than {limit:g}")
+
+
+# --- keeping ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StoredClips:
+    """Decoded clips on disk, memory-mapped when read.
+
+    Attributes:
+        file: all samples one after another, int16.
+        offsets: where each clip begins, [n + 1]; a clip that cannot be used has no samples.
+        problems: for each clip why it cannot be used, or an empty string.
+        findings: for each clip what is suspicious of it.
+        checksums: of each clip's samples.
+    """
+
+    file: Path
+    offsets: np.ndarray
+    problems: list[str]
+    findings: list[list[str]]
+    checksums: list[str]
+
+
+def store_clips(
+    sources: Iterable[Path | bytes], count: int, settings: AudioSettings, *, name: str, show: bool
+) -> tuple[StoredClips, bool]:
+    """Decode clips once: a second call with the same files and settings reads what the first has left.
+
+    Args:
+        sources: files, or the contents of files; gone through twice.
+        count: how many there are.
+        settings: how they are decoded.
+        name: what they are, for the progress bar.
+        show: whether to show one.
+
+    Returns:
+        The clips in the order of `sources`, and whether they were there already.
+
+    Raises:
+        Failure: the disk is full.
+    """
+    home = Path(datasets.config.HF_DATASETS_CACHE) / "hf_transfer_audio"
+    folder = home / _fingerprint(sources, settings)
+    there = (folder / "clips.npz").is_file()
+    if not there:
+        _decode_all(sources, count, settings, folder, name=name, show=show)
+    with np.load(folder / "clips.npz") as kept:
+        return StoredClips(
+            folder / "samples.int16",
+            kept["offsets"],
+            kept["problems"].tolist(),
+            [text.split() for text in kept["findings"].tolist()],
+            kept["checksums"].tolist(),
+        ), there
+
+
+def _fingerprint(sources: Iterable[Path | bytes], settings: AudioSettings) -> str:
+    """Changes with every file, its content as its date and size tell it, and with the settings."""
+    digest = hashlib.sha256(repr((VERSION, soundfile.__libsndfile_version__, asdict(settings))).encode())
+    for source in sources:
+        if isinstance(source, bytes):
+            digest.update(hashlib.sha256(source).digest())
+            continue
+        try:
+            status = source.stat()
+            known: Any = (str(source.resolve()), status.st_size, status.st_mtime_ns)
+        except OSError:
+            known = (str(source), "missing")
+        digest.update(repr(known).encode())
+    return digest.hexdigest()[:32]
+
+
+def _decode_all(
+    sources: Iterable[Path | bytes], count: int, settings: AudioSettings, folder: Path, *, name: str, show: bool
+) -> None:
+    """Written beside and renamed into place, so that what is there is whole."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".partial-"))
+    except OSError as error:
+        raise Failure(
+            f"{folder.parent} cannot be written: {error.strerror}. HF_DATASETS_CACHE names another."
+        ) from error
+    offsets, problems, findings, checksums = [0], [], [], []
+    try:
+        with (partial / "samples.int16").open("wb") as stream:
+            for found in tqdm(
+                _in_order(sources, settings),
+                total=count,
+                desc=f"Decoding {name}",
+                disable=not show,
+                delay=2,
+                leave=False,
+            ):
+                samples = found.samples if isinstance(found, _Decoded) else np.zeros(0, dtype=np.int16)
+                stream.write(samples.tobytes())
+                offsets.append(offsets[-1] + len(samples))
+                problems.append("" if isinstance(found, _Decoded) else str(found))
+                findings.append(" ".join(found.findings) if isinstance(found, _Decoded) else "")
+                checksums.append(hashlib.sha256(samples.tobytes()).hexdigest()[:16])
+        np.savez(
+            partial / "clips.npz", offsets=np.array(offsets), problems=np.array(problems, dtype=str),
+            findings=np.array(findings, dtype=str), checksums=np.array(checksums, dtype=str),
+        )  # fmt: skip
+        if not (folder / "clips.npz").is_file():  # another process may have been faster
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(partial, folder)
+    except OSError as error:
+        raise Failure(
+            f"The decoded audio could not be written to {folder.parent}: {error.strerror or error}. It takes "
+            f"{2 * settings.sampling_rate * 3600 / 1e6:.0f} MB an hour; HF_DATASETS_CACHE names another place."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _in_order(sources: Iterable[Path | bytes], settings: AudioSettings) -> Iterator[_Decoded | UnusableAudio]:
+    """Decode on all cores, holding no more than a few dozen clips at a time."""
+    # soundfile and torch give up the interpreter's lock while they work.
+    workers = min(8, os.cpu_count() or 1)
+    waiting: list[Any] = []
+    with ThreadPoolExecutor(workers) as pool:
+        for source in sources:
+            waiting.append(pool.submit(_decode_or_problem, source, settings))
+            if len(waiting) >= 4 * workers:
+                yield waiting.pop(0).result()
+        for future in waiting:
+            yield future.result()
+
+
+def _decode_or_problem(source: Path | bytes, settings: AudioSettings) -> _Decoded | UnusableAudio:
+    try:
+        return decode(source, settings)
+    except UnusableAudio as error:
+        return error
+
+
+def samples_of(file: Path | str, offset: int, length: int) -> np.ndarray:
+    """Float32 samples in [-1, 1] of a stored clip."""
+    return _mapped(str(file))[offset : offset + length].astype(np.float32) / 32767
+
+
+@functools.lru_cache(maxsize=8)
+def _mapped(file: str) -> Any:
+    return np.memmap(file, dtype=np.int16, mode="r")

@@ -1,0 +1,78 @@
+"""Training clips made harder, with torchaudio: each epoch another way, and the same way however it is run."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torchaudio.functional as F
+
+# Narrow-band telephony, ITU-T G.712.
+TELEPHONE_BAND = (300.0, 3400.0)
+TELEPHONE_RATE = 8000
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What may happen to a training clip.
+
+    Attributes:
+        speed_perturbation: clips are played up to this share faster or slower (Ko et al. 2015, "Audio augmentation for
+            speech recognition", takes 0.1), which shifts the pitch as well.
+        noise_snr_db: lowest and highest signal-to-noise ratio of added noise, in dB.
+        noise_probability: share of the clips that get noise.
+        gain_db: clips get louder or softer by up to this many dB.
+        telephone_probability: share of the clips that are heard through a telephone line.
+    """
+
+    speed_perturbation: float = 0.0
+    noise_snr_db: tuple[float, float] = (10.0, 30.0)
+    noise_probability: float = 0.0
+    gain_db: float = 0.0
+    telephone_probability: float = 0.0
+
+    def __call__(
+        self, samples: np.ndarray, sampling_rate: int, generator: np.random.Generator, min_samples: int
+    ) -> np.ndarray:
+        """The clip as it is heard this time.
+
+        Args:
+            samples: float32 [n].
+            sampling_rate: in Hz.
+            generator: of this clip and epoch.
+            min_samples: what the transcript needs to be spelt; a faster clip is no shorter.
+        """
+        clip = torch.from_numpy(samples)
+        if self.speed_perturbation:
+            clip = self._at_another_speed(clip, generator, min_samples)
+        if generator.random() < self.telephone_probability:
+            clip = _through_telephone(clip, sampling_rate)
+        if generator.random() < self.noise_probability:
+            clip = _with_noise(clip, float(generator.uniform(*self.noise_snr_db)), generator)
+        if self.gain_db:
+            clip = F.gain(clip, float(generator.uniform(-self.gain_db, self.gain_db)))
+        return clip.clamp(-1.0, 1.0).numpy()
+
+    def _at_another_speed(self, clip: torch.Tensor, generator: np.random.Generator, min_samples: int) -> torch.Tensor:
+        # In percent: each factor has a filter of its own, and few factors keep them small.
+        percent = round(100 * generator.uniform(1 - self.speed_perturbation, 1 + self.speed_perturbation))
+        faster = F.resample(clip, percent, 100)
+        return faster if len(faster) >= min_samples else clip
+
+
+def _with_noise(clip: torch.Tensor, snr_db: float, generator: np.random.Generator) -> torch.Tensor:
+    """White noise, or noise that falls with frequency as most rooms and streets do (1/f)."""
+    noise = torch.from_numpy(generator.standard_normal(len(clip)).astype(np.float32))
+    if generator.random() < 0.5:
+        spectrum = torch.fft.rfft(noise)
+        spectrum /= torch.arange(1, len(spectrum) + 1).sqrt()
+        noise = torch.fft.irfft(spectrum, n=len(clip))
+    return F.add_noise(clip, noise, torch.tensor(snr_db))
+
+
+def _through_telephone(clip: torch.Tensor, sampling_rate: int) -> torch.Tensor:
+    low, high = TELEPHONE_BAND
+    rate = min(sampling_rate, TELEPHONE_RATE)
+    narrow = F.resample(clip, sampling_rate, rate)
+    narrow = F.lowpass_biquad(F.highpass_biquad(narrow, rate, low), rate, high)
+    coded = F.mu_law_decoding(F.mu_law_encoding(narrow.clamp(-1.0, 1.0), 256), 256)
+    return F.resample(coded, rate, sampling_rate)[: len(clip)]

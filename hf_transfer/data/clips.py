@@ -1,0 +1,114 @@
+"""Preprocessed clips: what a speech model is trained and measured on."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset as Table
+from torch.utils.data import Dataset
+
+from hf_transfer.data.audio import samples_of
+from hf_transfer.data.augmentation import Augmentation
+
+
+class Clips(Dataset):
+    """Clips of a split with the token ids of their transcripts; samples are read from disk when asked for.
+
+    Args:
+        table: with the columns ``store``, ``offset`` and ``length`` of each clip's samples.
+        labels: token ids of each transcript.
+        sampling_rate: of the samples, in Hz.
+        augmentation: what happens to each clip anew in each epoch; None for nothing.
+        min_samples: for each clip, what its transcript needs to be spelt.
+        seed: of the augmentation.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        labels: list[list[int]],
+        sampling_rate: int,
+        *,
+        augmentation: Augmentation | None = None,
+        min_samples: Sequence[int] = (),
+        seed: int = 0,
+    ):
+        self.stores: list[str] = table["store"][:]
+        self.offsets, self.lengths = np.asarray(table["offset"][:]), np.asarray(table["length"][:])
+        self.labels, self.sampling_rate = labels, sampling_rate
+        self.augmentation, self.min_samples, self.seed = augmentation, min_samples, seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: str) -> Any:
+        return {"length": self.lengths, "labels": self.labels}[key]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Augment as in this epoch from now on."""
+        self.epoch = epoch
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        return [self._example(i) for i in indices]
+
+    def _example(self, i: int) -> dict[str, Any]:
+        samples = samples_of(self.stores[i], int(self.offsets[i]), int(self.lengths[i]))
+        if self.augmentation is not None:
+            # Drawn for this clip and epoch alone: resuming, or another number of processes, changes nothing.
+            generator = np.random.default_rng([self.seed, self.epoch, i])
+            samples = self.augmentation(samples, self.sampling_rate, generator, self.min_samples[i])
+        return {"input_values": samples, "labels": list(self.labels[i]), "length": len(samples)}
+
+
+class SpeechCollator:
+    """A padded batch: the model's input, ``attention_mask`` where the model takes one, ``labels`` and ``length``.
+
+    ``length`` [batch] counts samples, or feature frames where the processor makes those; ``labels`` [batch, letters]
+    are padded with -100.
+
+    Args:
+        feature_extractor: of the model.
+    """
+
+    def __init__(self, feature_extractor: Any):
+        self.feature_extractor = feature_extractor
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+
+        features = self.feature_extractor(
+            [example["input_values"] for example in examples],
+            sampling_rate=self.feature_extractor.sampling_rate,
+            padding=True,
+            return_tensors="pt",
+        )
+        batch = dict(features)
+        longest = max(len(example["labels"]) for example in examples)
+        labels = torch.full((len(examples), longest), -100, dtype=torch.long)
+        for row, example in zip(labels, examples, strict=True):
+            row[: len(example["labels"])] = torch.tensor(example["labels"], dtype=torch.long)
+        batch["labels"] = labels
+        if "input_features" in batch:
+            batch["length"] = batch["attention_mask"].sum(dim=-1)
+        else:
+            batch["length"] = torch.tensor([example["length"] for example in examples])
+        return batch
+
+
+def spelling_frames(labels: list[int]) -> int:
+    """Frames that CTC needs to spell `labels`: one each, and a blank between two that are the same."""
+    return len(labels) + sum(a == b for a, b in itertools.pairwise(labels))
+
+
+def samples_for(frames: int, frames_of: Callable[[int], int], most: int) -> int:
+    """The least number of samples that gives `frames` frames, at most `most`."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high) // 2
+        if frames_of(middle) >= frames:
+            high = middle
+        else:
+            low = middle + 1
+    return low

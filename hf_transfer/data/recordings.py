@@ -1,0 +1,247 @@
+"""The user's rows of clips and transcripts, as clips that can be used, under the names of the speech tasks."""
+
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Audio, Dataset
+
+from hf_transfer.data.audio import AudioSettings, StoredClips, store_clips
+from hf_transfer.errors import InputError, logger
+
+AUDIO_COLUMNS = ("audio", "file_name", "path", "audio_filepath", "file", "filename", "audio_path", "clip", "wav")
+TRANSCRIPT_COLUMNS = ("transcription", "sentence", "text", "transcript", "normalized_text", "raw_transcription")
+SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
+# What can be wrong with a clip that still has samples: it is left out where --leave_out says so.
+SUSPICIONS = ("silent", "truncated", "clipped", "pace")
+# Letters a second that nobody speaks: the header's sampling rate is wrong, or the transcript another clip's.
+FASTEST, SLOWEST = 35.0, 0.5
+PACE_SECONDS = 1.0
+
+
+@dataclass
+class LeftOut:
+    """Clips that are not used, by the reason, for the message and the report."""
+
+    clips: dict[str, list[str]]
+
+    def add(self, reason: str, clip: str) -> None:
+        """Note `clip`."""
+        self.clips[reason].append(clip)
+
+    def counts(self) -> dict[str, int]:
+        """How many, by the reason."""
+        return {reason: len(clips) for reason, clips in self.clips.items()}
+
+    def say(self, split: str, cure: dict[str, str]) -> None:
+        """A line for each reason: how many, the first of them, and the flag that changes it."""
+        for reason, clips in self.clips.items():
+            shown = ", ".join(clips[:3]) + (", ..." if len(clips) > 3 else "")
+            what = cure.get(reason, "mend or remove the files")
+            logger.info("Left out of %s: %d x %s (%s): %s.", split, len(clips), reason, what, shown)
+
+
+class Sources:
+    """The audio of a split, one clip after another: a file, or the content of one. Can be gone through twice."""
+
+    def __init__(self, split: Dataset, column: str, folder: Path | None):
+        # Encoded as they are: `datasets` itself would decode with torchcodec, which needs FFmpeg.
+        self.split = split.select_columns(column)
+        if isinstance(split.features[column], Audio):
+            self.split = self.split.cast_column(column, Audio(decode=False))
+        self.column, self.folder = column, folder
+
+    def __iter__(self) -> Iterator[Path | bytes]:
+        for batch in self.split.iter(batch_size=16):
+            for value in batch[self.column]:
+                yield self._source(value)
+
+    def names(self) -> list[str]:
+        """A name for each clip, for messages and predictions."""
+        found: list[str] = []
+        for batch in self.split.iter(batch_size=256):
+            for value in batch[self.column]:
+                path = value.get("path") if isinstance(value, dict) else value
+                found.append(str(path or f"row {len(found) + 1}"))
+        return found
+
+    def _source(self, value: Any) -> Path | bytes:
+        if isinstance(value, bytes):
+            return value
+        if isinstance(value, dict):
+            if value.get("bytes") is not None:
+                return bytes(value["bytes"])
+            value = value.get("path")
+        return resolve(str(value or "(no file)"), self.folder)
+
+
+def resolve(name: str, folder: Path | None) -> Path:
+    """The file that a table in `folder` means: relative paths begin there, or in its folder ``clips``."""
+    path = Path(name)
+    if path.is_absolute() or folder is None:
+        return path
+    # Common Voice keeps its clips in a folder of that name beside the tables.
+    in_clips = folder / "clips" / path
+    return in_clips if not (folder / path).exists() and in_clips.exists() else folder / path
+
+
+def read_recordings(
+    split: Dataset,
+    name: str,
+    columns: dict[str, str],
+    folder: Path | None,
+    settings: AudioSettings,
+    spell: Callable[[str], str],
+    leave_out: list[str],
+) -> tuple[Dataset, dict[str, int]]:
+    """Decoded clips of a split with their transcripts; what cannot be used is left out, counted and said.
+
+    Args:
+        split: the user's rows.
+        name: of the split, for messages.
+        columns: the user's column for ``audio`` and ``text``, and perhaps ``speaker`` and ``group``.
+        folder: where relative paths begin.
+        settings: how clips are decoded.
+        spell: the normaliser of transcripts.
+        leave_out: which suspicious clips are not used, of `SUSPICIONS`.
+
+    Returns:
+        The clips with the columns ``audio`` (a name), ``text``, ``speaker`` and ``group`` where there are such, and
+        ``store``, ``offset``, ``length``, ``seconds`` and ``checksum`` of the samples; and the numbers left out by
+        reason.
+
+    Raises:
+        InputError: a column is absent, or most clips cannot be used.
+    """
+    for own, column in columns.items():
+        if column not in split.column_names:
+            raise InputError(
+                f"The {name} split has no column {column!r} (--{own}_column_name); it has: "
+                f"{', '.join(split.column_names)}."
+            )
+    sources = Sources(split, columns["audio"], folder)
+    clips, there = store_clips(sources, len(split), settings, name=name, show=sys.stderr.isatty())
+    hours = float(clips.offsets[-1]) / settings.sampling_rate / 3600
+    state = "read from" if there else "written to"
+    logger.info("%s: %.2f h of audio at %d Hz %s %s.", name, hours, settings.sampling_rate, state, clips.file.parent)
+    names = sources.names()
+    texts = ["" if text is None else spell(str(text)) for text in split[columns["text"]][:]]
+    if not any(texts):
+        raise InputError(
+            f"The {name} split has no transcripts: column {columns['text']!r} is empty throughout. Name the right "
+            "one: --text_column_name COLUMN."
+        )
+    seconds = np.diff(clips.offsets) / settings.sampling_rate
+    left_out = LeftOut(defaultdict(list))
+    kept = []
+    for i, (clip, text) in enumerate(zip(names, texts, strict=True)):
+        reason = _reason(i, clips, text, float(seconds[i]), leave_out)
+        if reason is None:
+            kept.append(i)
+        else:
+            left_out.add(reason, f"{clip} ({clips.problems[i].partition(': ')[2]})" if clips.problems[i] else clip)
+    left_out.say(name, _cures(settings))
+    _mention_suspicions(name, names, clips, texts, seconds, leave_out)
+    if len(kept) < len(names) / 2:
+        reason, worst = max(left_out.clips.items(), key=lambda item: len(item[1]))
+        raise InputError(
+            f"Only {len(kept)} of {len(names)} clips in the {name} split can be used; the commonest reason is "
+            f"{reason!r} ({len(worst)} clips), as with {worst[0]}. Relative paths begin in {folder or 'this folder'}."
+        )
+    return _table(split, columns, kept, names, texts, clips, seconds), left_out.counts()
+
+
+def _reason(i: int, clips: StoredClips, text: str, seconds: float, leave_out: list[str]) -> str | None:
+    """Why a clip is not used, in a word or two."""
+    if clips.problems[i]:
+        return clips.problems[i].partition(":")[0]
+    if not text:
+        return "empty transcript"
+    suspicions = [*clips.findings[i], *(["pace"] if _odd_pace(text, seconds) else [])]
+    return next((found for found in suspicions if found in leave_out), None)
+
+
+def _odd_pace(text: str, seconds: float) -> bool:
+    return seconds >= PACE_SECONDS and not SLOWEST <= len(text) / seconds <= FASTEST
+
+
+def _cures(settings: AudioSettings) -> dict[str, str]:
+    return {
+        "too short": f"--min_seconds {settings.min_seconds:g}",
+        "too long": f"--max_seconds {settings.max_seconds:g}",
+        **dict.fromkeys(SUSPICIONS, "--leave_out says which"),
+        "empty transcript": "nothing to learn from; write it, or remove the row",
+    }
+
+
+def _mention_suspicions(
+    name: str, names: list[str], clips: StoredClips, texts: list[str], seconds: np.ndarray, leave_out: list[str]
+) -> None:
+    """What is suspicious and used nevertheless."""
+    meaning = {
+        "silent": "peak below -60 dB",
+        "truncated": "they break off",
+        "clipped": "more than 1 % of the samples at full scale",
+        "pace": f"more than {FASTEST:g} or less than {SLOWEST:g} letters a second: is the sampling rate in the header "
+        "wrong, or the transcript another clip's?",
+    }
+    for suspicion in SUSPICIONS:
+        if suspicion in leave_out:
+            continue
+        found = [
+            names[i]
+            for i in range(len(names))
+            if suspicion in clips.findings[i] or (suspicion == "pace" and texts[i] and _odd_pace(texts[i], seconds[i]))
+        ]
+        if found:
+            shown = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
+            logger.info("%d clips in %s are used although %s (%s; --leave_out %s leaves them out): %s.",
+                        len(found), name, suspicion, meaning[suspicion], suspicion, shown)  # fmt: skip
+
+
+def _table(
+    split: Dataset,
+    columns: dict[str, str],
+    kept: list[int],
+    names: list[str],
+    texts: list[str],
+    clips: StoredClips,
+    seconds: np.ndarray,
+) -> Dataset:
+    table: dict[str, Any] = {
+        "audio": [names[i] for i in kept],
+        "text": [texts[i] for i in kept],
+        "store": [str(clips.file)] * len(kept),
+        "offset": [int(clips.offsets[i]) for i in kept],
+        "length": [int(clips.offsets[i + 1] - clips.offsets[i]) for i in kept],
+        "seconds": [float(seconds[i]) for i in kept],
+        "checksum": [clips.checksums[i] for i in kept],
+    }
+    for own in ("speaker", "group"):
+        if own in columns:
+            values = split[columns[own]][:]
+            table[own] = [str(values[i] if values[i] is not None else "").strip() or "(none)" for i in kept]
+    return Dataset.from_dict(table)
+
+
+def describe_speakers(train: Dataset, test: Dataset) -> None:
+    """Say what makes the result flatter or narrower than it looks: shared speakers, and one who dominates."""
+    if "speaker" not in train.column_names:
+        return
+    seconds: dict[str, int] = defaultdict(int)
+    for speaker, length in zip(train["speaker"][:], train["length"][:], strict=True):
+        seconds[speaker] += length
+    shared = sorted(set(seconds) & set(test["speaker"][:]))
+    if shared:
+        shown = ", ".join(shared[:5]) + (", ..." if len(shared) > 5 else "")
+        logger.info("%d speakers are in train and test (%s): the result holds for known voices.", len(shared), shown)
+    speaker, most = max(seconds.items(), key=lambda item: item[1])
+    share = most / sum(seconds.values())
+    if len(seconds) > 1 and share > max(0.5, 1.5 / len(seconds)):
+        logger.info(
+            "Speaker %s has %.0f %% of the training audio: the others may be learned badly.", speaker, 100 * share
+        )

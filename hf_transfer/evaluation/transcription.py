@@ -1,0 +1,157 @@
+"""Quality of transcripts: word and character error rates, their intervals, the commonest errors, the worst clips."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import evaluate
+import jiwer
+import numpy as np
+
+from hf_transfer.evaluation.bootstrap import bootstrap
+from hf_transfer.evaluation.metrics import Array
+
+COMMONEST, WORST = 20, 10
+# With fewer speakers, resampling speakers says nothing of their spread: clips are resampled then.
+ENOUGH_SPEAKERS = 10
+RATES = {"wer": ("word_errors", "words"), "cer": ("letter_errors", "letters")}
+
+
+def count_errors(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Array]:
+    """For each clip its ``word_errors``, ``words``, ``letter_errors`` and ``letters``, each [n].
+
+    An empty reference has no words, and each word of its hypothesis is an error.
+    """
+    counts: dict[str, Array] = {}
+    for unit, count, process in (
+        ("words", "word_errors", jiwer.process_words),
+        ("letters", "letter_errors", jiwer.process_characters),
+    ):
+        sizes, errors = np.zeros(len(references)), np.zeros(len(references))
+        for i, (reference, hypothesis) in enumerate(zip(references, hypotheses, strict=True)):
+            if not reference.strip():
+                errors[i] = len(hypothesis.split() if unit == "words" else hypothesis)
+                continue
+            found = process(reference, hypothesis)
+            sizes[i] = found.hits + found.substitutions + found.deletions
+            errors[i] = found.substitutions + found.deletions + found.insertions
+        counts[unit], counts[count] = sizes, errors
+    return counts
+
+
+def rates(counts: dict[str, Array], weights: Array | None = None) -> dict[str, Array]:
+    """``wer`` and ``cer`` [...] of counts [n], clips weighted by `weights` [..., n]; NaN without a single word."""
+    found = {}
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for rate, (errors, size) in RATES.items():
+            wrong, total = (
+                (counts[errors].sum(), counts[size].sum())
+                if weights is None
+                else (weights @ counts[errors], weights @ counts[size])
+            )
+            found[rate] = np.where(total > 0, wrong / total, np.nan)
+    return found
+
+
+def measure(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, float]:
+    """``wer``, ``cer``, and the share of clips without a word recognised (``empty_hypotheses``)."""
+    found = {name: float(value) for name, value in rates(count_errors(references, hypotheses)).items()}
+    return found | {"empty_hypotheses": float(np.mean([not text.strip() for text in hypotheses]))}
+
+
+def intervals(
+    references: Sequence[str], before: Sequence[str], after: Sequence[str], speakers: Sequence[str] | None, seed: int
+) -> dict[str, Any]:
+    """95 % bootstrap intervals of the rates after, and of after minus before, paired.
+
+    Clips are resampled; where ten speakers or more are known, speakers are, as clips of one speaker are alike.
+
+    Args:
+        references: transcripts [n].
+        before: hypotheses of the untrained model [n].
+        after: hypotheses of the trained model [n].
+        speakers: of each clip [n], where they are known.
+        seed: of the resampling.
+    """
+    earlier, later = count_errors(references, before), count_errors(references, after)
+    if speakers is not None and len(set(speakers)) >= ENOUGH_SPEAKERS:
+        _, which = np.unique(np.asarray(speakers), return_inverse=True)
+        earlier, later = (
+            {name: np.bincount(which, values) for name, values in counts.items()} for counts in (earlier, later)
+        )
+
+    def both(weights: Array) -> dict[Any, Array]:
+        old, new = rates(earlier, weights), rates(later, weights)
+        return {("after", name): new[name] for name in new} | {("gain", name): new[name] - old[name] for name in new}
+
+    found = bootstrap(both, len(later["words"]), seed=seed)
+    return {kind: {key[1]: ends for key, ends in found.items() if key[0] == kind} for kind in ("after", "gain")}
+
+
+def commonest_errors(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """The commonest ``substitutions``, ``deletions`` and ``insertions`` of words, with how often each occurs."""
+    swapped: Counter[tuple[str, str]] = Counter()
+    lost: Counter[str] = Counter()
+    added: Counter[str] = Counter()
+    for reference, hypothesis in zip(references, hypotheses, strict=True):
+        if not reference.strip():
+            added.update(hypothesis.split())
+            continue
+        found = jiwer.process_words(reference, hypothesis)
+        said, heard = found.references[0], found.hypotheses[0]
+        for part in found.alignments[0]:
+            old, new = said[part.ref_start_idx : part.ref_end_idx], heard[part.hyp_start_idx : part.hyp_end_idx]
+            if part.type == "substitute":
+                swapped.update(zip(old, new, strict=True))
+            elif part.type == "delete":
+                lost.update(old)
+            elif part.type == "insert":
+                added.update(new)
+    return {
+        "substitutions": [
+            {"reference": old, "hypothesis": new, "count": n} for (old, new), n in swapped.most_common(COMMONEST)
+        ],
+        "deletions": [{"reference": word, "count": n} for word, n in lost.most_common(COMMONEST)],
+        "insertions": [{"hypothesis": word, "count": n} for word, n in added.most_common(COMMONEST)],
+    }
+
+
+def worst_clips(clips: Sequence[str], references: Sequence[str], hypotheses: Sequence[str]) -> list[dict[str, Any]]:
+    """The clips with the highest word error rate, the longer first where it is the same; none without an error."""
+    counts = count_errors(references, hypotheses)
+    rate = counts["word_errors"] / np.maximum(1, counts["words"])
+    order = np.lexsort((-counts["words"], -rate))[:WORST]
+    return [
+        {"audio": clips[i], "reference": references[i], "hypothesis": hypotheses[i], "wer": float(rate[i])}
+        for i in order
+        if rate[i] > 0
+    ]
+
+
+class _ErrorRate(evaluate.Metric):
+    """``compute(predictions=[n], references=[n])`` of texts gives ``{name: value}``, as evaluate's own."""
+
+    key = ""
+    about = ""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=self.about,
+            citation="",
+            inputs_description="predictions, references: list of text.",
+            features=datasets.Features(
+                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
+            ),
+        )
+
+    def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> dict:
+        return {self.key: float(rates(count_errors(references, predictions))[self.key])}
+
+
+class WordErrorRate(_ErrorRate):
+    key, about = "wer", "Substituted, deleted and inserted words over the words of the references."
+
+
+class CharacterErrorRate(_ErrorRate):
+    key, about = "cer", "Substituted, deleted and inserted characters over the characters of the references."

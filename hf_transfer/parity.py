@@ -1,0 +1,60 @@
+"""The model read back from disk must compute what the trained one does."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hf_transfer.errors import Failure
+from hf_transfer.inference import load_finetuned
+
+TOLERANCE = 1e-3
+EXAMPLES = 32
+
+
+def check_parity(
+    model: Any, folder: Path, task: Any, processor: Any, examples: Any, *, adapter: bool, trust_remote_code: bool
+) -> dict[str, Any]:
+    """Load the written model, and compare it with the live one; an adapter is also merged and compared.
+
+    Args:
+        model: the trained model.
+        folder: what was written of it.
+        task: whose collator makes a batch.
+        processor: of the model.
+        examples: preprocessed examples, the first of which are compared.
+        adapter: whether an adapter was written.
+        trust_remote_code: run Python code that comes with the base model.
+
+    Returns:
+        ``examples``, ``max_difference`` of the logits and, for adapters, ``max_difference_merged``.
+
+    Raises:
+        Failure: the outputs differ by more than rounding.
+    """
+    rows = examples.__getitems__(list(range(min(EXAMPLES, len(examples)))))
+    batch = {name: value for name, value in task.collator(processor)(rows).items() if name not in ("labels", "length")}
+    live = _logits(model, batch)
+    found: dict[str, Any] = {"examples": len(live)}
+    for name, merge in (("max_difference", False), ("max_difference_merged", True)):
+        if adapter or not merge:
+            reloaded = load_finetuned(
+                folder, device=model.device, merge=merge, trust_remote_code=trust_remote_code
+            ).model
+            found[name] = float(np.abs(_logits(reloaded, batch) - live).max())
+    limit = TOLERANCE * max(1.0, float(np.abs(live).max()))
+    worst = max(found["max_difference"], found.get("max_difference_merged", 0.0))
+    if not worst <= limit:
+        raise Failure(
+            f"The model read back from disk differs from the trained one: its outputs are {worst:.2g} apart, more "
+            f"than rounding ({limit:.2g}). The result is not written."
+        )
+    return found
+
+
+def _logits(model: Any, batch: dict[str, torch.Tensor]) -> np.ndarray:
+    model.eval()
+    with torch.inference_mode():
+        outputs = model(**{name: value.to(model.device) for name, value in batch.items()})
+    return outputs["logits"].float().cpu().numpy()

@@ -1,0 +1,404 @@
+"""Speech recognition with CTC: from clips to the letters that were said."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from datasets import Dataset, DatasetDict
+from transformers import (
+    AutoFeatureExtractor,
+    AutoModelForCTC,
+    AutoTokenizer,
+    PreTrainedModel,
+    Wav2Vec2BertProcessor,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Processor,
+)
+
+from hf_transfer.arguments import DataArguments, ModelArguments
+from hf_transfer.data.audio import AudioSettings
+from hf_transfer.data.augmentation import Augmentation
+from hf_transfer.data.clips import Clips, SpeechCollator, samples_for, spelling_frames
+from hf_transfer.data.recordings import (
+    AUDIO_COLUMNS,
+    SPEAKER_COLUMNS,
+    SUSPICIONS,
+    TRANSCRIPT_COLUMNS,
+    describe_speakers,
+    read_recordings,
+    resolve,
+)
+from hf_transfer.data.splits import SPLITS, find_column
+from hf_transfer.data.transcripts import build_tokenizer, covers, letters_of, normalise, unknown_letters
+from hf_transfer.errors import InputError, logger, nearest
+from hf_transfer.evaluation import transcription
+from hf_transfer.models import load_config, load_pretrained, quiet
+from hf_transfer.tasks.speech_pipeline import SpeechPipeline
+from hf_transfer.training.losses import CTCLoss
+
+
+@dataclass
+class SpeechRecognition:
+    """Settings of a speech recogniser.
+
+    The example splits have the columns ``audio`` (the clip's name), ``text`` in the letters of the vocabulary, perhaps
+    ``speaker`` and ``group``, and where the decoded samples lie.
+    """
+
+    pipeline_tag: ClassVar[str] = "automatic-speech-recognition"
+    main_input: ClassVar[str] = "audio"
+    headline: ClassVar[tuple[str, ...]] = ("wer", "cer")
+    greater_is_better: ClassVar[bool] = False
+    # CTC aligns letters and frames by itself, which takes far more steps than telling two labels apart.
+    epochs: ClassVar[int] = 10
+    minimum_steps: ClassVar[int] = 1000
+    auto_model: ClassVar[Any] = AutoModelForCTC
+    architecture_suffix: ClassVar[str] = "ForCTC"
+    _argument_group_name: ClassVar[str] = "speech recognition"
+
+    audio_column_name: str | None = field(default=None, metadata={"help": "Column of the clips: paths, or audio."})
+    text_column_name: str | None = field(default=None, metadata={"help": "Column of the transcripts."})
+    speaker_column_name: str | None = field(
+        default=None, metadata={"help": "Column of the speakers, if they are known."}
+    )
+    min_seconds: float = field(default=0.1, metadata={"help": "Shorter clips are left out."})
+    max_seconds: float = field(default=30.0, metadata={"help": "Longer clips are left out."})
+    leave_out: list[str] = field(
+        default_factory=lambda: ["silent", "truncated"],
+        metadata={"help": f"Suspicious clips that are not used, of: {', '.join(SUSPICIONS)}; `none` for no kind."},
+    )
+    vocabulary: Literal["auto", "keep", "new"] = field(
+        default="auto",
+        metadata={
+            "help": "Keep the checkpoint's vocabulary, build a new one from the training transcripts, or the second "
+            "only where the first cannot spell them."
+        },
+    )
+    train_feature_encoder: bool = field(
+        default=False, metadata={"help": "Train the convolutional feature encoder too, under --method full."}
+    )
+    speed_perturbation: float = field(
+        default=0.0, metadata={"help": "Play training clips up to this share faster or slower; 0.1 is usual."}
+    )
+    noise_probability: float = field(default=0.0, metadata={"help": "Share of training clips that get noise."})
+    noise_snr_db: list[float] = field(
+        default_factory=lambda: [10.0, 30.0],
+        metadata={"help": "Lowest and highest signal-to-noise ratio of that noise, in dB."},
+    )
+    gain_db: float = field(
+        default=0.0, metadata={"help": "Make training clips louder or softer by up to this many dB."}
+    )
+    telephone_probability: float = field(
+        default=0.0, metadata={"help": "Share of training clips heard through a telephone line."}
+    )
+    mask_time_prob: float | None = field(
+        default=None, metadata={"help": "SpecAugment: share of the time that is masked (default: the checkpoint's)."}
+    )
+    mask_feature_prob: float | None = field(
+        default=None, metadata={"help": "SpecAugment: share of the features masked (default: the checkpoint's)."}
+    )
+
+    def __post_init__(self) -> None:
+        self.leave_out = [name for name in self.leave_out if name != "none"]
+        for name in self.leave_out:
+            if name not in SUSPICIONS:
+                raise InputError(
+                    f"--leave_out {name}: expected none, or some of {', '.join(SUSPICIONS)}."
+                    f"{nearest(name, SUSPICIONS)}"
+                )
+        if not 0 < self.min_seconds < self.max_seconds:
+            raise InputError(
+                f"--min_seconds {self.min_seconds:g} --max_seconds {self.max_seconds:g}: expected 0 < min < max."
+            )
+        for name in ("noise_probability", "telephone_probability", "mask_time_prob", "mask_feature_prob"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise InputError(f"--{name} is {value:g}: expected a share from 0 to 1.")
+        if not 0 <= self.speed_perturbation < 0.5:
+            raise InputError(f"--speed_perturbation is {self.speed_perturbation:g}: expected 0 to 0.5.")
+        if len(self.noise_snr_db) != 2 or self.noise_snr_db[0] > self.noise_snr_db[1]:
+            raise InputError(f"--noise_snr_db is {self.noise_snr_db}: expected two numbers, the lower first.")
+
+    # --- data -------------------------------------------------------------------------------------------------
+
+    def input_columns(self, columns: Sequence[str]) -> dict[str, str]:
+        return {"audio": find_column(columns, self.audio_column_name, AUDIO_COLUMNS, "audio_column_name")}
+
+    def prediction_input(self, name: str, value: Any, file: str) -> str:
+        return str(resolve(str(value), Path(file).parent))
+
+    def standardise(
+        self, splits: DatasetDict, data: DataArguments, model: ModelArguments, config: Any = None
+    ) -> tuple[DatasetDict, dict[str, dict[str, int]]]:
+        first = next(iter(splits.values()))
+        columns = self.input_columns(first.column_names)
+        columns["text"] = find_column(
+            first.column_names, self.text_column_name, TRANSCRIPT_COLUMNS, "text_column_name"
+        )
+        speaker = self.speaker_column_name or next((n for n in SPEAKER_COLUMNS if n in first.column_names), None)
+        columns |= {"speaker": speaker} if speaker else {}
+        columns |= {"group": data.group_column_name} if data.group_column_name else {}
+        letters = self._letters(model, splits, columns["text"], fixed=config is not None)
+        settings = AudioSettings(_feature_extractor(model).sampling_rate, self.min_seconds, self.max_seconds)
+        ready, left_out = DatasetDict(), {}
+        for name, split in splits.items():
+            file = getattr(data, f"{name}_file", None) or (data.train_file if name in SPLITS else None)
+            ready[name], left_out[name] = read_recordings(
+                split, name, columns, Path(file).parent if file else None, settings,
+                lambda text: normalise(text, letters), self.leave_out,
+            )  # fmt: skip
+        if letters is not None and "train" in ready:
+            before = len(ready["train"])
+            ready["train"] = self._spellable(ready["train"], letters)
+            left_out["train"] |= {"letters outside the vocabulary": before - len(ready["train"])}
+        return ready, left_out
+
+    def _letters(self, model: ModelArguments, splits: DatasetDict, column: str, *, fixed: bool) -> set[str] | None:
+        """The letters of the vocabulary that is kept; None where a new one is built."""
+        tokenizer = _tokenizer(model)
+        if tokenizer is None:
+            if self.vocabulary == "keep":
+                raise InputError(f"--vocabulary keep: {model.model_name_or_path} comes without a vocabulary.")
+            return None
+        letters = letters_of(tokenizer)
+        if fixed or self.vocabulary == "keep":
+            return letters
+        train = splits["train"]
+        texts = [str(text) for text in train[column][:] if text is not None] if column in train.column_names else []
+        return letters if self.vocabulary == "auto" and covers(texts, letters) else None
+
+    def _spellable(self, train: Dataset, letters: set[str]) -> Dataset:
+        """Without the clips whose transcripts hold letters that the vocabulary lacks."""
+        foreign, _ = unknown_letters(train["text"][:], letters)
+        if not foreign:
+            return train
+        kept = [i for i, text in enumerate(train["text"][:]) if set(text) <= letters]
+        logger.info(
+            "Left out of train: %d clips whose transcripts hold what the vocabulary cannot spell (%s); write numbers "
+            "as words, or build a vocabulary from the transcripts: --vocabulary new.",
+            len(train) - len(kept), " ".join(letter for letter, _ in foreign.most_common(10)),
+        )  # fmt: skip
+        if not kept:
+            raise InputError("No training transcript can be spelt in the checkpoint's vocabulary: --vocabulary new.")
+        return train.select(kept)
+
+    def strata(self, split: Dataset) -> list[Any]:
+        return split["group"][:] if "group" in split.column_names else [""] * len(split)
+
+    def identities(self, split: Dataset) -> list[int]:
+        return [hash(checksum) for checksum in split["checksum"][:]]
+
+    def check(self, splits: DatasetDict) -> None:
+        describe_speakers(splits["train"], splits["test"])
+
+    def facts(self, splits: DatasetDict) -> dict[str, Any]:
+        return {
+            "hours": {name: round(sum(split["seconds"][:]) / 3600, 3) for name, split in splits.items()},
+            "speakers": {
+                name: len(set(split["speaker"][:]))
+                for name, split in splits.items()
+                if "speaker" in split.column_names
+            },
+        }
+
+    # --- model ------------------------------------------------------------------------------------------------
+
+    def load_processor(self, model: ModelArguments, splits: DatasetDict | None = None) -> Any:
+        extractor, tokenizer = _feature_extractor(model), _tokenizer(model)
+        texts = splits["train"]["text"][:] if splits is not None else []
+        renew = tokenizer is None or (self.vocabulary == "new" and splits is not None)
+        if renew or unknown_letters(texts, letters_of(tokenizer))[0]:
+            if splits is None:
+                raise InputError(f"{model.model_name_or_path}: there is no vocabulary beside the model.")
+            why = "The checkpoint has no vocabulary" if tokenizer is None else "The checkpoint's vocabulary is left"
+            tokenizer = build_tokenizer(texts)
+            letters = "".join(sorted(letters_of(tokenizer) - {" "}))
+            logger.info("%s: one of %d letters is built from the training transcripts: %s", why, len(letters), letters)
+        kind = Wav2Vec2Processor if hasattr(extractor, "do_normalize") else Wav2Vec2BertProcessor
+        return kind(feature_extractor=extractor, tokenizer=tokenizer)
+
+    def load_model(
+        self, model: ModelArguments, splits: DatasetDict, processor: Any, *, pretrained: bool
+    ) -> tuple[PreTrainedModel, list[str]]:
+        tokenizer = processor.tokenizer
+        old = load_config(model, self.auto_model)
+        settings: dict[str, Any] = {"pad_token_id": tokenizer.pad_token_id}
+        # Layers that are skipped at random leave parameters without gradients, and steps that cannot be repeated.
+        settings |= {"layerdrop": 0.0} if hasattr(old, "layerdrop") else {}
+        for name in ("mask_time_prob", "mask_feature_prob"):
+            if getattr(self, name) is not None:
+                settings |= {name: getattr(self, name), "apply_spec_augment": True}
+        own = _tokenizer(model)
+        renewed = pretrained and own is not None and own.get_vocab() != tokenizer.get_vocab()
+        if not renewed:
+            settings["vocab_size"] = max(len(tokenizer), old.vocab_size if own is not None else 0)
+        loaded, new = load_pretrained(self.auto_model, model, pretrained=pretrained, **settings)
+        if renewed:
+            new += _renew_head(loaded, own, tokenizer)
+        if pretrained and not self.train_feature_encoder and hasattr(loaded, "freeze_feature_encoder"):
+            loaded.freeze_feature_encoder()
+        return loaded, new
+
+    def preprocess(
+        self, splits: DatasetDict, processor: Any, model: PreTrainedModel, seed: int
+    ) -> tuple[DatasetDict, dict[str, Clips]]:
+        rate = processor.feature_extractor.sampling_rate
+        frames_of = _frames_of(model)
+
+        def frames(samples: int) -> int:
+            return int(frames_of(torch.tensor([_positions(processor, samples)]))[0])
+
+        augmentation = Augmentation(
+            self.speed_perturbation,
+            (self.noise_snr_db[0], self.noise_snr_db[1]),
+            self.noise_probability,
+            self.gain_db,
+            self.telephone_probability,
+        )
+        kept, ready = DatasetDict(), {}
+        for name, split in splits.items():
+            labels = [processor.tokenizer(text).input_ids for text in split["text"][:]]
+            needed = [spelling_frames(ids) for ids in labels]
+            given = [frames(length) for length in split["length"][:]]
+            # Nothing can be learned from them; in a test split they are errors like any other.
+            fits = [name in ("test", "source") or 0 < need <= have for need, have in zip(needed, given, strict=True)]
+            if not all(fits):
+                out = [clip for clip, fit in zip(split["audio"][:], fits, strict=True) if not fit]
+                shown = ", ".join(out[:3])
+                logger.info("Left out of %s: %d clips with more letters than frames: %s.", name, len(out), shown)
+                if not any(fits):
+                    raise InputError(
+                        f"Every clip in the {name} split has more letters than the model makes frames of it: are "
+                        "transcripts and clips the same language and speed, and is the sampling rate right?"
+                    )
+            rows = [i for i, fit in enumerate(fits) if fit]
+            kept[name] = split.select(rows)
+            changes = name == "train" and augmentation != Augmentation(noise_snr_db=augmentation.noise_snr_db)
+            ready[name] = Clips(
+                kept[name],
+                [labels[i] for i in rows],
+                rate,
+                augmentation=augmentation if changes else None,
+                min_samples=[samples_for(needed[i], frames, int(split["length"][i])) for i in rows] if changes else (),
+                seed=seed,
+            )
+        return kept, ready
+
+    def collator(self, processor: Any) -> SpeechCollator:
+        return SpeechCollator(processor.feature_extractor)
+
+    def loss_function(self, train: Dataset, model: Any, label_smoothing: float) -> CTCLoss:
+        return CTCLoss(model.config.pad_token_id, _frames_of(model))
+
+    def readout(self, processor: Any, model: Any) -> Callable[..., list[str]]:
+        """The text that each clip is heard as: the likeliest letter of each frame, repetitions and blanks removed."""
+        frames_of, tokenizer = _frames_of(model), processor.tokenizer
+
+        def read(logits: torch.Tensor, lengths: torch.Tensor) -> list[str]:
+            ids, frames = logits.argmax(dim=-1).cpu().numpy(), frames_of(lengths).tolist()
+            return [tokenizer.decode(row[:real]).strip() for row, real in zip(ids, frames, strict=True)]
+
+        return read
+
+    # --- quality ----------------------------------------------------------------------------------------------
+
+    def decide(self, outputs: Any, split: Dataset | None, config: Any) -> dict[str, Any]:
+        return {}
+
+    def measure(self, outputs: Any, split: Dataset, config: Any) -> dict[str, float]:
+        return transcription.measure(split["text"][:], list(outputs))
+
+    def intervals(self, before: Any, after: Any, split: Dataset, config: Any, seed: int) -> dict[str, Any]:
+        speakers = split["speaker"][:] if "speaker" in split.column_names else None
+        return transcription.intervals(split["text"][:], list(before), list(after), speakers, seed)
+
+    def findings(self, outputs: Any, split: Dataset) -> dict[str, Any]:
+        references, hypotheses = split["text"][:], list(outputs)
+        return {
+            "errors": transcription.commonest_errors(references, hypotheses),
+            "worst": transcription.worst_clips(split["audio"][:], references, hypotheses),
+        }
+
+    def predictions(self, outputs: Any, split: Dataset, config: Any) -> list[dict[str, Any]]:
+        names = [name for name in ("audio", "speaker", "group") if name in split.column_names]
+        counts = transcription.count_errors(split["text"][:], list(outputs))
+        return [
+            {name: example[name] for name in names}
+            | {"reference": example["text"], "prediction": text, "word_errors": int(errors), "words": int(words)}
+            for example, text, errors, words in zip(
+                split, outputs, counts["word_errors"], counts["words"], strict=True
+            )
+        ]
+
+    def pipeline(self, model: Any, processor: Any) -> SpeechPipeline:
+        return SpeechPipeline(
+            model=model, tokenizer=processor.tokenizer, feature_extractor=processor.feature_extractor
+        )
+
+
+def _feature_extractor(model: ModelArguments) -> Any:
+    name = str(model.model_name_or_path)
+    with quiet():
+        try:
+            return AutoFeatureExtractor.from_pretrained(
+                name, revision=model.model_revision, trust_remote_code=model.trust_remote_code
+            )
+        except (OSError, ValueError):
+            # Checkpoints from before feature extractors were saved: raw samples at 16 kHz, as all of the family.
+            config = load_config(model, AutoModelForCTC)
+            takes_mask = getattr(config, "feat_extract_norm", "layer") == "layer"
+            return Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=takes_mask)
+
+
+def _tokenizer(model: ModelArguments) -> Any:
+    """The vocabulary that comes with a checkpoint; None where there is none."""
+    with quiet():
+        try:
+            return AutoTokenizer.from_pretrained(
+                str(model.model_name_or_path), revision=model.model_revision, trust_remote_code=model.trust_remote_code
+            )
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+
+def _plain(model: Any) -> Any:
+    """The model itself where peft wraps it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _frames_of(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """From lengths of inputs [batch] to lengths of outputs [batch]."""
+    own = _plain(model)._get_feat_extract_output_lengths
+    return lambda lengths: own(lengths).long()
+
+
+def _positions(processor: Any, samples: int) -> int:
+    """The length of the model's input for a clip: samples, or the frames that the feature extractor makes of them."""
+    extractor = processor.feature_extractor
+    if not hasattr(extractor, "stride"):
+        return samples
+    # wav2vec2-BERT: windows of 25 ms every 10 ms, `stride` of them together.
+    return max(0, 1 + (samples - 400) // 160) // extractor.stride
+
+
+def _renew_head(model: PreTrainedModel, old: Any, new: Any) -> list[str]:
+    """A head for the vocabulary `new`; letters that `old` knew too, in either case, keep their weights."""
+    head = getattr(model, "lm_head", None)
+    if not isinstance(head, torch.nn.Linear):
+        raise InputError(f"A {model.config.model_type} cannot take another vocabulary: --vocabulary keep.")
+    fresh = torch.nn.Linear(head.in_features, len(new))
+    torch.nn.init.normal_(fresh.weight, std=getattr(model.config, "initializer_range", 0.02))
+    torch.nn.init.zeros_(fresh.bias)
+    known = {token.lower(): i for token, i in old.get_vocab().items()}
+    known |= {new.pad_token.lower(): old.pad_token_id, new.unk_token.lower(): old.unk_token_id}
+    if getattr(old, "word_delimiter_token", None):
+        known[new.word_delimiter_token.lower()] = old.word_delimiter_token_id
+    shared = {i: known[token.lower()] for token, i in new.get_vocab().items() if known.get(token.lower()) is not None}
+    with torch.no_grad():
+        for i, before in shared.items():
+            fresh.weight[i], fresh.bias[i] = head.weight[before], head.bias[before]
+    model.lm_head, model.config.vocab_size = fresh, len(new)
+    logger.info("A new head is made; %d of its %d letters and signs keep their weights.", len(shared), len(new))
+    return ["lm_head.bias", "lm_head.weight"]

@@ -1,0 +1,88 @@
+"""Losses as exact means over examples, however a step is divided."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+
+@dataclass
+class ClassificationLoss:
+    """Cross-entropy, or binary cross-entropy averaged over labels where an example may have several.
+
+    Attributes:
+        multi_label: whether an example may have several labels.
+        label_smoothing: share of the target that is spread over all labels.
+        weights: of each label [num_labels]; those of its positive examples where there may be several.
+    """
+
+    multi_label: bool = False
+    label_smoothing: float = 0.0
+    weights: torch.Tensor | None = None
+
+    def __call__(self, outputs: Any, labels: Any, lengths: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        logits = outputs["logits"].float()
+        scale = None if self.weights is None else self.weights.to(logits.device)
+        if self.multi_label:
+            counted = labels[:, 0] != -100
+            smooth = labels.clamp(min=0) * (1 - self.label_smoothing) + self.label_smoothing / 2
+            each = F.binary_cross_entropy_with_logits(logits, smooth, reduction="none", pos_weight=scale).mean(dim=-1)
+            each = torch.where(counted, each, 0.0)
+        else:
+            each = F.cross_entropy(
+                logits, labels, weight=scale, reduction="none", label_smoothing=self.label_smoothing
+            )
+        return each.sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+    def watched(self) -> dict[str, float]:
+        """Nothing."""
+        return {}
+
+
+@dataclass
+class CTCLoss:
+    """Connectionist temporal classification (Graves et al. 2006), each clip's loss a letter.
+
+    Infinite losses stay infinite: they are a clip that cannot be spelt in its frames.
+
+    Attributes:
+        blank: id of the blank token.
+        frames_of: from the lengths of inputs [batch] to those of the model's outputs.
+    """
+
+    blank: int
+    frames_of: Callable[[torch.Tensor], torch.Tensor]
+    _counts: list[torch.Tensor] = field(default_factory=list, repr=False)
+
+    def __call__(self, outputs: Any, labels: Any, lengths: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        logits = outputs["logits"].float()
+        counted = labels[:, 0] != -100
+        letters = (labels != -100).sum(dim=-1)
+        frames = self.frames_of(lengths)
+        with torch.autocast(logits.device.type, enabled=False):
+            each = F.ctc_loss(
+                logits.log_softmax(dim=-1).transpose(0, 1), labels.clamp(min=0), frames, letters, self.blank,
+                reduction="none",
+            )  # fmt: skip
+        each = torch.where(counted, each / letters.clamp(min=1), 0.0)
+        if logits.requires_grad:
+            self._watch(logits.detach(), frames, counted)
+        return each.sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+    def _watch(self, logits: torch.Tensor, frames: torch.Tensor, counted: torch.Tensor) -> None:
+        """Count on the device: asking for the numbers here would make each step wait."""
+        real = torch.arange(logits.shape[1], device=logits.device) < frames[:, None]
+        real &= counted[:, None]
+        blank = (logits.argmax(dim=-1) == self.blank) & real
+        empty = (blank.sum(dim=-1) == real.sum(dim=-1)) & counted
+        self._counts.append(torch.stack([blank.sum(), real.sum(), empty.sum(), counted.sum()]))
+
+    def watched(self) -> dict[str, float]:
+        """``blank_ratio``, the share of blank frames, and ``empty_hypotheses``, the share of clips that stay empty."""
+        if not self._counts:
+            return {}
+        blank, frames, empty, clips = torch.stack(self._counts).sum(dim=0).tolist()
+        self._counts.clear()
+        return {"blank_ratio": blank / max(1, frames), "empty_hypotheses": empty / max(1, clips)}

@@ -1,0 +1,40 @@
+"""Adapt a speech recogniser to an accent, and see what it gains there and forgets elsewhere.
+
+    python recipes/accent.py --output_dir accent                             # the packaged model and accents
+    python recipes/accent.py --model_name_or_path facebook/wav2vec2-base-960h --dataset_name my_accent/ \\
+        --source_file what_it_knew.csv --replay 0.2 --method lora --output_dir accent
+    accelerate launch --multi_gpu --num_processes 2 recipes/accent.py --config recipes/accent.yaml
+
+The data are clips with transcripts: an audiofolder, a table of paths, or a dataset; --help lists every argument.
+"""
+
+from pathlib import Path
+from shlex import quote
+
+import hf_transfer
+from hf_transfer import SpeechRecognition, finetune
+from hf_transfer.errors import run_command
+from hf_transfer.parsing import parse_arguments
+from hf_transfer.reporting.report import shell_command
+
+PACKAGED = Path(hf_transfer.__file__).parent / "demo" / "speech"
+DEFAULTS = {
+    "model_name_or_path": str(PACKAGED / "wav2vec2-tiny-commands-american"),
+    "dataset_name": str(PACKAGED / "commands"),
+    "group_column_name": "accent",
+    "source_group": "american",
+    "target_group": ["scottish"],
+    "method": "full",
+}
+
+
+def main() -> None:
+    arguments = parse_arguments(SpeechRecognition, defaults=DEFAULTS, description=__doc__)
+    result = finetune(arguments.task, arguments)
+    if arguments.training.should_save:
+        clip = result.report["worst"][0]["audio"] if result.report["worst"] else "clip.wav"
+        print(f"\n{result}\nTry it: {shell_command()} predict {quote(str(result.folder))} {quote(clip)}")
+
+
+if __name__ == "__main__":
+    run_command(main)
