@@ -1,6 +1,7 @@
 """`finetune()`: the run, from arguments to a model that has been measured, written, reloaded and pushed."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ def finetune(
             parameters = count_parameters(model)
             cost = fit(trainer, run.anatomy, arguments, output.work)
         with meter.stage("after"):
-            require_finite(model, arguments)
+            require_finite(model, training.learning_rate or 0.0, str(output.work))
             validation = trainer.predict(run.inputs["validation"]).predictions if "validation" in run.inputs else None
             decision = task.decide(validation, run.splits.get("validation"), model.config)
             after = {name: trainer.predict(run.inputs[name]).predictions for name in measured}
@@ -219,12 +220,15 @@ def _prepare_splits(
     given = _in_memory(dataset, data) if dataset is not None else load_splits(data)
     splits, left_out = task.standardise(given, data, arguments.model)
     strata = {name: task.strata(split) for name, split in splits.items()}
+    evaluates = str(arguments.training.eval_strategy) not in ("no", "IntervalStrategy.NO")
+    if data.validation_size is None and not (task.decides or evaluates):
+        data = dataclasses.replace(data, validation_size=0)  # nothing would be asked of it
     splits, made = complete_splits(splits, strata, data, seed)
     splits, replayed = separate_source(splits, data, seed)
     identities = {name: task.identities(split) for name, split in splits.items()}
     splits, also_in_training = overlap(splits, identities, remove=data.deduplicate)
     task.check(splits)
-    if "validation" not in splits and str(arguments.training.eval_strategy) not in ("no", "IntervalStrategy.NO"):
+    if "validation" not in splits and evaluates:
         raise InputError("--eval_strategy needs a validation split: raise --validation_size, or leave it at `no`.")
     source = data.dataset_name or Path(data.train_file or "memory").name
     return splits, {

@@ -13,12 +13,14 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
 from hf_transfer.arguments import MethodArguments
-from hf_transfer.errors import InputError
+from hf_transfer.errors import InputError, logger
 
 # For AdamW with warm-up and linear decay, at the width of BERT-base. Full: the top of the BERT paper's range (Devlin
 # et al. 2019, appendix A.3). LoRA wants about ten times that (Schulman et al. 2025, "LoRA Without Regret").
 LEARNING_RATES = {"full": 5e-5, "lora": 5e-4, "scratch": 1e-4}
 HEAD_LEARNING_RATE = 5e-4
+# Linear layers by model type whose weights are read without calling them: an adapter there would have no effect.
+BYPASSED = {"wavlm": r"\.attention\.[qkv]_proj$|\.attention\.out_proj$"}
 
 
 def default_learning_rate(arguments: MethodArguments, config: Any) -> float:
@@ -150,12 +152,17 @@ def _with_adapters(model: PreTrainedModel, anatomy: Anatomy, arguments: MethodAr
 
 def linear_layers(model: PreTrainedModel, anatomy: Anatomy) -> str:
     """A regular expression for the names of all linear layers of the trunk, head left out."""
+    kind = model.config.model_type
+    bypassed = BYPASSED.get(kind)
+    if bypassed:
+        logger.info("%s reads the weights of its attention past LoRA: the other linear layers get adapters.", kind)
     patterns = {
         re.sub(r"\\\.\d+\\\.", r"\.\\d+\.", re.escape(name))
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear)
         and name.startswith(f"{anatomy.trunk}.")
         and not any(name == head or name.startswith(f"{head}.") for head in anatomy.head)
+        and not (bypassed and re.search(bypassed, name))
     }
     return "|".join(sorted(patterns))
 

@@ -23,6 +23,7 @@ def quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|accelerate)\.")
+            warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")  # WavLM's own call
             yield
     finally:
         transformers_logging.set_verbosity(verbosity)

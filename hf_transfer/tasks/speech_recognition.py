@@ -51,6 +51,7 @@ class SpeechRecognition:
     main_input: ClassVar[str] = "audio"
     headline: ClassVar[tuple[str, ...]] = ("wer", "cer")
     greater_is_better: ClassVar[bool] = False
+    decides: ClassVar[bool] = False
     # CTC aligns letters and frames by itself, which takes far more steps than telling two labels apart.
     epochs: ClassVar[int] = 10
     minimum_steps: ClassVar[int] = 1000

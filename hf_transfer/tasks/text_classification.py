@@ -39,6 +39,7 @@ class TextClassification:
     main_input: ClassVar[str] = "text"
     headline: ClassVar[tuple[str, ...]] = ("accuracy", "f1")
     greater_is_better: ClassVar[bool] = True
+    decides: ClassVar[bool] = True
     # Three epochs as in the BERT paper; on a few dozen examples that is too few steps to leave the start (Zhang et al.
     # 2021, https://arxiv.org/abs/2006.05987).
     epochs: ClassVar[int] = 3

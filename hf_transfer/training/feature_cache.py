@@ -108,6 +108,8 @@ class FeatureCache:
         """Find out how the frozen part is skipped; False where this model does not allow it."""
         order = np.argsort(dataset["length"][:], kind="stable")
         batch = _to(self.model.device, collator(dataset.__getitems__([*order[:4], *order[-4:]])))
+        if "input_ids" not in batch:
+            return False
         mask = batch["attention_mask"]
         self.model.eval()
         with torch.inference_mode():

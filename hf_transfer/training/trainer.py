@@ -13,6 +13,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
 from hf_transfer.training.batching import EvaluationBatches, PaddedExamples, TrainingBatches
+from hf_transfer.training.health import Health, require_finite
 
 
 class Loss(Protocol):
@@ -47,6 +48,7 @@ class TransferTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         if not self.args.disable_tqdm:
             self.add_callback(QuietProgress)
+        self.add_callback(Health)
 
     # --- batches ----------------------------------------------------------------------------------------------
 
@@ -116,8 +118,17 @@ class TransferTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs = logs | self.compute_loss_func.watched()
+            watched = self.compute_loss_func.watched()
+            if self.args.world_size > 1 and watched:
+                # All processes see the same numbers, and stop together where they are bad.
+                own = torch.tensor([list(watched.values())], device=self.args.device)
+                watched = dict(zip(watched, self.accelerator.gather(own).mean(dim=0).tolist(), strict=True))
+            logs = logs | watched
         super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        require_finite(self.model, self.args.learning_rate, self.args.output_dir)
+        super()._save_checkpoint(model, trial)
 
     # --- evaluation -------------------------------------------------------------------------------------------
 

@@ -1,0 +1,82 @@
+"""Tiny speech models built from configs, and clips of tones: each letter has its own pitch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+RATE = 16_000
+CONV = {"conv_dim": (16, 16, 16), "conv_kernel": (10, 8, 4), "conv_stride": (5, 8, 4), "num_feat_extract_layers": 3}
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+         "vocab_size": 32, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2, "hidden_dropout": 0.0,
+         "attention_dropout": 0.0, "activation_dropout": 0.0, "feat_proj_dropout": 0.0, "final_dropout": 0.0,
+         "layerdrop": 0.1, "mask_time_prob": 0.0, "pad_token_id": 0, **CONV}  # fmt: skip
+LAYER = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "wav2vec2-layer": ("Wav2Vec2Config", {**SMALL, **LAYER}),
+    "wav2vec2-group": ("Wav2Vec2Config", {**SMALL, "feat_extract_norm": "group"}),
+    "mms": ("Wav2Vec2Config", {**SMALL, **LAYER, "adapter_attn_dim": 8}),
+    "hubert": ("HubertConfig", {**SMALL, **LAYER}),
+    "wavlm": ("WavLMConfig", {**SMALL, **LAYER}),
+    "wav2vec2-bert": ("Wav2Vec2BertConfig", {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 32,
+        "feature_projection_input_dim": 160, "layerdrop": 0.1, "mask_time_prob": 0.0, "pad_token_id": 0,
+        "hidden_dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "feat_proj_dropout": 0.0,
+        "final_dropout": 0.0, "conformer_conv_dropout": 0.0, "conv_depthwise_kernel_size": 7,
+    }),
+}  # fmt: skip
+UPPER = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
+WORDS = ["ON", "OFF", "LIGHT", "STOP", "GO", "LEFT", "RIGHT", "UP"]
+
+
+def build_speech_model(folder: Path, family: str, *, vocabulary: bool = True) -> Path:
+    """Write a tiny CTC model, with a vocabulary of upper-case letters unless it is to be a pretrained-only one."""
+    import torch
+    import transformers
+
+    name, settings = FAMILIES[family]
+    torch.manual_seed(0)
+    config = getattr(transformers, name)(**settings)
+    model_class = transformers.AutoModelForCTC if vocabulary else transformers.AutoModel
+    model_class.from_config(config).save_pretrained(folder)
+    if family == "wav2vec2-bert":
+        extractor = transformers.SeamlessM4TFeatureExtractor()
+    else:
+        takes_mask = settings.get("feat_extract_norm") == "layer"
+        extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=takes_mask)
+    if not vocabulary:
+        extractor.save_pretrained(folder)
+        return folder
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(UPPER)}))
+    tokenizer = transformers.Wav2Vec2CTCTokenizer(str(folder / "vocab.json"))
+    kind = transformers.Wav2Vec2BertProcessor if family == "wav2vec2-bert" else transformers.Wav2Vec2Processor
+    kind(feature_extractor=extractor, tokenizer=tokenizer).save_pretrained(folder)
+    return folder
+
+
+def tones(text: str, *, seconds: float = 0.08, rate: int = RATE, shift: float = 1.0) -> np.ndarray:
+    """The letters of `text` one after another, each a tone of its own; silence between words."""
+    time = np.arange(int(seconds * rate)) / rate
+    letters = [
+        np.zeros_like(time) if c == " " else 0.3 * np.sin(2 * np.pi * shift * (300 + 90 * (ord(c) % 32)) * time)
+        for c in text
+    ]
+    return np.concatenate([np.zeros_like(time), *letters, np.zeros_like(time)]).astype(np.float32)
+
+
+def write_clips(
+    folder: Path, count: int = 24, *, suffix: str = ".wav", shift: float = 1.0, **columns: str
+) -> list[dict]:
+    """Clips of one to four words in `folder`/clips; the rows of their table."""
+    (folder / "clips").mkdir(parents=True, exist_ok=True)
+    source = np.random.default_rng(int(1000 * shift))
+    rows = []
+    for i in range(count):
+        text = " ".join(source.choice(WORDS, size=1 + i % 4))
+        name = f"clips/{'-'.join(columns.values()) or 'clip'}{i}{suffix}"
+        noise = source.normal(scale=0.003, size=len(tones(text))).astype(np.float32)
+        soundfile.write(folder / name, tones(text, shift=shift) + noise, RATE)
+        rows.append({"file_name": name, "transcription": text, "speaker": f"s{i % 3}", **columns})
+    return rows
