@@ -101,6 +101,8 @@ def _predict(arguments: argparse.Namespace) -> None:
         rows = ({task_class.main_input: given} for given in arguments.inputs)
     first = next(rows)  # columns that are not there are refused before the model is loaded
     pipeline = load_finetuned(arguments.model)
+    if arguments.language_model and task_class.main_input != "audio":
+        raise InputError(f"--language_model does not fit a model for {task_class.pipeline_tag}.")
     if arguments.language_model:
         pipeline.use_language_model(arguments.language_model)
     failed = 0

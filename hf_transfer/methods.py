@@ -4,7 +4,9 @@ The only file that imports peft. A method is told module names and knows nothing
 """
 
 import copy
+import functools
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,24 +17,23 @@ from transformers import PreTrainedModel
 from hf_transfer.arguments import MethodArguments
 from hf_transfer.errors import InputError, logger
 
-# For AdamW with warm-up and linear decay, at the width of BERT-base. Full: the top of the BERT paper's range (Devlin
-# et al. 2019, appendix A.3). LoRA wants about ten times that (Schulman et al. 2025, "LoRA Without Regret").
-LEARNING_RATES = {"full": 5e-5, "lora": 5e-4, "scratch": 1e-4}
-HEAD_LEARNING_RATE = 5e-4
 # Linear layers by model type whose weights are read without calling them: an adapter there would have no effect.
 BYPASSED = {"wavlm": r"\.attention\.[qkv]_proj$|\.attention\.out_proj$"}
 
 
-def default_learning_rate(arguments: MethodArguments, config: Any) -> float:
+def default_learning_rate(arguments: MethodArguments, config: Any, rates: Mapping[str, float]) -> float:
     """The method's peak learning rate for a model: the narrower, the higher, as Adam's best rate goes with 1 / width.
 
-    Yang et al. 2022, https://arxiv.org/abs/2203.03466. A head alone is trained on standardised inputs, whose scale is
-    the same for every model.
+    Yang et al. 2022, https://arxiv.org/abs/2203.03466.
+
+    Args:
+        arguments: the method.
+        config: of the model.
+        rates: of the task, by method, for a width of 768; ``head`` is that of a head alone, for any width.
     """
     if arguments.method == "frozen" and arguments.trainable_layers == 0:
-        return HEAD_LEARNING_RATE
-    rate = LEARNING_RATES.get(arguments.method, LEARNING_RATES["full"])
-    return float(f"{rate * 768 / getattr(config, 'hidden_size', 768):.1e}")
+        return rates["head"]
+    return float(f"{rates[arguments.method] * 768 / getattr(config, 'hidden_size', 768):.1e}")
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def _with_adapters(model: PreTrainedModel, anatomy: Anatomy, arguments: MethodAr
         "dora": {"use_dora": True},  # Liu et al. 2024, https://arxiv.org/abs/2402.09353
         "pissa": {"init_lora_weights": "pissa"},  # Meng et al. 2024, https://arxiv.org/abs/2404.02948
     }
-    return get_peft_model(
+    adapted = get_peft_model(
         model,
         LoraConfig(
             r=arguments.lora_r,
@@ -148,6 +149,9 @@ def _with_adapters(model: PreTrainedModel, anatomy: Anatomy, arguments: MethodAr
             **variants[arguments.lora_variant],
         ),
     )
+    # peft would look the base model up to see whether its vocabulary has grown; embeddings are never trained here.
+    adapted.save_pretrained = functools.partial(adapted.save_pretrained, save_embedding_layers=False)
+    return adapted
 
 
 def linear_layers(model: PreTrainedModel, anatomy: Anatomy) -> str:

@@ -73,7 +73,10 @@ def read_blocks(source: Path | bytes, sampling_rate: int, *, seconds: float = BL
         with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
             expected = _expected_frames(source, file)
             resample = _Resampler(file.samplerate, sampling_rate)
-            for block in file.blocks(int(seconds * file.samplerate), dtype="float32", always_2d=True):
+            # soundfile seeks after each read to where it is already, which makes MP3 frames break: they share bits.
+            file.seekable = lambda: False
+            size = max(1, int(seconds * file.samplerate))
+            while len(block := file.read(size, "float32", always_2d=True)):
                 found += len(block)
                 if not np.isfinite(block).all():
                     raise UnusableAudio("not finite", "some samples are NaN or infinite")

@@ -9,6 +9,7 @@ from transformers import AutomaticSpeechRecognitionPipeline
 
 from hf_transfer.data.audio import UnusableAudio, read_blocks
 from hf_transfer.errors import InputError
+from hf_transfer.tasks.language_model import LanguageModelDecoder
 
 # Longer files are heard in chunks, of which the margins are thrown away again: there the model lacks context.
 CHUNK_SECONDS, MARGIN_SECONDS = 24.0, 3.0
@@ -43,6 +44,14 @@ class SpeechPipeline(AutomaticSpeechRecognitionPipeline):
             raise InputError(
                 f"{source if isinstance(source, Path) else 'the audio'} cannot be used: {error}"
             ) from error
+
+    def use_language_model(self, file: str) -> None:
+        """Decode with a KenLM language model from now on.
+
+        Raises:
+            InputError: it cannot be used; the message says what is missing.
+        """
+        self.decoder, self.type = LanguageModelDecoder(file, self.tokenizer), "ctc_with_lm"
 
     @property
     def _align_to(self) -> int:

@@ -1,6 +1,6 @@
 """Speech recognition with CTC: from clips to the letters that were said."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -52,6 +52,13 @@ class SpeechRecognition:
     headline: ClassVar[tuple[str, ...]] = ("wer", "cer")
     greater_is_better: ClassVar[bool] = False
     decides: ClassVar[bool] = False
+    learning_rates: ClassVar[Mapping[str, float]] = {
+        "full": 1e-4,
+        "lora": 5e-4,
+        "frozen": 2e-4,
+        "scratch": 2e-4,
+        "head": 1e-3,
+    }
     # CTC aligns letters and frames by itself, which takes far more steps than telling two labels apart.
     epochs: ClassVar[int] = 10
     minimum_steps: ClassVar[int] = 1000

@@ -23,6 +23,8 @@ class Task(Protocol):
     """The metrics that summaries name, the one that decides first."""
     greater_is_better: ClassVar[bool]
     """Whether they are better when they are greater."""
+    learning_rates: ClassVar[Mapping[str, float]]
+    """Peak learning rates by method, and of a head alone (``head``): see `methods.default_learning_rate`."""
     decides: ClassVar[bool]
     """Whether `decide` needs a validation split; where it does not, none is made unless training is evaluated."""
     epochs: ClassVar[int]

@@ -1,7 +1,7 @@
 """Text classification: one label a text, several, or one for a pair of texts."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -40,6 +40,15 @@ class TextClassification:
     headline: ClassVar[tuple[str, ...]] = ("accuracy", "f1")
     greater_is_better: ClassVar[bool] = True
     decides: ClassVar[bool] = True
+    # Full: the top of the BERT paper's range (Devlin et al. 2019, appendix A.3). LoRA wants about ten times that
+    # (Schulman et al. 2025, "LoRA Without Regret"). A head alone sees standardised inputs.
+    learning_rates: ClassVar[Mapping[str, float]] = {
+        "full": 5e-5,
+        "lora": 5e-4,
+        "frozen": 5e-5,
+        "scratch": 1e-4,
+        "head": 5e-4,
+    }
     # Three epochs as in the BERT paper; on a few dozen examples that is too few steps to leave the start (Zhang et al.
     # 2021, https://arxiv.org/abs/2006.05987).
     epochs: ClassVar[int] = 3

@@ -15,7 +15,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME as WEIGHTS
 from hf_transfer.arguments import Arguments
 from hf_transfer.errors import InputError, logger, nearest
 from hf_transfer.evaluation.groups import measure_groups, over_groups
-from hf_transfer.methods import HEAD_LEARNING_RATE, Anatomy, default_learning_rate, train_last_layers
+from hf_transfer.methods import Anatomy, default_learning_rate, train_last_layers
 from hf_transfer.training.cost import training_cost
 from hf_transfer.training.feature_cache import FeatureCache, collate_cached, standardised_input
 from hf_transfer.training.interruption import checkpoint_on_signal
@@ -64,7 +64,7 @@ def settle_training(arguments: Arguments, config: Any, examples: int) -> None:
     step = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
     steps = max(1, math.ceil(examples / step))
     if training.learning_rate is None:
-        training.learning_rate = default_learning_rate(arguments.method, config)
+        training.learning_rate = default_learning_rate(arguments.method, config, task.learning_rates)
     if training.num_train_epochs is None:
         training.num_train_epochs = float(max(task.epochs, math.ceil(task.minimum_steps / steps)))
     if training.max_steps <= 0:
@@ -142,7 +142,7 @@ def fit_head(trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, f
     logger.info("The head is fitted on frozen features first (--head_first).")
     asked = trainer.args
     trainer.args = copy.copy(asked)
-    trainer.args.learning_rate = HEAD_LEARNING_RATE
+    trainer.args.learning_rate = arguments.task.learning_rates["head"]
     trainer.args.save_strategy = trainer.args.eval_strategy = "no"
     train_last_layers(trainer.model, anatomy, 0)
     with _cached(trainer, anatomy, 0, folder):

@@ -1,0 +1,98 @@
+"""CTC decoding with a KenLM language model: torchaudio's beam search, which brings KenLM in flashlight-text."""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hf_transfer.errors import InputError
+
+INSTALL = 'pip install "hf-transfer-learning[lm]"'
+
+
+class LanguageModelDecoder:
+    """Words of a KenLM model by how well they fit the sound and one another.
+
+    Only words that the language model knows can be written. Pratap et al. 2019, https://arxiv.org/abs/1812.07625.
+
+    Args:
+        file: an ARPA file, whose words are the lexicon.
+        tokenizer: of the recogniser.
+
+    Raises:
+        InputError: the extra is not installed, or the file is no language model for this recogniser's letters.
+    """
+
+    def __init__(self, file: str, tokenizer: Any):
+        try:
+            from torchaudio.models.decoder import ctc_decoder
+        except (ImportError, RuntimeError) as error:
+            raise InputError(f"--language_model needs the extra `lm`: {INSTALL} ({error})") from error
+        tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+        self.word_end = tokenizer.word_delimiter_token
+        lexicon = {word: [*word, self.word_end] for word in _words(Path(file)) if set(word) <= set(tokens)}
+        if not lexicon:
+            raise InputError(f"--language_model {file}: none of its words can be spelt in the model's letters.")
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt") as spelt:
+            spelt.writelines(_written(lexicon))
+            spelt.flush()
+            try:
+                self.search = ctc_decoder(
+                    lexicon=spelt.name, tokens=tokens, lm=file, blank_token=tokenizer.pad_token,
+                    sil_token=self.word_end, unk_word="<unk>", lm_weight=1.5, word_score=-0.5,
+                )  # fmt: skip
+            except (ImportError, RuntimeError) as error:
+                raise InputError(
+                    f"--language_model {file} cannot be used: {error}. It takes the extra `lm`: {INSTALL}"
+                ) from error
+
+    def decode_beams(self, logits: np.ndarray) -> list[tuple]:
+        """The best beam of logits [frames, letters], as `transformers` takes it from pyctcdecode.
+
+        Returns:
+            ``[(text, None, [(word, (first frame, frame after the last)), ...])]``
+        """
+        scores = torch.from_numpy(logits).float().log_softmax(dim=-1).unsqueeze(0)
+        best = self.search(scores)[0][0]
+        letters = self.search.idxs_to_tokens(best.tokens)
+        words = list(_timed(letters, best.timesteps.tolist(), self.word_end))
+        return [(" ".join(best.words), None, words)]
+
+
+def _words(file: Path) -> Iterator[str]:
+    """The unigrams of an ARPA file."""
+    if not file.is_file():
+        raise InputError(f"--language_model {file}: there is no such file.")
+    try:
+        section = ""
+        with file.open(encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("\\"):
+                    section = line.strip()
+                    if section == "\\2-grams:":
+                        return
+                elif section == "\\1-grams:" and (cells := line.split()) and not re.fullmatch(r"<.*>", cells[1]):
+                    yield cells[1]
+    except (UnicodeDecodeError, IndexError) as error:
+        raise InputError(f"--language_model {file}: expected an ARPA text file of KenLM.") from error
+
+
+def _written(lexicon: dict[str, list[str]]) -> Iterator[str]:
+    """Each word and its spelling, as torchaudio reads them from a file."""
+    return (f"{word} {' '.join(letters)}\n" for word, letters in lexicon.items())
+
+
+def _timed(tokens: list[str], frames: list[int], word_end: str) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Words of the letters heard and the frames where they begin and end."""
+    word, first, last = "", 0, 0
+    for token, frame in zip([*tokens, word_end], [*frames, 0], strict=True):
+        if token != word_end:
+            first = first if word else frame
+            word, last = word + token, frame
+        elif word:
+            yield word, (first, last + 1)
+            word = ""

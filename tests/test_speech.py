@@ -1,0 +1,496 @@
+"""Speech recognition: what each method moves, what is left out and said, what is reported and predicted."""
+
+import json
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import ROOT, write_csv
+from safetensors.torch import load_file
+from speech import FAMILIES, RATE, build_speech_model, tones, write_clips
+from test_launch import launch
+from transformers import AutoModelForCTC
+
+from hf_transfer import InputError, SpeechRecognition, finetune, load_finetuned
+from hf_transfer.arguments import ModelArguments
+from hf_transfer.data.clips import SpeechCollator
+
+STEPS = {"max_steps": 3, "per_device_train_batch_size": 8, "report_to": "none", "disable_tqdm": True,
+         "learning_rate": 1e-2}  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    from hf_transfer.data import audio
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(audio.datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("audio_cache"))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="session")
+def speech_model(tmp_path_factory):
+    made = {}
+
+    def get(family="wav2vec2-layer", **options):
+        key = family, *options.items()
+        if key not in made:
+            made[key] = build_speech_model(tmp_path_factory.mktemp("speech") / family, family, **options)
+        return made[key]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """An audiofolder of two accents, a third of it for testing."""
+    place = tmp_path_factory.mktemp("audiofolder")
+    rows = write_clips(place, 36, accent="north") + write_clips(place, 36, shift=1.2, accent="south")
+    write_csv(
+        place / "metadata.csv", [{**row, "split": "test" if i % 3 == 0 else "train"} for i, row in enumerate(rows)]
+    )
+    return place
+
+
+def train(output, model, task=None, **arguments):
+    task = task or SpeechRecognition()
+    return finetune(task, output_dir=str(output), model_name_or_path=str(model), **{**STEPS, **arguments})
+
+
+def full_weights(folder):
+    return {k: v.clone() for k, v in AutoModelForCTC.from_pretrained(folder, dtype=torch.float32).state_dict().items()}
+
+
+def moved(model, output):
+    before, after = full_weights(model), full_weights(output)
+    return {name for name in after if not torch.equal(before[name], after[name])}, set(after)
+
+
+def in_encoder(name):
+    return ".feature_extractor." in name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_full_moves_all_but_the_feature_encoder(speech_model, folder, tmp_path, family):
+    train(tmp_path / "out", speech_model(family), dataset_name=str(folder), method="full")
+    changed, every = moved(speech_model(family), tmp_path / "out")
+    unused = {name for name in every if "masked_spec_embed" in name or "num_batches_tracked" in name}
+    assert every - changed - unused == {name for name in every if in_encoder(name)}
+
+
+def test_the_feature_encoder_is_trained_when_asked(speech_model, folder, tmp_path):
+    task = SpeechRecognition(train_feature_encoder=True)
+    train(tmp_path / "out", speech_model(), task, dataset_name=str(folder), method="full")
+    changed, every = moved(speech_model(), tmp_path / "out")
+    assert {name for name in every if in_encoder(name)} <= changed
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lora_reaches_every_linear_layer_and_saves_the_head(speech_model, folder, tmp_path, family):
+    report = train(tmp_path / "out", speech_model(family), dataset_name=str(folder), method="lora").report
+    saved = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    trained = {name.partition(".lora_")[0].removeprefix("base_model.model.") for name in saved if "lora_B" in name}
+    assert all(float(value.abs().max()) > 0 for name, value in saved.items() if "lora_B" in name)
+    model = AutoModelForCTC.from_pretrained(speech_model(family))
+    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)} - {"lm_head"}
+    if family == "wavlm":  # its attention reads these weights without calling the layers
+        linear = {name for name in linear if not name.endswith(("q_proj", "k_proj", "v_proj", "out_proj"))}
+    assert trained == linear
+    assert {name for name in saved if "lora_" not in name} == {
+        "base_model.model.lm_head.bias", "base_model.model.lm_head.weight"
+    }  # fmt: skip
+    assert not torch.equal(saved["base_model.model.lm_head.weight"], model.lm_head.weight)
+    assert report["parity"]["max_difference_merged"] < 1e-3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_frozen_moves_the_head_and_the_last_layers(speech_model, folder, tmp_path, family):
+    train(tmp_path / "out", speech_model(family), dataset_name=str(folder), method="frozen", trainable_layers=1)
+    changed, every = moved(speech_model(family), tmp_path / "out")
+    last = {name for name in every if ".layers.1." in name and "num_batches_tracked" not in name}
+    assert {"lm_head.weight", "lm_head.bias"} <= changed
+    assert changed - {"lm_head.weight", "lm_head.bias"} <= last | {n for n in every if "running_" in n}
+    assert len(changed & last) > 0.8 * len(last)
+
+
+def test_scratch_begins_anew(speech_model, folder, tmp_path):
+    train(tmp_path / "out", speech_model(), dataset_name=str(folder), method="scratch")
+    changed, every = moved(speech_model(), tmp_path / "out")
+    assert {name for name in every if name.endswith("weight") and "norm" not in name} <= changed
+
+
+# --- vocabulary -------------------------------------------------------------------------------------------------
+
+
+def with_texts(folder, place, change):
+    import csv
+
+    rows = list(csv.DictReader((folder / "metadata.csv").open()))
+    return write_csv(
+        place / "t.csv",
+        [
+            {**row, "file_name": str(folder / row["file_name"]), "transcription": change(row["transcription"])}
+            for row in rows
+        ],
+    )
+
+
+def test_the_case_of_the_vocabulary_is_taken(speech_model, folder, tmp_path):
+    file = with_texts(folder, tmp_path, lambda text: text.lower().replace(" ", "-") + "!")
+    result = train(tmp_path / "out", speech_model(), train_file=str(file))
+    predictions = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").open()]
+    assert all(record["reference"].isupper() and "!" not in record["reference"] for record in predictions)
+    assert (tmp_path / "out" / "vocab.json").read_text() == (speech_model() / "vocab.json").read_text()
+    assert result.report["data"]["examples"] == {"train": 48, "test": 24}
+
+
+def test_another_alphabet_gets_a_vocabulary_and_a_head_of_its_own(speech_model, folder, tmp_path, caplog):
+    cyrillic = str.maketrans("ONFLIGHTSPERU", "ОНФЛИГХТСПЕРУ")
+    file = with_texts(folder, tmp_path, lambda text: text.translate(cyrillic).lower())
+    with caplog.at_level("INFO", "hf_transfer"):
+        train(tmp_path / "out", speech_model(), train_file=str(file))
+    assert "is built from the training transcripts: геилнопрстуфх" in caplog.text
+    assert set(json.loads((tmp_path / "out" / "vocab.json").read_text())) >= set("геилнопрстуфх")
+    assert load_finetuned(tmp_path / "out").model.lm_head.out_features == 3 + len("геилнопрстуфх")
+
+
+def test_letters_that_both_vocabularies_know_keep_their_weights(speech_model, folder, tmp_path):
+    file = with_texts(folder, tmp_path, lambda text: text.lower())
+    train(tmp_path / "out", speech_model(), SpeechRecognition(vocabulary="new"), train_file=str(file),
+          max_steps=1, learning_rate=0.0)  # fmt: skip
+    old, new = (json.loads((place / "vocab.json").read_text()) for place in (speech_model(), tmp_path / "out"))
+    before, after = (full_weights(place)["lm_head.weight"] for place in (speech_model(), tmp_path / "out"))
+    for mine, theirs in (("s", "S"), ("|", "|"), ("[PAD]", "<pad>")):
+        torch.testing.assert_close(after[new[mine]], before[old[theirs]])
+
+
+def test_a_pretrained_only_checkpoint_gets_a_vocabulary(speech_model, folder, tmp_path):
+    model = speech_model(vocabulary=False)
+    result = train(tmp_path / "out", model, dataset_name=str(folder), method="lora")
+    assert "lm_head.weight" in "".join(load_file(tmp_path / "out" / "adapter_model.safetensors"))
+    assert result.report["parity"]["max_difference"] < 1e-3
+
+
+def test_a_few_foreign_letters_cost_their_clips_alone(speech_model, folder, tmp_path, caplog):
+    seen = iter(range(100))
+    file = with_texts(folder, tmp_path, lambda text: f"{text} 7" if next(seen) == 1 else text)
+    with caplog.at_level("INFO", "hf_transfer"):
+        report = train(tmp_path / "out", speech_model(), train_file=str(file)).report
+    assert report["data"]["left_out"]["train"] == {"letters outside the vocabulary": 1}
+    assert "1 clips whose transcripts hold what the vocabulary cannot spell (7)" in caplog.text
+
+
+# --- data -------------------------------------------------------------------------------------------------------
+
+
+def test_bad_clips_are_left_out_counted_and_named(speech_model, tmp_path, recipe):
+    rows = write_clips(tmp_path, 40)
+    spoil = {
+        1: lambda file: file.write_bytes(b""),
+        2: lambda file: file.write_text("no audio"),
+        3: lambda file: file.unlink(),
+        4: lambda file: file.write_bytes(file.read_bytes()[:-3000]),
+        5: lambda file: soundfile.write(file, np.zeros(RATE), RATE),
+        6: lambda file: soundfile.write(file, tones("GO")[:500], RATE),
+        7: lambda file: soundfile.write(file, np.tile(tones("GO"), 200), RATE),
+        8: lambda file: soundfile.write(file, np.full(RATE, np.nan), RATE, subtype="FLOAT"),
+    }
+    for i, change in spoil.items():
+        change(tmp_path / rows[i]["file_name"])
+    rows[9]["transcription"] = " "
+    rows[10]["transcription"] = "STOP GO LEFT RIGHT " * 40
+    file = write_csv(tmp_path / "t.csv", rows)
+    test = write_csv(tmp_path / "test.csv", rows[20:])
+    result = recipe("accent", "--train_file", file, "--test_file", test, "--model_name_or_path", speech_model(),
+                    "--output_dir", tmp_path / "out", "--max_steps", 2)  # fmt: skip
+    assert result.code == 0, result.err
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["data"]["left_out"]["train"] == {
+        "empty": 1, "broken": 1, "missing": 1, "truncated": 1, "silent": 1, "too short": 1, "too long": 1,
+        "not finite": 1, "empty transcript": 1,
+    }  # fmt: skip
+    assert report["data"]["examples"]["train"] == 40 - 10
+    for said in ("1 x too long (--max_seconds 30): clips/clip7.wav", "1 x missing", "clips/clip3.wav",
+                 "1 clips with more letters than frames: clips/clip10.wav", "--min_seconds 0.1"):  # fmt: skip
+        assert said in result.err, said
+
+
+def test_suspicious_clips_are_used_where_leave_out_says_so(speech_model, folder, tmp_path):
+    rows = write_clips(tmp_path, 24)
+    soundfile.write(tmp_path / rows[0]["file_name"], np.zeros(RATE), RATE)
+    file = write_csv(tmp_path / "t.csv", rows)
+    task = SpeechRecognition(leave_out=["none"])
+    report = train(tmp_path / "out", speech_model(), task, train_file=str(file)).report
+    assert sum(report["data"]["examples"].values()) == 24
+
+
+@pytest.mark.parametrize("suffix", [".flac", ".ogg", ".mp3"])
+def test_common_voice_style_tables(speech_model, tmp_path, suffix):
+    rows = [
+        {
+            "client_id": row["speaker"],
+            "path": row["file_name"].removeprefix("clips/"),
+            "sentence": row["transcription"],
+        }
+        for row in write_clips(tmp_path, 24, suffix=suffix)
+    ]
+    write_csv(tmp_path / "train.tsv", rows, delimiter="\t")
+    report = train(tmp_path / "out", speech_model(), train_file=str(tmp_path / "train.tsv")).report
+    assert report["data"]["left_out"] == {"train": {}}
+    assert report["data"]["speakers"]["train"] == 3
+
+
+def test_parquet_with_embedded_audio_gives_the_same_as_files(speech_model, folder, tmp_path):
+    import csv
+
+    from datasets import Dataset
+
+    rows = list(csv.DictReader((folder / "metadata.csv").open()))
+    Dataset.from_list(
+        [
+            {"audio": {"bytes": (folder / row["file_name"]).read_bytes(), "path": row["file_name"]},
+             "text": row["transcription"], "split": row["split"]}
+            for row in rows
+        ]
+    ).to_parquet(tmp_path / "t.parquet")  # fmt: skip
+    embedded = train(tmp_path / "a", speech_model(), train_file=str(tmp_path / "t.parquet")).report
+    files = train(tmp_path / "b", speech_model(), dataset_name=str(folder)).report
+    assert embedded["metrics"] == files["metrics"]
+
+
+def test_a_second_run_reads_the_decoded_audio(speech_model, folder, tmp_path, caplog):
+    train(tmp_path / "a", speech_model(), dataset_name=str(folder))
+    with caplog.at_level("INFO", "hf_transfer"):
+        train(tmp_path / "b", speech_model(), dataset_name=str(folder), method="lora")
+    assert "read from" in caplog.text
+    assert "written to" not in caplog.text
+
+
+@pytest.fixture
+def refused(recipe, speech_model, tmp_path):
+    def run(*arguments, says):
+        result = recipe("accent", *arguments, "--model_name_or_path", speech_model(), "--output_dir", tmp_path / "out",
+                        "--max_steps", 1)  # fmt: skip
+        assert result.code == 2, result.err
+        assert "Traceback" not in result.err
+        assert says in result.err.splitlines()[-1]
+        assert not (tmp_path / "out").exists()
+        assert not (tmp_path / "out.partial").exists()
+
+    return run
+
+
+def test_bad_speech_data_is_refused(refused, folder, tmp_path):
+    rows = write_clips(tmp_path, 12)
+    table = write_csv(tmp_path / "t.csv", rows)
+    refused("--dataset_name", folder, "--group_column_name", "accent", "--source_group", "wets",
+            says="Its groups: north, south.")  # fmt: skip
+    refused("--dataset_name", folder, "--group_column_name", "accent", "--target_group", "soth",
+            says="Did you mean south?")  # fmt: skip
+    blank = write_csv(tmp_path / "blank.csv", [{**row, "transcription": ""} for row in rows])
+    refused("--train_file", table, "--source_file", blank, says="The source split has no transcripts")
+    refused("--train_file", table, "--audio_column_name", "sound", says="There are: file_name, transcription, speaker")
+    lost = write_csv(tmp_path / "lost.csv", [{**row, "file_name": f"x/{row['file_name']}"} for row in rows])
+    refused("--train_file", lost, says="Only 0 of 12 clips")
+    refused("--train_file", table, "--leave_out", "quiet", says="expected none, or some of silent")
+    outside = tmp_path / "inner"
+    outside.mkdir()
+    write_csv(outside / "metadata.csv", [{**row, "file_name": f"../{row['file_name']}"} for row in rows])
+    refused("--dataset_name", outside, says="which is outside the folder")
+
+
+def test_a_text_model_is_refused(recipe, tiny, folder, tmp_path):
+    result = recipe(
+        "accent", "--dataset_name", folder, "--model_name_or_path", tiny(), "--output_dir", tmp_path / "out"
+    )
+    assert result.code == 2
+    assert "Traceback" not in result.err
+
+
+# --- forgetting -------------------------------------------------------------------------------------------------
+
+
+def test_what_was_known_before_is_measured_apart(speech_model, folder, tmp_path):
+    options = {"dataset_name": str(folder), "group_column_name": "accent", "source_group": "north"}
+    report = train(tmp_path / "a", speech_model(), **options).report
+    assert report["data"]["examples"] == {"train": 24, "test": 12, "source": 12}
+    assert set(report["groups"]) == {"south"}
+    assert set(report["source"]["groups"]) == {"north"}
+    assert {"baseline", "metrics", "confidence", "gain"} <= set(report["source"])
+    replayed = train(tmp_path / "b", speech_model(), **options, replay=0.5).report
+    assert replayed["data"]["replayed"] == 12
+    assert replayed["data"]["examples"]["train"] == 36
+    card = (tmp_path / "b" / "README.md").read_text()
+    assert "What it knew before" in card
+    assert "12 of the training examples are source examples" in card
+    splits = [json.loads(line).get("split", "test") for line in (tmp_path / "b" / "predictions.jsonl").open()]
+    assert splits.count("source") == 12
+
+
+def test_a_source_file_is_halved_where_it_is_replayed_too(speech_model, folder, tmp_path):
+    rows = write_clips(tmp_path, 20, shift=0.8)
+    source = write_csv(tmp_path / "s.csv", rows)
+    report = train(
+        tmp_path / "a", speech_model(), dataset_name=str(folder), source_file=str(source), replay=0.2
+    ).report
+    assert report["data"]["examples"]["source"] == 10
+    assert report["data"]["replayed"] == 10  # a fifth of 48
+    held = {json.loads(line)["audio"] for line in (tmp_path / "a" / "predictions.jsonl").open() if '"source"' in line}
+    assert len(held) == 10
+
+
+def test_checkpoints_can_be_chosen_by_the_worst_group(speech_model, folder, tmp_path):
+    report = train(
+        tmp_path / "a", speech_model(), dataset_name=str(folder), group_column_name="accent", max_steps=-1,
+        num_train_epochs=3, eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True,
+        metric_for_best_model="wer_worst_group", validation_size=0.2,
+    ).report  # fmt: skip
+    evaluations = [entry for entry in report["history"] if "eval_wer" in entry]
+    assert len(evaluations) == 3
+    for entry in evaluations:
+        values = entry["eval_wer_north"], entry["eval_wer_south"]
+        assert entry["eval_wer_worst_group"] == max(values)
+        assert entry["eval_wer_mean_over_groups"] == pytest.approx(sum(values) / 2)
+    with pytest.raises(InputError, match="Did you mean wer_worst_group"):
+        train(tmp_path / "b", speech_model(), dataset_name=str(folder), group_column_name="accent",
+              eval_strategy="epoch", metric_for_best_model="wer_worst_grop")  # fmt: skip
+
+
+# --- training ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["wav2vec2-layer", "hubert", "wav2vec2-bert"])
+def test_padding_changes_nothing_where_the_model_takes_a_mask(speech_model, family):
+    model = AutoModelForCTC.from_pretrained(speech_model(family)).eval()
+    processor = SpeechRecognition().load_processor(ModelArguments(str(speech_model(family))))
+    collate, loss = SpeechCollator(processor.feature_extractor), SpeechRecognition().loss_function(None, model, 0.0)
+    examples = [
+        {"input_values": tones(text), "labels": processor.tokenizer(text).input_ids, "length": len(tones(text))}
+        for text in ("GO", "STOP LEFT RIGHT")
+    ]
+
+    def losses(batch):
+        labels, lengths = batch.pop("labels"), batch.pop("length")
+        with torch.inference_mode():
+            return float(loss(model(**batch), labels, lengths, 1))
+
+    together = losses(collate(examples))
+    assert together == pytest.approx(sum(losses(collate([example])) for example in examples), rel=1e-5)
+
+
+def test_accumulation_and_processes_change_nothing(speech_model, folder, tmp_path):
+    arguments = ["recipes/accent.py", "--dataset_name", folder, "--model_name_or_path", speech_model(),
+                 "--num_train_epochs", 2, "--learning_rate", 1e-3, "--speed_perturbation", 0.1]  # fmt: skip
+    ways = {"one": (8, 1, 1), "accumulated": (4, 2, 1), "two": (2, 2, 2)}
+    weights = {}
+    for name, (batch, accumulation, processes) in ways.items():
+        done = launch(*arguments, "--per_device_train_batch_size", batch, "--gradient_accumulation_steps",
+                      accumulation, "--output_dir", tmp_path / name, processes=processes)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        weights[name] = load_file(tmp_path / name / "model.safetensors")
+    for name in ("accumulated", "two"):
+        for key, value in weights["one"].items():
+            torch.testing.assert_close(weights[name][key], value, atol=1e-5, rtol=0, msg=f"{name} {key}")
+    reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ways]
+    assert reports[0]["metrics"] == reports[1]["metrics"] == reports[2]["metrics"]
+
+
+def test_a_diverging_run_stops_with_a_cause(recipe, speech_model, folder, tmp_path):
+    result = recipe("accent", "--dataset_name", folder, "--model_name_or_path", speech_model(), "--output_dir",
+                    tmp_path / "out", "--learning_rate", "1e30", "--max_steps", 40, "--logging_steps", 1)  # fmt: skip
+    assert result.code == 1
+    assert "Lower --learning_rate" in result.err.splitlines()[-1]
+    assert "Traceback" not in result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_blanks_are_watched(speech_model, folder, tmp_path):
+    report = train(tmp_path / "out", speech_model(), dataset_name=str(folder), logging_steps=1).report
+    logs = [entry for entry in report["history"] if "loss" in entry]
+    assert len(logs) == 3
+    assert all(0 <= entry["blank_ratio"] <= 1 and 0 <= entry["empty_hypotheses"] <= 1 for entry in logs)
+
+
+# --- use --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(speech_model, folder, tmp_path_factory):
+    place = tmp_path_factory.mktemp("trained")
+    for method in ("full", "lora"):
+        train(
+            place / method, speech_model(), dataset_name=str(folder), method=method, max_steps=60, learning_rate=3e-3
+        )
+    return place
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_predict_and_evaluate_give_what_the_run_measured(trained, folder, command, tmp_path, method):
+    records = [json.loads(line) for line in (trained / method / "predictions.jsonl").open()]
+    result = command("predict", trained / method, *(record["audio"] for record in records), "--output", tmp_path / "o")
+    assert result.code == 0, result.err
+    for line, record in zip((tmp_path / "o").open(), records, strict=True):
+        found = json.loads(line)
+        assert found["text"] == record["prediction"]
+        assert " ".join(word["word"] for word in found["words"]) == record["prediction"]
+    rows = [{"path": r["audio"], "sentence": r["reference"]} for r in records]
+    file = write_csv(tmp_path / "t.csv", rows)
+    result = command("evaluate", trained / method, "--test_file", file)
+    assert result.code == 0, result.err
+    report = json.loads((trained / method / "report.json").read_text())
+    assert json.loads(result.out)["metrics"] == pytest.approx(report["metrics"])
+    result = command("predict", trained / method, "--file", file)
+    assert [json.loads(line)["text"] for line in result.out.splitlines()] == [r["prediction"] for r in records]
+
+
+def test_predict_goes_on_past_a_bad_file(trained, command, tmp_path):
+    soundfile.write(tmp_path / "a.wav", tones("STOP"), RATE)
+    (tmp_path / "b.wav").write_text("no audio")
+    result = command("predict", trained / "full", tmp_path / "b.wav", tmp_path / "a.wav")
+    assert result.code == 2
+    first, second = map(json.loads, result.out.splitlines())
+    assert "broken" in first["error"]
+    assert "text" in second
+    assert result.err.splitlines()[-1].startswith("error: 1 inputs could not be used")
+
+
+def test_long_files_are_heard_in_chunks_as_if_whole(trained, tmp_path):
+    samples = np.concatenate([tones(word) for word in ["STOP", "GO", "LEFT", "RIGHT"] * 20])
+    soundfile.write(tmp_path / "a.wav", samples, RATE)
+    transcribe = load_finetuned(trained / "full")
+    whole = transcribe(str(tmp_path / "a.wav"), chunk_length_s=1000.0)["text"].split()
+    parts = transcribe(str(tmp_path / "a.wav"), chunk_length_s=8.0, stride_length_s=1.0)["text"].split()
+    assert len(samples) / RATE > 24
+    assert sum(a == b for a, b in zip(whole, parts, strict=False)) >= 0.9 * len(whole)
+
+
+def test_memory_does_not_grow_with_the_length_of_a_file(trained, tmp_path):
+    peaks = {}
+    for minutes in (2, 20):
+        with soundfile.SoundFile(tmp_path / f"{minutes}.flac", "w", RATE, 1) as file:
+            for _ in range(minutes):
+                file.write(np.resize(tones("STOP GO"), 60 * RATE))
+        code = (
+            "import resource, sys; from hf_transfer import load_finetuned; t = load_finetuned(sys.argv[1]);"
+            "t(sys.argv[2]); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, trained / "full", tmp_path / f"{minutes}.flac"], cwd=ROOT,
+            capture_output=True, text=True, timeout=300, check=True,
+        )  # fmt: skip
+        peaks[minutes] = int(done.stdout.split()[-1]) / 1024
+    assert peaks[20] - peaks[2] < 40, peaks  # 20 minutes are 77 MB as float32
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
+
+
+def test_a_language_model_that_cannot_be_had_is_refused_with_the_install_command(trained, command, tmp_path):
+    soundfile.write(tmp_path / "a.wav", tones("STOP"), RATE)
+    (tmp_path / "lm.arpa").write_text("\\data\\\nngram 1=1\n\n\\1-grams:\n-1\tQQQQ\n\n\\end\\\n")
+    result = command("predict", trained / "full", tmp_path / "a.wav", "--language_model", tmp_path / "none.arpa")
+    assert result.code == 2
+    assert "no such file" in result.err or 'pip install "hf-transfer-learning[lm]"' in result.err
