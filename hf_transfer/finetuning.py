@@ -14,7 +14,8 @@ from transformers import PreTrainedModel, set_seed
 
 from hf_transfer import hub
 from hf_transfer.arguments import Arguments, DataArguments, TransferTrainingArguments
-from hf_transfer.data.splits import SPLITS, complete_splits, load_splits, overlap, separate_source
+from hf_transfer.data.source import separate_source
+from hf_transfer.data.splits import SPLITS, complete_splits, load_splits, overlap
 from hf_transfer.errors import InputError, logger
 from hf_transfer.evaluation.comparison import compare
 from hf_transfer.methods import Anatomy, apply_method, count_parameters, merged

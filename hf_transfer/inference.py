@@ -13,7 +13,7 @@ from transformers import AutoConfig
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from hf_transfer.arguments import Arguments, DataArguments, MethodArguments, ModelArguments, TransferTrainingArguments
-from hf_transfer.data.splits import load_file
+from hf_transfer.data.tables import load_file
 from hf_transfer.errors import InputError, nearest
 from hf_transfer.evaluation.groups import measure_groups
 from hf_transfer.methods import base_model_of, load_adapter

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from speech import RATE, tones
 
-from hf_transfer.data import audio
-from hf_transfer.data.audio import AudioSettings, UnusableAudio, decode, read_blocks, samples_of, store_clips
+from hf_transfer.data import audio_cache
+from hf_transfer.data.audio import AudioSettings, UnusableAudio, decode, read_blocks
+from hf_transfer.data.audio_cache import samples_of, store_clips
 from hf_transfer.data.augmentation import Augmentation
 
 SETTINGS = AudioSettings(RATE, 0.1, 30.0)
@@ -22,7 +23,7 @@ SETTINGS = AudioSettings(RATE, 0.1, 30.0)
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(audio.datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(audio_cache.datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 def spectrum_peak(samples: np.ndarray, rate: int) -> float:
@@ -183,7 +184,7 @@ def test_an_interrupted_decoding_leaves_nothing_that_passes_for_whole(tmp_path, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(audio.np, "savez", interrupted)
+        patch.setattr(audio_cache.np, "savez", interrupted)
         with pytest.raises(KeyboardInterrupt):
             stored(files)
     clips, there = stored(files)

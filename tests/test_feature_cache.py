@@ -10,7 +10,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Data
 
 from hf_transfer import TextClassification, finetune
 from hf_transfer.methods import Anatomy
-from hf_transfer.training.feature_cache import CachedExamples, FeatureCache, collate_cached, standardised_input
+from hf_transfer.training.feature_cache import CachedExamples, FeatureCache, collate_cached
+from hf_transfer.training.standardisation import standardised_input
 
 
 def prepared(folder):

@@ -25,10 +25,10 @@ STEPS = {"max_steps": 3, "per_device_train_batch_size": 8, "report_to": "none", 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
-    from hf_transfer.data import audio
+    from hf_transfer.data import audio_cache
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(audio.datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("audio_cache"))
+    patch.setattr(audio_cache.datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("audio_cache"))
     yield
     patch.undo()
 

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset as Table
 from torch.utils.data import Dataset
 
-from hf_transfer.data.audio import samples_of
+from hf_transfer.data.audio_cache import samples_of
 from hf_transfer.data.augmentation import Augmentation
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from datasets import Audio, Dataset
 
-from hf_transfer.data.audio import AudioSettings, StoredClips, store_clips
+from hf_transfer.data.audio import AudioSettings
+from hf_transfer.data.audio_cache import StoredClips, store_clips
 from hf_transfer.errors import InputError, logger
 
 AUDIO_COLUMNS = ("audio", "file_name", "path", "audio_filepath", "file", "filename", "audio_path", "clip", "wav")

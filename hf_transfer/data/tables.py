@@ -1,4 +1,4 @@
-"""Local table files, row by row: CSV, TSV, JSON, JSONL and Parquet.
+"""Local table files, row by row and as a `Dataset`: CSV, TSV, JSON, JSONL and Parquet.
 
 Rows are streamed, and every error says the file and the row. CSV cells stay text: a message "NA" or a
 label "01" is what it says.
@@ -6,13 +6,17 @@ label "01" is what it says.
 
 import csv
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_transfer.errors import InputError
+import datasets
+from datasets import Dataset, Features, List, Value
+
+from hf_transfer.errors import Failure, InputError
 
 csv.field_size_limit(2**31 - 1)
 
@@ -195,3 +199,74 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
                 yield from batch.to_pylist()
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: not a Parquet file: {str(error).splitlines()[0]}") from error
+
+
+def load_file(file: str, *, column_names: Sequence[str] | None = None, delimiter: str | None = None) -> Dataset:
+    """A local table as a memory-mapped `Dataset`; read again only when the file has changed."""
+    path = Path(file).resolve()
+    if path.suffix.lower() == ".parquet":
+        next(read_rows(file))  # what is no Parquet file is refused with the reader's message
+        return Dataset.from_parquet(str(path))
+    status = path.stat() if path.is_file() else None
+    features = _json_features(file) if path.suffix.lower() in (".json", ".jsonl") else None
+    try:
+        return Dataset.from_generator(
+            _rows,
+            features=features,
+            gen_kwargs={
+                "file": str(file),
+                # Tuples: `datasets` takes lists among the generator's arguments for shards and hands on a part.
+                "column_names": None if column_names is None else tuple(column_names),
+                "delimiter": delimiter,
+                "columns": tuple((name, isinstance(kind, List)) for name, kind in (features or {}).items()),
+                # Part of the cache's fingerprint: an edited file is read anew.
+                "changed": (status.st_mtime_ns, status.st_size) if status else None,
+            },
+        )
+    except datasets.exceptions.DatasetGenerationError as error:
+        # `datasets` wraps what the reader raised; the reader's own message is the one that helps.
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, (InputError, OSError)):
+            cause = cause.__cause__ or cause.__context__
+        if isinstance(cause, InputError):
+            raise cause from None
+        raise Failure(f"{file} could not be converted: {cause or error}.") from error
+
+
+def _json_features(file: str) -> Features:
+    """Columns of a JSON file: lists of text where any row has a list, text otherwise; rows may lack some."""
+    lists: dict[str, bool] = {}
+    for row in read_rows(file):
+        for name, value in row.items():
+            lists[name] = lists.get(name, False) or isinstance(value, list)
+    return Features({name: List(Value("string")) if many else Value("string") for name, many in lists.items()})
+
+
+def _as_text(value: Any) -> str | None:
+    """A JSON value as the text that names it: 1.0 is the label "1", as in a table; what is absent stays so."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _rows(
+    file: str,
+    column_names: Sequence[str] | None,
+    delimiter: str | None,
+    columns: tuple[tuple[str, bool], ...],
+    changed: Any,
+) -> Iterator[dict[str, Any]]:
+    for row in read_rows(file, column_names=column_names, delimiter=delimiter):
+        if not columns:
+            yield row
+            continue
+        uniform: dict[str, Any] = {}
+        for name, is_list in columns:
+            value = row.get(name)
+            if is_list and value is not None:
+                uniform[name] = [_as_text(item) for item in (value if isinstance(value, list) else [value])]
+            else:
+                uniform[name] = _as_text(value)
+        yield uniform

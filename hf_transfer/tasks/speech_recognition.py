@@ -7,15 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from datasets import Dataset, DatasetDict
-from transformers import (
-    AutoFeatureExtractor,
-    AutoModelForCTC,
-    AutoTokenizer,
-    PreTrainedModel,
-    Wav2Vec2BertProcessor,
-    Wav2Vec2FeatureExtractor,
-    Wav2Vec2Processor,
-)
+from transformers import AutoModelForCTC, PreTrainedModel, Wav2Vec2BertProcessor, Wav2Vec2Processor
 
 from hf_transfer.arguments import DataArguments, ModelArguments
 from hf_transfer.data.audio import AudioSettings
@@ -34,7 +26,8 @@ from hf_transfer.data.splits import SPLITS, find_column
 from hf_transfer.data.transcripts import build_tokenizer, covers, letters_of, normalise, unknown_letters
 from hf_transfer.errors import InputError, logger, nearest
 from hf_transfer.evaluation import transcription
-from hf_transfer.models import load_config, load_pretrained, quiet
+from hf_transfer.models import load_config, load_pretrained
+from hf_transfer.tasks.ctc_models import frames_of, input_length, load_feature_extractor, load_vocabulary, renew_head
 from hf_transfer.tasks.speech_pipeline import SpeechPipeline
 from hf_transfer.training.losses import CTCLoss
 
@@ -149,7 +142,7 @@ class SpeechRecognition:
         columns |= {"speaker": speaker} if speaker else {}
         columns |= {"group": data.group_column_name} if data.group_column_name else {}
         letters = self._letters(model, splits, columns["text"], fixed=config is not None)
-        settings = AudioSettings(_feature_extractor(model).sampling_rate, self.min_seconds, self.max_seconds)
+        settings = AudioSettings(load_feature_extractor(model).sampling_rate, self.min_seconds, self.max_seconds)
         ready, left_out = DatasetDict(), {}
         for name, split in splits.items():
             file = getattr(data, f"{name}_file", None) or (data.train_file if name in SPLITS else None)
@@ -165,7 +158,7 @@ class SpeechRecognition:
 
     def _letters(self, model: ModelArguments, splits: DatasetDict, column: str, *, fixed: bool) -> set[str] | None:
         """The letters of the vocabulary that is kept; None where a new one is built."""
-        tokenizer = _tokenizer(model)
+        tokenizer = load_vocabulary(model)
         if tokenizer is None:
             if self.vocabulary == "keep":
                 raise InputError(f"--vocabulary keep: {model.model_name_or_path} comes without a vocabulary.")
@@ -214,7 +207,7 @@ class SpeechRecognition:
     # --- model ------------------------------------------------------------------------------------------------
 
     def load_processor(self, model: ModelArguments, splits: DatasetDict | None = None) -> Any:
-        extractor, tokenizer = _feature_extractor(model), _tokenizer(model)
+        extractor, tokenizer = load_feature_extractor(model), load_vocabulary(model)
         texts = splits["train"]["text"][:] if splits is not None else []
         renew = tokenizer is None or (self.vocabulary == "new" and splits is not None)
         if renew or unknown_letters(texts, letters_of(tokenizer))[0]:
@@ -238,13 +231,13 @@ class SpeechRecognition:
         for name in ("mask_time_prob", "mask_feature_prob"):
             if getattr(self, name) is not None:
                 settings |= {name: getattr(self, name), "apply_spec_augment": True}
-        own = _tokenizer(model)
+        own = load_vocabulary(model)
         renewed = pretrained and own is not None and own.get_vocab() != tokenizer.get_vocab()
         if not renewed:
             settings["vocab_size"] = max(len(tokenizer), old.vocab_size if own is not None else 0)
         loaded, new = load_pretrained(self.auto_model, model, pretrained=pretrained, **settings)
         if renewed:
-            new += _renew_head(loaded, own, tokenizer)
+            new += renew_head(loaded, own, tokenizer)
         if pretrained and not self.train_feature_encoder and hasattr(loaded, "freeze_feature_encoder"):
             loaded.freeze_feature_encoder()
         return loaded, new
@@ -253,10 +246,10 @@ class SpeechRecognition:
         self, splits: DatasetDict, processor: Any, model: PreTrainedModel, seed: int
     ) -> tuple[DatasetDict, dict[str, Clips]]:
         rate = processor.feature_extractor.sampling_rate
-        frames_of = _frames_of(model)
+        to_frames = frames_of(model)
 
         def frames(samples: int) -> int:
-            return int(frames_of(torch.tensor([_positions(processor, samples)]))[0])
+            return int(to_frames(torch.tensor([input_length(processor, samples)]))[0])
 
         augmentation = Augmentation(
             self.speed_perturbation,
@@ -298,14 +291,14 @@ class SpeechRecognition:
         return SpeechCollator(processor.feature_extractor)
 
     def loss_function(self, train: Dataset, model: Any, label_smoothing: float) -> CTCLoss:
-        return CTCLoss(model.config.pad_token_id, _frames_of(model))
+        return CTCLoss(model.config.pad_token_id, frames_of(model))
 
     def readout(self, processor: Any, model: Any) -> Callable[..., list[str]]:
         """The text that each clip is heard as: the likeliest letter of each frame, repetitions and blanks removed."""
-        frames_of, tokenizer = _frames_of(model), processor.tokenizer
+        to_frames, tokenizer = frames_of(model), processor.tokenizer
 
         def read(logits: torch.Tensor, lengths: torch.Tensor) -> list[str]:
-            ids, frames = logits.argmax(dim=-1).cpu().numpy(), frames_of(lengths).tolist()
+            ids, frames = logits.argmax(dim=-1).cpu().numpy(), to_frames(lengths).tolist()
             return [tokenizer.decode(row[:real]).strip() for row, real in zip(ids, frames, strict=True)]
 
         return read
@@ -344,69 +337,3 @@ class SpeechRecognition:
         return SpeechPipeline(
             model=model, tokenizer=processor.tokenizer, feature_extractor=processor.feature_extractor
         )
-
-
-def _feature_extractor(model: ModelArguments) -> Any:
-    name = str(model.model_name_or_path)
-    with quiet():
-        try:
-            return AutoFeatureExtractor.from_pretrained(
-                name, revision=model.model_revision, trust_remote_code=model.trust_remote_code
-            )
-        except (OSError, ValueError):
-            # Checkpoints from before feature extractors were saved: raw samples at 16 kHz, as all of the family.
-            config = load_config(model, AutoModelForCTC)
-            takes_mask = getattr(config, "feat_extract_norm", "layer") == "layer"
-            return Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=takes_mask)
-
-
-def _tokenizer(model: ModelArguments) -> Any:
-    """The vocabulary that comes with a checkpoint; None where there is none."""
-    with quiet():
-        try:
-            return AutoTokenizer.from_pretrained(
-                str(model.model_name_or_path), revision=model.model_revision, trust_remote_code=model.trust_remote_code
-            )
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
-
-
-def _plain(model: Any) -> Any:
-    """The model itself where peft wraps it."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def _frames_of(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """From lengths of inputs [batch] to lengths of outputs [batch]."""
-    own = _plain(model)._get_feat_extract_output_lengths
-    return lambda lengths: own(lengths).long()
-
-
-def _positions(processor: Any, samples: int) -> int:
-    """The length of the model's input for a clip: samples, or the frames that the feature extractor makes of them."""
-    extractor = processor.feature_extractor
-    if not hasattr(extractor, "stride"):
-        return samples
-    # wav2vec2-BERT: windows of 25 ms every 10 ms, `stride` of them together.
-    return max(0, 1 + (samples - 400) // 160) // extractor.stride
-
-
-def _renew_head(model: PreTrainedModel, old: Any, new: Any) -> list[str]:
-    """A head for the vocabulary `new`; letters that `old` knew too, in either case, keep their weights."""
-    head = getattr(model, "lm_head", None)
-    if not isinstance(head, torch.nn.Linear):
-        raise InputError(f"A {model.config.model_type} cannot take another vocabulary: --vocabulary keep.")
-    fresh = torch.nn.Linear(head.in_features, len(new))
-    torch.nn.init.normal_(fresh.weight, std=getattr(model.config, "initializer_range", 0.02))
-    torch.nn.init.zeros_(fresh.bias)
-    known = {token.lower(): i for token, i in old.get_vocab().items()}
-    known |= {new.pad_token.lower(): old.pad_token_id, new.unk_token.lower(): old.unk_token_id}
-    if getattr(old, "word_delimiter_token", None):
-        known[new.word_delimiter_token.lower()] = old.word_delimiter_token_id
-    shared = {i: known[token.lower()] for token, i in new.get_vocab().items() if known.get(token.lower()) is not None}
-    with torch.no_grad():
-        for i, before in shared.items():
-            fresh.weight[i], fresh.bias[i] = head.weight[before], head.bias[before]
-    model.lm_head, model.config.vocab_size = fresh, len(new)
-    logger.info("A new head is made; %d of its %d letters and signs keep their weights.", len(shared), len(new))
-    return ["lm_head.bias", "lm_head.weight"]

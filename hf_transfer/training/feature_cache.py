@@ -107,7 +107,7 @@ class FeatureCache:
     def enter(self, dataset: Any, collator: Callable[..., Any]) -> bool:
         """Find out how the frozen part is skipped; False where this model does not allow it."""
         order = np.argsort(dataset["length"][:], kind="stable")
-        batch = _to(self.model.device, collator(dataset.__getitems__([*order[:4], *order[-4:]])))
+        batch = to_device(self.model.device, collator(dataset.__getitems__([*order[:4], *order[-4:]])))
         if "input_ids" not in batch:
             return False
         mask = batch["attention_mask"]
@@ -173,7 +173,7 @@ class FeatureCache:
         batches = EvaluationBatches(dataset["length"][:], batch_size=batch_size).batches
         self.model.eval()
         for indices in tqdm(batches, desc="Activations", disable=not show, delay=2, leave=False):
-            batch = _to(self.model.device, collator(dataset.__getitems__(indices)))
+            batch = to_device(self.model.device, collator(dataset.__getitems__(indices)))
             states, mask = self._capture(batch).float().cpu().numpy(), batch["attention_mask"].cpu().numpy() > 0
             for i, rows, real in zip(indices, states, mask, strict=True):
                 features[offsets[i] : offsets[i + 1]] = rows[:1] if self.first_token_only else rows[real]
@@ -254,72 +254,6 @@ class _Stop(Exception):
     """Ends a forward pass where the rest of it is not needed."""
 
 
-def _to(device: torch.device, batch: Any) -> dict[str, torch.Tensor]:
+def to_device(device: torch.device, batch: Any) -> dict[str, torch.Tensor]:
+    """The model's inputs of a batch, on `device`."""
     return {name: value.to(device) for name, value in batch.items() if name not in ("labels", "length")}
-
-
-@contextlib.contextmanager
-def standardised_input(model: Any, head: tuple[str, ...], examples: CachedExamples) -> Iterator[None]:
-    """Train the head on inputs of mean 0 and spread 1, inside the block.
-
-    The first linear layer is written anew in standardised coordinates, where Adam's one step size suits every
-    dimension, and written back at the end: the function is the same at both moments.
-    """
-    linear = _first_linear(model, head, examples)
-    if linear is None:
-        yield
-        return
-    mean, spread = _moments(model, linear, examples)
-    with torch.no_grad():
-        if linear.bias is not None:
-            linear.bias.add_(linear.weight @ mean)
-        linear.weight *= spread
-    hook = linear.register_forward_pre_hook(lambda _, args: ((args[0] - mean) / spread, *args[1:]))
-    try:
-        yield
-    finally:
-        hook.remove()
-        with torch.no_grad():
-            linear.weight /= spread
-            if linear.bias is not None:
-                linear.bias.sub_(linear.weight @ mean)
-
-
-def _first_linear(model: Any, head: tuple[str, ...], examples: CachedExamples) -> nn.Linear | None:
-    """The head's linear layer that is called first, if it has a bias to take up the mean."""
-    called: list[nn.Linear] = []
-    hooks = [
-        module.register_forward_hook(lambda module, *_: called.append(module))
-        for name in head
-        for module in model.get_submodule(name).modules()
-        if isinstance(module, nn.Linear)
-    ]
-    with torch.inference_mode():
-        model(**_to(model.device, collate_cached(examples.__getitems__([0]))))
-    for hook in hooks:
-        hook.remove()
-    return called[0] if called and called[0].bias is not None else None
-
-
-def _moments(model: Any, linear: nn.Linear, examples: CachedExamples) -> tuple[torch.Tensor, torch.Tensor]:
-    total = torch.zeros(linear.in_features, dtype=torch.float64, device=linear.weight.device)
-    squares, count = total.clone(), 0
-
-    def add(_: nn.Module, args: tuple) -> None:
-        nonlocal count
-        rows = args[0].detach().double().reshape(-1, linear.in_features)
-        total.add_(rows.sum(dim=0))
-        squares.add_(rows.square().sum(dim=0))
-        count += len(rows)
-
-    hook = linear.register_forward_pre_hook(add)
-    model.eval()
-    with torch.inference_mode():
-        for indices in EvaluationBatches(examples.lengths, batch_size=256):
-            model(**_to(model.device, collate_cached(examples.__getitems__(indices))))
-    hook.remove()
-    mean = total / count
-    spread = (squares / count - mean.square()).clamp(min=0).sqrt()
-    # A dimension that never varies stays as it is.
-    spread = torch.where(spread > 1e-4, spread, torch.ones_like(spread))
-    return mean.float(), spread.float()

@@ -17,8 +17,9 @@ from hf_transfer.errors import InputError, logger, nearest
 from hf_transfer.evaluation.groups import measure_groups, over_groups
 from hf_transfer.methods import Anatomy, default_learning_rate, train_last_layers
 from hf_transfer.training.cost import training_cost
-from hf_transfer.training.feature_cache import FeatureCache, collate_cached, standardised_input
+from hf_transfer.training.feature_cache import FeatureCache, collate_cached
 from hf_transfer.training.interruption import checkpoint_on_signal
+from hf_transfer.training.standardisation import standardised_input
 from hf_transfer.training.trainer import TransferTrainer
 
 

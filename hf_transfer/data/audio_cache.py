@@ -1,0 +1,166 @@
+"""Decoded clips on disk: decoded once for each file and setting, memory-mapped when read."""
+
+import functools
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import soundfile
+from tqdm.auto import tqdm
+
+from hf_transfer.data.audio import AudioSettings, Decoded, UnusableAudio, decode
+from hf_transfer.errors import Failure
+
+# Part of the fingerprint: raise it when decoded samples or findings change.
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class StoredClips:
+    """Decoded clips on disk, memory-mapped when read.
+
+    Attributes:
+        file: all samples one after another, int16.
+        offsets: where each clip begins, [n + 1]; a clip that cannot be used has no samples.
+        problems: for each clip why it cannot be used, or an empty string.
+        findings: for each clip what is suspicious of it.
+        checksums: of each clip's samples.
+    """
+
+    file: Path
+    offsets: np.ndarray
+    problems: list[str]
+    findings: list[list[str]]
+    checksums: list[str]
+
+
+def store_clips(
+    sources: Iterable[Path | bytes], count: int, settings: AudioSettings, *, name: str, show: bool
+) -> tuple[StoredClips, bool]:
+    """Decode clips once: a second call with the same files and settings reads what the first has left.
+
+    Args:
+        sources: files, or the contents of files; gone through twice.
+        count: how many there are.
+        settings: how they are decoded.
+        name: what they are, for the progress bar.
+        show: whether to show one.
+
+    Returns:
+        The clips in the order of `sources`, and whether they were there already.
+
+    Raises:
+        Failure: the disk is full.
+    """
+    home = Path(datasets.config.HF_DATASETS_CACHE) / "hf_transfer_audio"
+    folder = home / _fingerprint(sources, settings)
+    there = (folder / "clips.npz").is_file()
+    if not there:
+        _decode_all(sources, count, settings, folder, name=name, show=show)
+    with np.load(folder / "clips.npz") as kept:
+        return StoredClips(
+            folder / "samples.int16",
+            kept["offsets"],
+            kept["problems"].tolist(),
+            [text.split() for text in kept["findings"].tolist()],
+            kept["checksums"].tolist(),
+        ), there
+
+
+def _fingerprint(sources: Iterable[Path | bytes], settings: AudioSettings) -> str:
+    """Changes with every file, its content as its date and size tell it, and with the settings."""
+    digest = hashlib.sha256(repr((VERSION, soundfile.__libsndfile_version__, asdict(settings))).encode())
+    for source in sources:
+        if isinstance(source, bytes):
+            digest.update(hashlib.sha256(source).digest())
+            continue
+        try:
+            status = source.stat()
+            known: Any = (str(source.resolve()), status.st_size, status.st_mtime_ns)
+        except OSError:
+            known = (str(source), "missing")
+        digest.update(repr(known).encode())
+    return digest.hexdigest()[:32]
+
+
+def _decode_all(
+    sources: Iterable[Path | bytes], count: int, settings: AudioSettings, folder: Path, *, name: str, show: bool
+) -> None:
+    """Written beside and renamed into place, so that what is there is whole."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".partial-"))
+    except OSError as error:
+        raise Failure(
+            f"{folder.parent} cannot be written: {error.strerror}. HF_DATASETS_CACHE names another."
+        ) from error
+    offsets, problems, findings, checksums = [0], [], [], []
+    try:
+        with (partial / "samples.int16").open("wb") as stream:
+            for found in tqdm(
+                _in_order(sources, settings),
+                total=count,
+                desc=f"Decoding {name}",
+                disable=not show,
+                delay=2,
+                leave=False,
+            ):
+                samples = found.samples if isinstance(found, Decoded) else np.zeros(0, dtype=np.int16)
+                stream.write(samples.tobytes())
+                offsets.append(offsets[-1] + len(samples))
+                problems.append("" if isinstance(found, Decoded) else str(found))
+                findings.append(" ".join(found.findings) if isinstance(found, Decoded) else "")
+                checksums.append(hashlib.sha256(samples.tobytes()).hexdigest()[:16])
+        np.savez(
+            partial / "clips.npz", offsets=np.array(offsets), problems=np.array(problems, dtype=str),
+            findings=np.array(findings, dtype=str), checksums=np.array(checksums, dtype=str),
+        )  # fmt: skip
+        if not (folder / "clips.npz").is_file():  # another process may have been faster
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(partial, folder)
+    except OSError as error:
+        raise Failure(
+            f"The decoded audio could not be written to {folder.parent}: {error.strerror or error}. It takes "
+            f"{2 * settings.sampling_rate * 3600 / 1e6:.0f} MB an hour; HF_DATASETS_CACHE names another place."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _in_order(sources: Iterable[Path | bytes], settings: AudioSettings) -> Iterator[Decoded | UnusableAudio]:
+    """Decode on all cores, holding no more than a few dozen clips at a time."""
+    # soundfile and torch give up the interpreter's lock while they work.
+    workers = min(8, os.cpu_count() or 1)
+    waiting: list[Any] = []
+    with ThreadPoolExecutor(workers) as pool:
+        for source in sources:
+            waiting.append(pool.submit(_decode_or_problem, source, settings))
+            if len(waiting) >= 4 * workers:
+                yield waiting.pop(0).result()
+        for future in waiting:
+            yield future.result()
+
+
+def _decode_or_problem(source: Path | bytes, settings: AudioSettings) -> Decoded | UnusableAudio:
+    try:
+        return decode(source, settings)
+    except UnusableAudio as error:
+        return error
+
+
+def samples_of(file: Path | str, offset: int, length: int) -> np.ndarray:
+    """Float32 samples in [-1, 1] of a stored clip."""
+    return _mapped(str(file))[offset : offset + length].astype(np.float32) / 32767
+
+
+@functools.lru_cache(maxsize=8)
+def _mapped(file: str) -> Any:
+    return np.memmap(file, dtype=np.int16, mode="r")

@@ -1,0 +1,64 @@
+"""Local audiofolders: clips beside a ``metadata`` table."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from datasets import DatasetDict
+
+from hf_transfer.data.tables import SUFFIXES, load_file
+from hf_transfer.errors import InputError
+
+# What the column or the folder of a split is called.
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev", "development"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+
+
+def audiofolder_tables(folder: Path) -> dict[str, Path]:
+    """The ``metadata`` tables of a local audiofolder: one, or one in each split's folder; none elsewhere.
+
+    The format is that of https://huggingface.co/docs/datasets/audio_dataset#audiofolder.
+    """
+    places = {"train": folder}
+    if folder.is_dir() and not any(_metadata_in(folder)):
+        places = {
+            name: child
+            for name, usual in SPLIT_NAMES.items()
+            for child in sorted(folder.iterdir())
+            if child.is_dir() and child.name.lower() in usual
+        }
+    return {name: table for name, place in places.items() for table in list(_metadata_in(place))[:1]}
+
+
+def _metadata_in(folder: Path) -> Iterator[Path]:
+    return (file for suffix in SUFFIXES if (file := folder / f"metadata{suffix}").is_file())
+
+
+def load_audiofolder(folder: Path, tables: dict[str, Path]) -> DatasetDict:
+    """The rows of an audiofolder's tables, with ``file_name`` as a whole path.
+
+    Raises:
+        InputError: a table has no such column, or names a file outside the folder.
+    """
+    if "train" not in tables:
+        raise InputError(
+            f"{folder}: an audiofolder without training data: expected metadata.csv, or train/metadata.csv."
+        )
+    splits = DatasetDict()
+    for name, table in tables.items():
+        rows = load_file(str(table))
+        if "file_name" not in rows.column_names:
+            raise InputError(
+                f"{table}: an audiofolder's table needs a column file_name; it has {', '.join(rows.column_names)}."
+            )
+        home = table.parent.resolve()
+        whole = []
+        for number, file in enumerate(rows["file_name"][:], start=1):
+            path = (home / str(file)).resolve()
+            if not path.is_relative_to(home):
+                raise InputError(f"{table}: row {number} names {file}, which is outside the folder {table.parent}.")
+            whole.append(str(path))
+        splits[name] = rows.remove_columns("file_name").add_column("file_name", whole)
+    return splits

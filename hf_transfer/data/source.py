@@ -1,0 +1,87 @@
+"""What the model knew before: set apart to measure forgetting, and replayed against it."""
+
+from datasets import Dataset, DatasetDict, concatenate_datasets
+
+from hf_transfer.arguments import DataArguments
+from hf_transfer.errors import InputError, logger, nearest
+
+
+def separate_source(splits: DatasetDict, data: DataArguments, seed: int) -> tuple[DatasetDict, int]:
+    """Set apart the examples of what the model knew before, and mix some of them into training if asked.
+
+    Test examples of --source_group become the split ``source``; training examples of it are trained on only as far
+    as --replay says. A --source_file is split in two halves where it has to serve both.
+
+    Args:
+        splits: with ``train`` and ``test``; with ``source`` where there is a --source_file.
+        data: the source and how much of it is replayed.
+        seed: of the draw.
+
+    Returns:
+        The splits, and how many source examples are in ``train``.
+
+    Raises:
+        InputError: there is no such group, nothing but it, or too little of it to replay.
+    """
+    pool = None
+    if data.target_group is not None:
+        splits = _only_groups(splits, data)
+    if data.source_group is not None:
+        rows = {name: _rows_of_group(splits[name], data.source_group) for name in ("train", "test")}
+        for name, (others, source) in rows.items():
+            if not source or not others:
+                found = ", ".join(sorted(set(splits[name]["group"])))
+                raise InputError(
+                    f"--source_group {data.source_group}: the {name} split has {len(source)} examples of it and "
+                    f"{len(others)} others; expected both. Its groups: {found}."
+                )
+        pool = splits["train"].select(rows["train"][1])
+        splits["source"] = splits["test"].select(rows["test"][1])
+        splits["test"] = splits["test"].select(rows["test"][0])
+        splits["train"] = splits["train"].select(rows["train"][0])
+        logger.info(
+            "Source group %r: %d test examples measure it apart; %d training examples wait for --replay.",
+            data.source_group, len(splits["source"]), len(pool),
+        )  # fmt: skip
+    elif data.replay:
+        halves = splits["source"].train_test_split(test_size=0.5, seed=seed)
+        splits["source"], pool = halves["test"], halves["train"]
+        logger.info("Half of --source_file is replayed from, the other half (%d) measures.", len(splits["source"]))
+    if not data.replay or pool is None:
+        return splits, 0
+    wanted = round(data.replay * len(splits["train"]))
+    if not 0 < wanted <= len(pool):
+        raise InputError(
+            f"--replay {data.replay:g} of {len(splits['train'])} training examples are {wanted}; there are "
+            f"{len(pool)} source examples to take them from."
+        )
+    taken = pool.shuffle(seed=seed).select(range(wanted))
+    splits["train"] = concatenate_datasets([splits["train"], taken.cast(splits["train"].features)])
+    logger.info("%d source examples are mixed into training (--replay).", wanted)
+    return splits, wanted
+
+
+def _only_groups(splits: DatasetDict, data: DataArguments) -> DatasetDict:
+    """The splits with the target and source groups alone."""
+    wanted = {*(data.target_group or ()), data.source_group}
+    there = {group for name in ("train", "test") for group in splits[name]["group"]}
+    for group in data.target_group or ():
+        if group not in there:
+            shown = ", ".join(sorted(there))
+            raise InputError(
+                f"--target_group {group}: there is no such group. There are: {shown}.{nearest(group, there)}"
+            )
+    return DatasetDict(
+        {
+            name: split
+            if name == "source"
+            else split.select([i for i, group in enumerate(split["group"][:]) if group in wanted])
+            for name, split in splits.items()
+        }
+    )
+
+
+def _rows_of_group(split: Dataset, group: str) -> tuple[list[int], list[int]]:
+    """Indices of the rows outside a group, and of those in it."""
+    groups = split["group"][:]
+    return [i for i, own in enumerate(groups) if own != group], [i for i, own in enumerate(groups) if own == group]
