@@ -9,13 +9,12 @@ The data are clips with transcripts: an audiofolder, a table of paths, or a data
 """
 
 from pathlib import Path
-from shlex import quote
 
 import hf_transfer
 from hf_transfer import SpeechRecognition, finetune
 from hf_transfer.errors import run_command
 from hf_transfer.parsing import parse_arguments
-from hf_transfer.reporting.report import shell_command
+from hf_transfer.reporting.report import next_command
 
 PACKAGED = Path(hf_transfer.__file__).parent / "demo" / "speech"
 DEFAULTS = {
@@ -33,7 +32,7 @@ def main() -> None:
     result = finetune(arguments.task, arguments)
     if arguments.training.should_save:
         clip = result.report["worst"][0]["audio"] if result.report["worst"] else "clip.wav"
-        print(f"\n{result}\nTry it: {shell_command()} predict {quote(str(result.folder))} {quote(clip)}")
+        print(f"\n{result}\n{next_command(result, clip)}")
 
 
 if __name__ == "__main__":

@@ -7,12 +7,10 @@
 The file needs a column of texts and one of labels; --help lists every argument.
 """
 
-from shlex import quote
-
 from hf_transfer import TextClassification, finetune
 from hf_transfer.errors import run_command
 from hf_transfer.parsing import parse_arguments
-from hf_transfer.reporting.report import shell_command
+from hf_transfer.reporting.report import next_command
 
 DEFAULTS = {
     "model_name_or_path": "google-bert/bert-base-uncased",
@@ -27,7 +25,7 @@ def main() -> None:
     result = finetune(arguments.task, arguments)
     if arguments.training.should_save:
         text = "Not bad at all."
-        print(f"\n{result}\nTry it: {shell_command()} predict {quote(str(result.folder))} {text!r}")
+        print(f"\n{result}\n{next_command(result, text)}")
 
 
 if __name__ == "__main__":

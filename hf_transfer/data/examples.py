@@ -51,6 +51,11 @@ def read_examples(
             "several": several,
         },
     )
+    return _without_problems(read, name, drop=drop).remove_columns("problem")
+
+
+def _without_problems(read: Dataset, name: str, *, drop: bool) -> Dataset:
+    """The rows that can be used; the others are refused or, if asked, left out."""
     problems = read["problem"][:]
     rows = [i for i, problem in enumerate(problems) if problem]
     if len(rows) == len(problems) and all(problem.startswith("no label") for problem in problems):
@@ -70,7 +75,7 @@ def read_examples(
         read = read.select([i for i, problem in enumerate(problems) if not problem])
     if len(read) == 0:
         raise InputError(f"The {name} split has no usable rows left.")
-    return read.remove_columns("problem")
+    return read
 
 
 def _read_batch(
@@ -137,9 +142,44 @@ def encode_labels(batch: dict[str, list[Any]], index: dict[str, int], several: b
     return {"label": [index[label] for label in batch["label"]]}
 
 
-def numeric_first(label: str) -> tuple[int, float, str]:
+def _numeric_first(label: str) -> tuple[int, float, str]:
     """Sort key: numbers by value, then text by letter."""
     try:
         return (0, float(label), label)
     except ValueError:
         return (1, 0.0, label)
+
+
+def learnable_labels(train: Dataset, counts: dict[str, int], feature: Any, positive_label: str | None) -> list[str]:
+    """The labels' names in order, the positive one last.
+
+    Args:
+        train: the training split, with label names.
+        counts: how often each occurs in it.
+        feature: of the user's label column, which may name the labels.
+        positive_label: of two labels, the one to be last, if not the last already.
+
+    Raises:
+        InputError: nothing can be learned from them, or `positive_label` is none of two.
+    """
+    inner = getattr(feature, "feature", feature)
+    names = list(inner.names) if isinstance(inner, ClassLabel) else sorted(counts, key=_numeric_first)
+    several = isinstance(train.features["label"], List)
+    if len(names) < 2 or (len(counts) < 2 and not several):
+        found = ", ".join(f"{name!r} x {count}" for name, count in counts.items()) or "none"
+        raise InputError(f"The training split holds one label only ({found}); a classifier needs two or more.")
+    if len(train) < 2 * len(names) and not several:
+        raise InputError(
+            f"The training split has {len(train)} examples for {len(names)} labels ({', '.join(names[:5])}, ...); "
+            "expected two examples a label at the least. Is --label_column_name the right column?"
+        )
+    if positive_label is not None:
+        if len(names) != 2 or positive_label not in names:
+            raise InputError(f"--positive_label {positive_label}: expected one of two labels; found {names}.")
+        names = [name for name in names if name != positive_label] + [positive_label]
+    if len(names) == 2 and not several:
+        logger.info("Labels: %s. F1 and thresholds are about %r (--positive_label).", ", ".join(names), names[1])
+        return names
+    shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    logger.info("%d labels%s: %s.", len(names), " (a text may have several)" if several else "", shown)
+    return names

@@ -137,14 +137,7 @@ def read_recordings(
             "one: --text_column_name COLUMN."
         )
     seconds = np.diff(clips.offsets) / settings.sampling_rate
-    left_out = LeftOut(defaultdict(list))
-    kept = []
-    for i, (clip, text) in enumerate(zip(names, texts, strict=True)):
-        reason = _reason(i, clips, text, float(seconds[i]), leave_out)
-        if reason is None:
-            kept.append(i)
-        else:
-            left_out.add(reason, f"{clip} ({clips.problems[i].partition(': ')[2]})" if clips.problems[i] else clip)
+    kept, left_out = _usable(names, texts, clips, seconds, leave_out)
     left_out.say(name, _cures(settings))
     _mention_suspicions(name, names, clips, texts, seconds, leave_out)
     if len(kept) < len(names) / 2:
@@ -154,6 +147,21 @@ def read_recordings(
             f"{reason!r} ({len(worst)} clips), as with {worst[0]}. Relative paths begin in {folder or 'this folder'}."
         )
     return _table(split, columns, kept, names, texts, clips, seconds), left_out.counts()
+
+
+def _usable(
+    names: list[str], texts: list[str], clips: StoredClips, seconds: np.ndarray, leave_out: list[str]
+) -> tuple[list[int], LeftOut]:
+    """Indices of the clips that are used, and the others by the reason."""
+    left_out = LeftOut(defaultdict(list))
+    kept = []
+    for i, (clip, text) in enumerate(zip(names, texts, strict=True)):
+        reason = _reason(i, clips, text, float(seconds[i]), leave_out)
+        if reason is None:
+            kept.append(i)
+        else:
+            left_out.add(reason, f"{clip} ({clips.problems[i].partition(': ')[2]})" if clips.problems[i] else clip)
+    return kept, left_out
 
 
 def _reason(i: int, clips: StoredClips, text: str, seconds: float, leave_out: list[str]) -> str | None:

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -73,6 +74,12 @@ def summary(report: dict[str, Any], folder: Path) -> str:
         f"The model lies in {folder}.",
     ]
     return "\n".join(lines)
+
+
+def next_command(result: Finetuned, example: str) -> str:
+    """The command that tries the model on an example; on a file of pairs where it classifies pairs."""
+    given = "--file pairs.csv" if result.report["data"].get("pairs") else quote(example)
+    return f"Try it: {shell_command()} predict {quote(str(result.folder))} {given}"
 
 
 def shell_command() -> str:

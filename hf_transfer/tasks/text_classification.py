@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, List
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedModel
 
 from hf_transfer.arguments import DataArguments, ModelArguments
-from hf_transfer.data.examples import encode_labels, label_counts, numeric_first, read_examples
+from hf_transfer.data.examples import encode_labels, label_counts, learnable_labels, read_examples
 from hf_transfer.data.splits import find_column
 from hf_transfer.errors import InputError, logger
 from hf_transfer.evaluation import classification
@@ -128,7 +128,11 @@ class TextClassification:
             names = [config.id2label[i] for i in range(config.num_labels)]
             several = config.problem_type == "multi_label_classification"
         else:
-            names = self._learnable_names(read["train"], counts["train"], train.features[label])
+            names = learnable_labels(read["train"], counts["train"], train.features[label], self.positive_label)
+            if (len(names) != 2 or isinstance(read["train"].features["label"], List)) and self._wants_threshold():
+                raise InputError(
+                    f"A threshold needs exactly two labels, one a text; found {len(names)}: {names[:10]}."
+                )
             several = isinstance(read["train"].features["label"], List)
         for name, split_counts in counts.items():
             unknown = sorted(set(split_counts) - set(names))
@@ -157,32 +161,6 @@ class TextClassification:
         left_out = {name: {"incomplete": len(splits[name]) - len(split)} for name, split in encoded.items()}
         return encoded, left_out
 
-    def _learnable_names(self, train: Dataset, counts: dict[str, int], feature: Any) -> list[str]:
-        """The labels' names in order, the positive one last; refuse what cannot be learned."""
-        inner = getattr(feature, "feature", feature)
-        names = list(inner.names) if isinstance(inner, ClassLabel) else sorted(counts, key=numeric_first)
-        several = isinstance(train.features["label"], List)
-        if len(names) < 2 or (len(counts) < 2 and not several):
-            found = ", ".join(f"{name!r} x {count}" for name, count in counts.items()) or "none"
-            raise InputError(f"The training split holds one label only ({found}); a classifier needs two or more.")
-        if len(train) < 2 * len(names) and not several:
-            raise InputError(
-                f"The training split has {len(train)} examples for {len(names)} labels ({', '.join(names[:5])}, ...); "
-                "expected two examples a label at the least. Is --label_column_name the right column?"
-            )
-        if self.positive_label is not None:
-            if len(names) != 2 or self.positive_label not in names:
-                raise InputError(f"--positive_label {self.positive_label}: expected one of two labels; found {names}.")
-            names = [name for name in names if name != self.positive_label] + [self.positive_label]
-        if len(names) == 2 and not several:
-            logger.info("Labels: %s. F1 and thresholds are about %r (--positive_label).", ", ".join(names), names[1])
-            return names
-        if self.threshold is not None or self.max_false_positive_rate is not None:
-            raise InputError(f"A threshold needs exactly two labels, one a text; found {len(names)}: {names[:10]}.")
-        shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-        logger.info("%d labels%s: %s.", len(names), " (a text may have several)" if several else "", shown)
-        return names
-
     def strata(self, split: Dataset) -> list[Any]:
         labels = split["label"][:]
         return [str(sorted(label)) for label in labels] if _several(split) else labels
@@ -204,6 +182,7 @@ class TextClassification:
         return {
             "labels": names,
             "multi_label": _several(splits["train"]),
+            "pairs": "text_pair" in splits["train"].column_names,
             "label_counts": {name: label_counts(split, names) for name, split in splits.items()},
             "majority_class_rate": None if _several(splits["train"]) else _majority_rate(splits["test"]),
         }
