@@ -129,11 +129,10 @@ class TextClassification:
             several = config.problem_type == "multi_label_classification"
         else:
             names = learnable_labels(read["train"], counts["train"], train.features[label], self.positive_label)
-            if (len(names) != 2 or isinstance(read["train"].features["label"], List)) and self._wants_threshold():
-                raise InputError(
-                    f"A threshold needs exactly two labels, one a text; found {len(names)}: {names[:10]}."
-                )
             several = isinstance(read["train"].features["label"], List)
+            wanted = self.threshold is not None or self.max_false_positive_rate is not None
+            if wanted and (several or len(names) != 2):
+                raise InputError(f"A threshold needs exactly two labels, one a text; found {len(names)}: {names[:9]}.")
         for name, split_counts in counts.items():
             unknown = sorted(set(split_counts) - set(names))
             if unknown:
