@@ -136,7 +136,7 @@ class _Resampler:
         return self._emit(len(self.kept) - self.before, last=True)
 
     def _emit(self, ready: int, *, last: bool) -> np.ndarray:
-        resampled = _resample(self.old, self.new)(torch.from_numpy(self.kept)).numpy()
+        resampled = resampler(self.old, self.new)(torch.from_numpy(self.kept)).numpy()
         start = self.before // self.step * self.out_step
         stop = len(resampled) if last else start + ready // self.step * self.out_step
         keep_from = max(0, self.before + ready - self.margin) // self.step * self.step
@@ -145,8 +145,9 @@ class _Resampler:
         return resampled[start:stop]
 
 
-@functools.lru_cache(maxsize=16)
-def _resample(old: int, new: int) -> Any:
+@functools.lru_cache(maxsize=64)
+def resampler(old: int, new: int) -> Any:
+    """torchaudio's resampler from one rate to another, whose filter is computed once."""
     return torchaudio.transforms.Resample(old, new)
 
 

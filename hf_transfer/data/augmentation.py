@@ -6,6 +6,8 @@ import numpy as np
 import torch
 import torchaudio.functional as F
 
+from hf_transfer.data.audio import resampler
+
 # Narrow-band telephony, ITU-T G.712.
 TELEPHONE_BAND = (300.0, 3400.0)
 TELEPHONE_RATE = 8000
@@ -55,7 +57,7 @@ class Augmentation:
     def _at_another_speed(self, clip: torch.Tensor, generator: np.random.Generator, min_samples: int) -> torch.Tensor:
         # In percent: each factor has a filter of its own, and few factors keep them small.
         percent = round(100 * generator.uniform(1 - self.speed_perturbation, 1 + self.speed_perturbation))
-        faster = F.resample(clip, percent, 100)
+        faster = resampler(percent, 100)(clip)
         return faster if len(faster) >= min_samples else clip
 
 
@@ -72,7 +74,7 @@ def _with_noise(clip: torch.Tensor, snr_db: float, generator: np.random.Generato
 def _through_telephone(clip: torch.Tensor, sampling_rate: int) -> torch.Tensor:
     low, high = TELEPHONE_BAND
     rate = min(sampling_rate, TELEPHONE_RATE)
-    narrow = F.resample(clip, sampling_rate, rate)
+    narrow = resampler(sampling_rate, rate)(clip)
     narrow = F.lowpass_biquad(F.highpass_biquad(narrow, rate, low), rate, high)
     coded = F.mu_law_decoding(F.mu_law_encoding(narrow.clamp(-1.0, 1.0), 256), 256)
-    return F.resample(coded, rate, sampling_rate)[: len(clip)]
+    return resampler(rate, sampling_rate)(coded)[: len(clip)]

@@ -81,7 +81,7 @@ class SpeechRecognition:
         default=False, metadata={"help": "Train the convolutional feature encoder too, under --method full."}
     )
     speed_perturbation: float = field(
-        default=0.0, metadata={"help": "Play training clips up to this share faster or slower; 0.1 is usual."}
+        default=0.1, metadata={"help": "Play training clips up to this share faster or slower; 0: as they are."}
     )
     noise_probability: float = field(default=0.0, metadata={"help": "Share of training clips that get noise."})
     noise_snr_db: list[float] = field(
