@@ -11,7 +11,7 @@ import soundfile
 import torch
 from conftest import ROOT, write_csv
 from safetensors.torch import load_file
-from speech import FAMILIES, RATE, build_speech_model, tones, write_clips
+from speech import FAMILIES, RATE, WORDS, build_speech_model, tones, write_clips
 from test_launch import launch
 from transformers import AutoModelForCTC
 
@@ -312,6 +312,41 @@ def test_a_text_model_is_refused(recipe, tiny, folder, tmp_path):
     assert "Traceback" not in result.err
 
 
+def test_clips_at_an_impossible_pace_are_named(speech_model, tmp_path, caplog):
+    rows = write_clips(tmp_path, 24)
+    slow = tmp_path / rows[3]["file_name"]
+    samples, _ = soundfile.read(slow)
+    soundfile.write(slow, np.tile(samples, 4), RATE * 4)  # four times too fast: the header is wrong
+    rows[3]["transcription"] = "STOP LEFT RIGHT GO " * 4
+    rows[3], rows[0] = rows[0], rows[3]
+    file = write_csv(tmp_path / "t.csv", rows)
+    test = write_csv(tmp_path / "test.csv", rows[12:])
+    with caplog.at_level("INFO", "hf_transfer"):
+        train(tmp_path / "a", speech_model(), train_file=str(file), test_file=str(test))
+    assert "1 clips in train are used although pace" in caplog.text
+    task = SpeechRecognition(leave_out=["pace"])
+    report = train(tmp_path / "b", speech_model(), task, train_file=str(file), test_file=str(test)).report
+    assert report["data"]["left_out"]["train"] == {"pace": 1}
+
+
+def test_shared_clips_and_voices_are_said(speech_model, folder, tmp_path, caplog):
+    rows = write_clips(tmp_path, 20)
+    for row in rows[:16]:
+        row["speaker"] = "s0"
+    file, test = write_csv(tmp_path / "t.csv", rows), write_csv(tmp_path / "test.csv", rows[:5] + rows[18:])
+    with caplog.at_level("INFO", "hf_transfer"):
+        report = train(tmp_path / "a", speech_model(), train_file=str(file), test_file=str(test)).report
+    assert report["data"]["also_in_training"]["test"] == 7
+    assert "Also in training: 7 of 7 in test" in caplog.text
+    assert "are in train and test (s0" in caplog.text
+    assert "Speaker s0 has" in caplog.text
+    task = SpeechRecognition()
+    report = train(
+        tmp_path / "b", speech_model(), task, train_file=str(file), test_file=str(test), deduplicate=True
+    ).report
+    assert report["data"]["examples"]["train"] == 13
+
+
 # --- forgetting -------------------------------------------------------------------------------------------------
 
 
@@ -486,6 +521,22 @@ def test_memory_does_not_grow_with_the_length_of_a_file(trained, tmp_path):
         peaks[minutes] = int(done.stdout.split()[-1]) / 1024
     assert peaks[20] - peaks[2] < 40, peaks  # 20 minutes are 77 MB as float32
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
+
+
+def test_a_language_model_chooses_among_its_words(trained, command, tmp_path):
+    pytest.importorskip("flashlight.lib.text", reason="needs the extra lm")
+    soundfile.write(tmp_path / "a.wav", tones("STOP GO"), RATE)
+    unigrams = "".join(f"-1\t{word}\t0\n" for word in WORDS)
+    counts = f"ngram 1={len(WORDS) + 3}\nngram 2=1"
+    (tmp_path / "lm.arpa").write_text(
+        f"\\data\\\n{counts}\n\n\\1-grams:\n-3\t<unk>\n0\t<s>\t0\n-1\t</s>\n{unigrams}\n"
+        "\\2-grams:\n-1\t<s> STOP\n\n\\end\\\n"
+    )
+    result = command("predict", trained / "full", tmp_path / "a.wav", "--language_model", tmp_path / "lm.arpa")
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    assert set(found["text"].split()) <= set(WORDS)
+    assert [word["word"] for word in found["words"]] == found["text"].split()
 
 
 def test_a_language_model_that_cannot_be_had_is_refused_with_the_install_command(trained, command, tmp_path):

@@ -131,6 +131,7 @@ def read_recordings(
     logger.info("%s: %.2f h of audio at %d Hz %s %s.", name, hours, settings.sampling_rate, state, clips.file.parent)
     names = sources.names()
     texts = ["" if text is None else spell(str(text)) for text in split[columns["text"]][:]]
+    _mention_spelling(split[columns["text"]][:], texts)
     if not any(texts):
         raise InputError(
             f"The {name} split has no transcripts: column {columns['text']!r} is empty throughout. Name the right "
@@ -147,6 +148,16 @@ def read_recordings(
             f"{reason!r} ({len(worst)} clips), as with {worst[0]}. Relative paths begin in {folder or 'this folder'}."
         )
     return _table(split, columns, kept, names, texts, clips, seconds), left_out.counts()
+
+
+def _mention_spelling(written: list[Any], spelt: list[str]) -> None:
+    """Say with an example what the normaliser does to transcripts."""
+    changed = [(old, new) for old, new in zip(written, spelt, strict=True) if old is not None and old != new and new]
+    if changed:
+        old, new = changed[0]
+        logger.info(
+            "%d transcripts are written in the vocabulary's letters: %r as %r.", len(changed), old[:60], new[:60]
+        )
 
 
 def _usable(

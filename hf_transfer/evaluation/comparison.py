@@ -4,7 +4,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from hf_transfer.evaluation.groups import measure_groups
+from hf_transfer.evaluation.groups import measure_groups, rows_by_group
 
 
 def compare(task: Any, before: Any, after: Any, split: Dataset, config: Any, seed: int) -> dict[str, Any]:
@@ -19,11 +19,15 @@ def compare(task: Any, before: Any, after: Any, split: Dataset, config: Any, see
         seed: of the resampling.
     """
     found = task.intervals(before, after, split, config, seed)
+    groups = measure_groups(task, before, after, split, config)
+    for group, rows in rows_by_group(split).items():
+        own = task.intervals(before[rows], after[rows], split.select(rows), config, seed)
+        groups[group] |= {"confidence": own["after"], "gain": own["gain"]}
     return {
         "baseline": task.measure(before, split, None),
         "metrics": task.measure(after, split, config),
         "confidence": found["after"],
         "gain": found["gain"],
-        "groups": measure_groups(task, before, after, split, config),
+        "groups": groups,
         **task.findings(after, split),
     }

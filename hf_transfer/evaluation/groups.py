@@ -16,18 +16,22 @@ def measure_groups(task: Any, before: Any, after: Any, split: Dataset, config: A
         split: with or without a column ``group``.
         config: of the trained model, with its decision.
     """
-    if "group" not in split.column_names:
-        return {}
-    groups = np.asarray(split["group"][:])
     found = {}
-    for group in sorted(set(groups.tolist())):
-        rows = np.flatnonzero(groups == group)
+    for group, rows in rows_by_group(split).items():
         part = split.select(rows)
         found[group] = {**task.measure(after[rows], part, config), "examples": len(rows)}
         if before is not None:
             earlier = task.measure(before[rows], part, None)
             found[group] |= {f"{name}_before": value for name, value in earlier.items()}
     return found
+
+
+def rows_by_group(split: Dataset) -> dict[str, np.ndarray]:
+    """The rows of each group, by its name; nothing where there is no column ``group``."""
+    if "group" not in split.column_names:
+        return {}
+    groups = np.asarray(split["group"][:])
+    return {group: np.flatnonzero(groups == group) for group in sorted(set(groups.tolist()))}
 
 
 def over_groups(task: Any, groups: dict[str, Any]) -> dict[str, float]:

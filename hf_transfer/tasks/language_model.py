@@ -45,10 +45,9 @@ class LanguageModelDecoder:
                     lexicon=spelt.name, tokens=tokens, lm=file, blank_token=tokenizer.pad_token,
                     sil_token=self.word_end, unk_word="<unk>", lm_weight=1.5, word_score=-0.5,
                 )  # fmt: skip
-            except (ImportError, RuntimeError) as error:
-                raise InputError(
-                    f"--language_model {file} cannot be used: {error}. It takes the extra `lm`: {INSTALL}"
-                ) from error
+            except RuntimeError as error:
+                reason = str(error).strip().splitlines()[-1]
+                raise InputError(f"--language_model {file} cannot be used by KenLM: {reason}") from error
 
     def decode_beams(self, logits: np.ndarray) -> list[tuple]:
         """The best beam of logits [frames, letters], as `transformers` takes it from pyctcdecode.

@@ -263,8 +263,11 @@ class SpeechRecognition:
             labels = [processor.tokenizer(text).input_ids for text in split["text"][:]]
             needed = [spelling_frames(ids) for ids in labels]
             given = [frames(length) for length in split["length"][:]]
-            # Nothing can be learned from them; in a test split they are errors like any other.
-            fits = [name in ("test", "source") or 0 < need <= have for need, have in zip(needed, given, strict=True)]
+            # Nothing can be learned from more letters than frames; in a test split they are errors like any other.
+            fits = [
+                have > 0 and (name in ("test", "source") or 0 < need <= have)
+                for need, have in zip(needed, given, strict=True)
+            ]
             if not all(fits):
                 out = [clip for clip, fit in zip(split["audio"][:], fits, strict=True) if not fit]
                 shown = ", ".join(out[:3])
