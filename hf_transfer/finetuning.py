@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 import yaml
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, set_seed
@@ -16,6 +15,7 @@ from hf_transfer import hub
 from hf_transfer.arguments import Arguments, DataArguments, TransferTrainingArguments
 from hf_transfer.data.source import separate_source
 from hf_transfer.data.splits import SPLITS, complete_splits, load_splits, overlap
+from hf_transfer.data.tables import show_bars_for
 from hf_transfer.errors import InputError, logger
 from hf_transfer.evaluation.comparison import compare
 from hf_transfer.methods import Anatomy, apply_method, count_parameters, merged
@@ -217,8 +217,8 @@ def _prepare_splits(
 ) -> tuple[DatasetDict, dict[str, Any]]:
     """Checked train, validation and test splits, and what the report says of them."""
     data, seed = arguments.data, arguments.training.seed
-    datasets.disable_progress_bars()
     given = _in_memory(dataset, data) if dataset is not None else load_splits(data)
+    show_bars_for(sum(len(split) for split in given.values()))
     splits, left_out = task.standardise(given, data, arguments.model)
     strata = {name: task.strata(split) for name, split in splits.items()}
     evaluates = str(arguments.training.eval_strategy) not in ("no", "IntervalStrategy.NO")

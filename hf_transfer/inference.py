@@ -6,14 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 from datasets import DatasetDict
 from transformers import AutoConfig
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from hf_transfer.arguments import Arguments, DataArguments, MethodArguments, ModelArguments, TransferTrainingArguments
-from hf_transfer.data.tables import load_file
+from hf_transfer.data.tables import load_file, show_bars_for
 from hf_transfer.errors import InputError, nearest
 from hf_transfer.evaluation.groups import measure_groups
 from hf_transfer.methods import base_model_of, load_adapter
@@ -134,8 +133,8 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
         )
     data, task = DataArguments(test_file=test_file, **of_data), task_class(**of_task)
     model = ModelArguments(model_name_or_path=str(path_or_hub_id))
-    datasets.disable_progress_bars()
     table = load_file(test_file, column_names=data.column_names, delimiter=data.delimiter)
+    show_bars_for(len(table))
     splits, _ = task.standardise(DatasetDict({"test": table}), data, model, config)
     processor = task.load_processor(model)
     splits, inputs = task.preprocess(splits, processor, pipeline.model, seed=0)

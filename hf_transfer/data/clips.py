@@ -1,5 +1,6 @@
 """Preprocessed clips: what a speech model is trained and measured on."""
 
+import bisect
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -102,13 +103,9 @@ def spelling_frames(labels: list[int]) -> int:
     return len(labels) + sum(a == b for a, b in itertools.pairwise(labels))
 
 
-def samples_for(frames: int, frames_of: Callable[[int], int], most: int) -> int:
-    """The least number of samples that gives `frames` frames, at most `most`."""
-    low, high = 0, most
-    while low < high:
-        middle = (low + high) // 2
-        if frames_of(middle) >= frames:
-            high = middle
-        else:
-            low = middle + 1
-    return low
+def samples_for(frames: int, frames_of: Callable[[int], int]) -> int:
+    """The least number of samples that gives `frames` frames."""
+    high = 1
+    while frames_of(high) < frames:
+        high *= 2
+    return bisect.bisect_left(range(high), frames, key=frames_of)

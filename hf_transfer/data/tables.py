@@ -8,6 +8,7 @@ import csv
 import json
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,11 +16,14 @@ from typing import Any
 
 import datasets
 from datasets import Dataset, Features, List, Value
+from tqdm.auto import tqdm
 
 from hf_transfer.errors import Failure, InputError
 
 csv.field_size_limit(2**31 - 1)
 
+# From so many rows on, each step of preparing them takes seconds.
+MANY_ROWS = 20_000
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 _QUOTED = re.compile(r'"(?:[^"]|"")*"', re.DOTALL)
 
@@ -201,9 +205,18 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
         raise InputError(f"{path}: not a Parquet file: {str(error).splitlines()[0]}") from error
 
 
+def show_bars_for(rows: int) -> None:
+    """Bars of `datasets` on a terminal, where there are so many rows that they take seconds; none elsewhere."""
+    if rows >= MANY_ROWS and sys.stderr.isatty():
+        datasets.enable_progress_bars()
+    else:
+        datasets.disable_progress_bars()
+
+
 def load_file(file: str, *, column_names: Sequence[str] | None = None, delimiter: str | None = None) -> Dataset:
     """A local table as a memory-mapped `Dataset`; read again only when the file has changed."""
     path = Path(file).resolve()
+    datasets.disable_progress_bars()  # reading has a bar of its own
     if path.suffix.lower() == ".parquet":
         next(read_rows(file))  # what is no Parquet file is refused with the reader's message
         return Dataset.from_parquet(str(path))
@@ -258,7 +271,8 @@ def _rows(
     columns: tuple[tuple[str, bool], ...],
     changed: Any,
 ) -> Iterator[dict[str, Any]]:
-    for row in read_rows(file, column_names=column_names, delimiter=delimiter):
+    reading = read_rows(file, column_names=column_names, delimiter=delimiter)
+    for row in tqdm(reading, f"Reading {file}", unit=" rows", delay=2, leave=False, disable=not sys.stderr.isatty()):
         if not columns:
             yield row
             continue

@@ -1,5 +1,6 @@
 """Speech recognition with CTC: from clips to the letters that were said."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -245,50 +246,46 @@ class SpeechRecognition:
     def preprocess(
         self, splits: DatasetDict, processor: Any, model: PreTrainedModel, seed: int
     ) -> tuple[DatasetDict, dict[str, Clips]]:
-        rate = processor.feature_extractor.sampling_rate
         to_frames = frames_of(model)
 
-        def frames(samples: int) -> int:
-            return int(to_frames(torch.tensor([input_length(processor, samples)]))[0])
+        def frames(samples: list[int]) -> list[int]:
+            return to_frames(torch.tensor([input_length(processor, n) for n in samples])).tolist()
 
-        augmentation = Augmentation(
-            self.speed_perturbation,
-            (self.noise_snr_db[0], self.noise_snr_db[1]),
-            self.noise_probability,
-            self.gain_db,
-            self.telephone_probability,
-        )
+        @functools.cache
+        def samples_needed(wanted: int) -> int:
+            return samples_for(wanted, lambda samples: frames([samples])[0])
+
+        augmentation = self._augmentation()
         kept, ready = DatasetDict(), {}
         for name, split in splits.items():
             labels = [processor.tokenizer(text).input_ids for text in split["text"][:]]
             needed = [spelling_frames(ids) for ids in labels]
-            given = [frames(length) for length in split["length"][:]]
             # Nothing can be learned from more letters than frames; in a test split they are errors like any other.
             fits = [
                 have > 0 and (name in ("test", "source") or 0 < need <= have)
-                for need, have in zip(needed, given, strict=True)
+                for need, have in zip(needed, frames(split["length"][:]), strict=True)
             ]
-            if not all(fits):
-                out = [clip for clip, fit in zip(split["audio"][:], fits, strict=True) if not fit]
-                shown = ", ".join(out[:3])
-                logger.info("Left out of %s: %d clips with more letters than frames: %s.", name, len(out), shown)
-                if not any(fits):
-                    raise InputError(
-                        f"Every clip in the {name} split has more letters than the model makes frames of it: are "
-                        "transcripts and clips the same language and speed, and is the sampling rate right?"
-                    )
+            _refuse_or_mention_unfit(name, split["audio"][:], fits)
             rows = [i for i, fit in enumerate(fits) if fit]
             kept[name] = split.select(rows)
-            changes = name == "train" and augmentation != Augmentation(noise_snr_db=augmentation.noise_snr_db)
+            augmented = augmentation is not None and name == "train"
             ready[name] = Clips(
                 kept[name],
                 [labels[i] for i in rows],
-                rate,
-                augmentation=augmentation if changes else None,
-                min_samples=[samples_for(needed[i], frames, int(split["length"][i])) for i in rows] if changes else (),
+                processor.feature_extractor.sampling_rate,
+                augmentation=augmentation if augmented else None,
+                min_samples=[samples_needed(needed[i]) for i in rows] if augmented else (),
                 seed=seed,
             )
         return kept, ready
+
+    def _augmentation(self) -> Augmentation | None:
+        if not (self.speed_perturbation or self.noise_probability or self.gain_db or self.telephone_probability):
+            return None
+        low, high = self.noise_snr_db
+        return Augmentation(
+            self.speed_perturbation, (low, high), self.noise_probability, self.gain_db, self.telephone_probability
+        )
 
     def collator(self, processor: Any) -> SpeechCollator:
         return SpeechCollator(processor.feature_extractor)
@@ -339,4 +336,21 @@ class SpeechRecognition:
     def pipeline(self, model: Any, processor: Any) -> SpeechPipeline:
         return SpeechPipeline(
             model=model, tokenizer=processor.tokenizer, feature_extractor=processor.feature_extractor
+        )
+
+
+def _refuse_or_mention_unfit(name: str, clips: list[str], fits: list[bool]) -> None:
+    """Say which clips are left out for having more letters than frames.
+
+    Raises:
+        InputError: all are.
+    """
+    out = [clip for clip, fit in zip(clips, fits, strict=True) if not fit]
+    if out:
+        shown = ", ".join(out[:3])
+        logger.info("Left out of %s: %d clips with more letters than frames: %s.", name, len(out), shown)
+    if not any(fits):
+        raise InputError(
+            f"Every clip in the {name} split has more letters than the model makes frames of it: are transcripts and "
+            "clips the same language and speed, and is the sampling rate right?"
         )
