@@ -12,6 +12,8 @@ from hf_transfer.errors import Failure
 # A recogniser that has spoken and then stays silent for so many logs in a row has collapsed to blanks.
 SILENT_LOGS = 10
 SILENT_SHARE, SPEAKING_SHARE = 0.99, 0.9
+# In nats a letter. A head that is new babbles at twice as much, and then is silent for a while before it learns.
+SPEAKING_LOSS = 2.0
 
 
 class Health(TrainerCallback):
@@ -35,10 +37,10 @@ class Health(TrainerCallback):
                 f"{last_checkpoint(args.output_dir)}"
             )
         if "empty_hypotheses" in logs:
-            self._listen(args, state, logs["empty_hypotheses"])
+            self._listen(args, state, logs["loss"], logs["empty_hypotheses"])
 
-    def _listen(self, args: Any, state: Any, empty: float) -> None:
-        self.has_spoken |= empty < SPEAKING_SHARE
+    def _listen(self, args: Any, state: Any, loss: float, empty: float) -> None:
+        self.has_spoken |= empty < SPEAKING_SHARE and loss < SPEAKING_LOSS
         self.silent_logs = self.silent_logs + 1 if empty >= SILENT_SHARE else 0
         if self.has_spoken and self.silent_logs >= SILENT_LOGS:
             raise Failure(
