@@ -146,14 +146,12 @@ def _refuse_foreign_weights(model: PreTrainedModel, new: list[str], name: str) -
         )
 
 
-def renew_unlike_head(
-    model: PreTrainedModel, old: dict[int, str], id2label: dict[int, str], new: list[str]
-) -> list[str]:
+def renew_unlike_head(model: PreTrainedModel, old: Any, id2label: dict[int, str], new: list[str]) -> list[str]:
     """Say what became of a checkpoint's classification head, and forget one of the right size for other labels.
 
     Args:
         model: loaded with a head for `id2label`.
-        old: labels of the checkpoint's head.
+        old: the checkpoint's config.
         id2label: the data's labels.
         new: parameters that did not come from the checkpoint.
 
@@ -162,12 +160,12 @@ def renew_unlike_head(
     """
     trunk = f"{model.base_model_prefix}."
     if any(not key.startswith(trunk) for key in new):
-        if len(old) != len(id2label) and not all(str(label).startswith("LABEL_") for label in old.values()):
+        if type(model).__name__ in (old.architectures or ()) and old.num_labels != len(id2label):
             logger.info(
-                "The checkpoint's head has %d labels, the data %d: a new head is made.", len(old), len(id2label)
+                "The checkpoint's head has %d labels, the data %d: a new head is made.", old.num_labels, len(id2label)
             )
         return []
-    before = [str(old[i]).lower() for i in sorted(old)]
+    before = [str(old.id2label[i]).lower() for i in sorted(old.id2label)]
     after = [id2label[i].lower() for i in sorted(id2label)]
     if before == after or all(label.startswith("label_") for label in before):
         logger.info("The checkpoint's classification head is kept: %s.", ", ".join(before))

@@ -197,7 +197,7 @@ class TextClassification:
         names = _names(splits["train"])
         several = _several(splits["train"])
         id2label = dict(enumerate(names))
-        old = dict(load_config(model, self.auto_model).id2label or {})
+        old = load_config(model, self.auto_model)
         loaded, new = load_pretrained(
             self.auto_model,
             model,
