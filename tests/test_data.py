@@ -205,6 +205,30 @@ def test_groups_are_reported_before_and_after(train, tmp_path):
         assert 0 <= values["accuracy_before"] <= 1
 
 
+def test_a_column_named_split_divides_a_table(train, tmp_path, caplog):
+    rows = [{**row, "split": ("train", "train", "dev", "test")[i % 4]} for i, row in enumerate(ROWS)]
+    with caplog.at_level("INFO", "hf_transfer"):
+        report, _ = train(train_file=str(write_csv(tmp_path / "m.csv", rows)))
+    assert report["data"]["examples"] == {"train": 30, "validation": 15, "test": 15}
+    assert "divides it: 30 train, 15 validation, 15 test" in caplog.text
+    other = [{**row, "split": f"part {i % 2}"} for i, row in enumerate(ROWS)]
+    report, _ = train(train_file=str(write_csv(tmp_path / "o.csv", other)), output_dir=str(tmp_path / "other"))
+    assert report["data"]["made"].keys() == {"test", "validation"}
+
+
+def test_a_source_domain_is_measured_apart_and_replayed(train, tmp_path):
+    file = write_csv(tmp_path / "m.csv", ROWS)  # a quarter of the rows is chat
+    report, records = train(
+        train_file=str(file), group_column_name="channel", source_group="chat", replay=0.1, validation_size=0
+    )
+    assert set(report["groups"]) == {"sms"}
+    assert set(report["source"]["groups"]) == {"chat"}
+    counts = report["data"]["examples"]
+    assert counts["test"] + counts["source"] == 12
+    assert report["data"]["replayed"] == round(0.1 * (counts["train"] - report["data"]["replayed"]))
+    assert {record["group"] for record in records if record.get("split") == "source"} == {"chat"}
+
+
 def test_long_texts_are_cut_and_said(train, tmp_path, caplog):
     rows = [*ROWS, {"text": "free " * 20000, "label": "spam", "channel": "sms"},
             {"text": "x" * 100_000, "label": "ham", "channel": "sms"}]  # fmt: skip
