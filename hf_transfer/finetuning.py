@@ -142,6 +142,9 @@ def _prepare(
             output.require_space(4 * sum(p.numel() * p.element_size() for p in model.parameters()))
     with meter.stage("preprocessing"):
         splits, inputs = task.preprocess(splits, processor, model, training.seed)
+        for name, split in splits.items():
+            if facts["examples"][name] > len(split):
+                facts["left_out"].setdefault(name, {})["does not fit the model"] = facts["examples"][name] - len(split)
         facts["examples"] = {name: len(split) for name, split in splits.items()}
         settle_training(arguments, model.config, len(inputs["train"]))
         if training.should_save:
@@ -245,7 +248,8 @@ def _prepare_splits(
 
 def _in_memory(dataset: Any, data: DataArguments) -> DatasetDict:
     """The splits of a dataset given in Python; one without splits is training data."""
-    files = [name for name in ("dataset_name", "train_file", "validation_file", "test_file") if getattr(data, name)]
+    named = ("dataset_name", "train_file", "validation_file", "test_file", "source_file")
+    files = [name for name in named if getattr(data, name)]
     if files:
         raise InputError(f"dataset and {files[0]} are both given: expected one source of data.")
     splits = {"train": dataset} if isinstance(dataset, Dataset) else dict(dataset)

@@ -14,7 +14,7 @@ from hf_transfer.errors import Failure, InputError, logger
 from hf_transfer.inference import load_finetuned
 from hf_transfer.models import quiet
 from hf_transfer.reporting.model_card import model_card
-from hf_transfer.reporting.output_folder import write_json, written_whole_folder
+from hf_transfer.reporting.output_folder import as_json, write_json, written_whole_folder
 
 # The test split's texts are the user's own and stay at home.
 KEPT = ("predictions.jsonl",)
@@ -76,6 +76,7 @@ def push(
             repository = api.create_repo(hub_model_id, private=private, exist_ok=True).repo_id
             files: dict[str, Any] = {f.name: f for f in sorted(source.iterdir()) if f.is_file() and f.name not in KEPT}
             files["README.md"] = _card_of(source, hub_model_id=repository).encode()
+            files["report.json"] = _report_without_examples(source).encode()
             done = api.create_commit(
                 repository,
                 [
@@ -129,6 +130,14 @@ def _card_of(folder: Path, **arguments: Any) -> str:
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     told = yaml.safe_load((folder / "arguments.yaml").read_text(encoding="utf-8"))
     return model_card(report, {**told, **arguments})
+
+
+def _report_without_examples(folder: Path) -> str:
+    """The report as it may be published: without what the test clips say and where they lie."""
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    for part in (report, report.get("source", {})):
+        part.pop("worst", None)
+    return as_json(report)
 
 
 def _reason(error: Exception) -> str:

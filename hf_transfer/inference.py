@@ -104,7 +104,8 @@ def predict(pipeline: Any, rows: Iterable[Mapping[str, Any]], *, batch_size: int
             found = pipeline.decide([dict(chunk[i]) for i in order], batch_size=batch_size)
         by_row = dict(zip(order, found, strict=True))
         for i, row in enumerate(chunk):
-            yield {**row, **by_row[i]}
+            shown = {name: value for name, value in row.items() if not isinstance(value, bytes)}
+            yield {**shown, **by_row[i]}
 
 
 def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dict[str, Any]:

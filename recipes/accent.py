@@ -24,6 +24,10 @@ DEFAULTS = {
     "source_group": "american",
     "target_group": ["scottish"],
     "method": "full",
+    # Sixteen clips a step, eight at a time: half a minute of speech each takes gigabytes in a large model.
+    "per_device_train_batch_size": 8,
+    "gradient_accumulation_steps": 2,
+    "per_device_eval_batch_size": 8,
 }
 
 

@@ -1,6 +1,7 @@
 """Audio files of every kind: what comes out, what is refused and why, and what is kept."""
 
 import os
+import resource
 import time
 from pathlib import Path
 
@@ -121,6 +122,36 @@ def test_missing_file():
 )
 def test_truncated_files_are_noticed(tmp_path, make):
     assert decode(make(tmp_path), SETTINGS).findings == ("truncated",)
+
+
+def test_wav_files_that_only_look_truncated_are_whole(tmp_path):
+    plain = wav_bytes(tmp_path, tones("STOP"))
+    at = plain.index(b"data")
+    note = b"LIST" + (20).to_bytes(4, "little") + b"INFOICMT" + (8).to_bytes(4, "little") + b"data\xff\xff\xff\x00"
+    for content in (
+        plain[:at] + note + plain[at:],
+        plain[: at + 4] + (0x7FFFF000).to_bytes(4, "little") + plain[at + 8 :],
+        plain[: at + 4] + b"\xff\xff\xff\xff" + plain[at + 8 :],
+    ):
+        found = decode(content, SETTINGS)
+        assert found.findings == ()
+        assert len(found.samples) == len(tones("STOP"))
+
+
+@pytest.mark.parametrize("rate", [44101, 22254, 2003])
+def test_odd_sampling_rates_cost_no_memory(tmp_path, rate):
+    sine = 0.5 * np.sin(2 * np.pi * 440 * np.arange(rate * 2) / rate)
+    soundfile.write(tmp_path / "a.wav", sine, rate)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = decode(tmp_path / "a.wav", SETTINGS)
+    assert spectrum_peak(found.samples, RATE) == pytest.approx(440, abs=2)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
+
+
+def test_names_that_no_file_can_have(tmp_path):
+    for name in ("x" * 300, "a\0b"):
+        with pytest.raises(UnusableAudio, match=r"unreadable|missing"):
+            decode(tmp_path / name, SETTINGS)
 
 
 def test_silent_and_clipped_clips_are_noticed(tmp_path):

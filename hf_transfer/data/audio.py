@@ -2,9 +2,11 @@
 
 import functools
 import io
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,11 @@ import torchaudio
 
 # Short, so that of a file that breaks off most is still read.
 BLOCK_SECONDS = 1
+# Sizes from here on are written by programs that cannot seek back to fill in the true one.
+STREAMED = 0x7FFFF000
+WIDTHS = {"PCM_U8": 1, "PCM_S8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}  # bytes a sample
+# A filter from one rate to another has as many parts as their reduced ratio; odder ratios are rounded to this.
+FINEST_RATIO = 1000
 SILENT_PEAK = 10 ** (-60 / 20)
 CLIPPED_SHARE = 0.01
 
@@ -84,9 +91,15 @@ def _require_content(source: Path | bytes) -> None:
     if isinstance(source, bytes):
         if not source:
             raise UnusableAudio("empty", "0 bytes")
-    elif not source.is_file():
+        return
+    try:
+        there = source.is_file()
+        size = source.stat().st_size if there else 0
+    except (OSError, ValueError) as error:  # a name that no file can have
+        raise UnusableAudio("unreadable", getattr(error, "strerror", None) or str(error)) from error
+    if not there:
         raise UnusableAudio("missing", "there is no such file")
-    elif source.stat().st_size == 0:
+    if size == 0:
         raise UnusableAudio("empty", "0 bytes")
 
 
@@ -94,18 +107,18 @@ def _expected_frames(source: Path | bytes, file: soundfile.SoundFile) -> int:
     """Frames that the header promises; libsndfile itself cuts a WAV's number to what the file holds."""
     if file.format not in ("WAV", "WAVEX"):
         return file.frames if 0 < file.frames < 2**40 else 0  # streams do not say
-    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
-        head = stream.read(4096)
-    at = head.find(b"data", 12)
-    if at < 0 or len(head) < at + 8:
-        return 0
-    (size,) = struct.unpack("<I", head[at + 4 : at + 8])
     width = {"PCM_U8": 1, "PCM_S8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}.get(
         file.subtype
     )
-    if width is None or size >= 2**31:  # written by a recorder that could not seek back
-        return 0
-    return size // (width * file.channels)
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
+        stream.seek(12)
+        while len(head := stream.read(8)) == 8:
+            name, size = struct.unpack("<4sI", head)
+            if name == b"data":
+                known = width is not None and size < STREAMED
+                return size // (width * file.channels) if known and width else 0
+            stream.seek(size + size % 2, os.SEEK_CUR)
+    return 0
 
 
 class _Resampler:
@@ -113,8 +126,8 @@ class _Resampler:
 
     def __init__(self, old: int, new: int):
         self.old, self.new = old, new
-        divisor = np.gcd(old, new)
-        self.step, self.out_step = old // divisor, new // divisor  # so many samples in give so many out
+        ratio = Fraction(new, old).limit_denominator(FINEST_RATIO)
+        self.step, self.out_step = ratio.denominator, ratio.numerator  # so many samples in give so many out
         # Neighbours that the filter reaches, in whole steps; torchaudio's filter is 6 zero crossings wide.
         self.margin = self.step * (8 * max(1, -(-self.step // self.out_step)) // self.step + 1)
         self.kept = np.zeros(0, dtype=np.float32)
@@ -136,7 +149,7 @@ class _Resampler:
         return self._emit(len(self.kept) - self.before, last=True)
 
     def _emit(self, ready: int, *, last: bool) -> np.ndarray:
-        resampled = resampler(self.old, self.new)(torch.from_numpy(self.kept)).numpy()
+        resampled = resampler(self.step, self.out_step)(torch.from_numpy(self.kept)).numpy()
         start = self.before // self.step * self.out_step
         stop = len(resampled) if last else start + ready // self.step * self.out_step
         keep_from = max(0, self.before + ready - self.margin) // self.step * self.step

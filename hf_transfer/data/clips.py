@@ -21,6 +21,8 @@ class Clips(Dataset):
         table: with the columns ``store``, ``offset`` and ``length`` of each clip's samples.
         labels: token ids of each transcript.
         sampling_rate: of the samples, in Hz.
+        positions: for each clip, the frames that the model makes of it.
+        alone: whether clips are to be measured one by one, as padding would change the outcome.
         augmentation: what happens to each clip anew in each epoch; None for nothing.
         min_samples: for each clip, what its transcript needs to be spelt.
         seed: of the augmentation.
@@ -32,6 +34,8 @@ class Clips(Dataset):
         labels: list[list[int]],
         sampling_rate: int,
         *,
+        positions: list[int],
+        alone: bool = False,
         augmentation: Augmentation | None = None,
         min_samples: Sequence[int] = (),
         seed: int = 0,
@@ -39,6 +43,7 @@ class Clips(Dataset):
         self.stores: list[str] = table["store"][:]
         self.offsets, self.lengths = np.asarray(table["offset"][:]), np.asarray(table["length"][:])
         self.labels, self.sampling_rate = labels, sampling_rate
+        self.positions, self.alone = positions, alone
         self.augmentation, self.min_samples, self.seed = augmentation, min_samples, seed
         self.epoch = 0
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 from datasets import Audio, Dataset
 
 from hf_transfer.data.audio import AudioSettings
@@ -64,10 +65,11 @@ class Sources:
     def names(self) -> list[str]:
         """A name for each clip, for messages and predictions."""
         found: list[str] = []
-        for batch in self.split.iter(batch_size=256):
-            for value in batch[self.column]:
-                path = value.get("path") if isinstance(value, dict) else value
-                found.append(str(path or f"row {len(found) + 1}"))
+        for batch in self.split.with_format("arrow").iter(batch_size=256):
+            column = batch[self.column].combine_chunks()
+            embedded = pyarrow.types.is_struct(column.type)
+            for path in (column.field("path") if embedded else column).to_pylist():
+                found.append(str(path) if path and not isinstance(path, bytes) else f"row {len(found) + 1}")
         return found
 
     def _source(self, value: Any) -> Path | bytes:
@@ -87,7 +89,10 @@ def resolve(name: str, folder: Path | None) -> Path:
         return path
     # Common Voice keeps its clips in a folder of that name beside the tables.
     in_clips = folder / "clips" / path
-    return in_clips if not (folder / path).exists() and in_clips.exists() else folder / path
+    try:
+        return in_clips if not (folder / path).exists() and in_clips.exists() else folder / path
+    except (OSError, ValueError):  # a name that no file can have
+        return folder / path
 
 
 def read_recordings(

@@ -23,7 +23,7 @@ def separate_source(splits: DatasetDict, data: DataArguments, seed: int) -> tupl
     Raises:
         InputError: there is no such group, nothing but it, or too little of it to replay.
     """
-    pool = None
+    pool = splits.pop("replay", None)
     if data.target_group is not None:
         splits = _only_groups(splits, data)
     if data.source_group is not None:
@@ -43,7 +43,7 @@ def separate_source(splits: DatasetDict, data: DataArguments, seed: int) -> tupl
             "Source group %r: %d test examples measure it apart; %d training examples wait for --replay.",
             data.source_group, len(splits["source"]), len(pool),
         )  # fmt: skip
-    elif data.replay:
+    elif data.replay and pool is None:
         halves = splits["source"].train_test_split(test_size=0.5, seed=seed)
         splits["source"], pool = halves["test"], halves["train"]
         logger.info("Half of --source_file is replayed from, the other half (%d) measures.", len(splits["source"]))
@@ -55,8 +55,8 @@ def separate_source(splits: DatasetDict, data: DataArguments, seed: int) -> tupl
             f"--replay {data.replay:g} of {len(splits['train'])} training examples are {wanted}; there are "
             f"{len(pool)} source examples to take them from."
         )
-    taken = pool.shuffle(seed=seed).select(range(wanted))
-    splits["train"] = concatenate_datasets([splits["train"], taken.cast(splits["train"].features)])
+    taken = _like(splits["train"], pool.shuffle(seed=seed).select(range(wanted)))
+    splits["train"] = concatenate_datasets([splits["train"], taken])
     logger.info("%d source examples are mixed into training (--replay).", wanted)
     return splits, wanted
 
@@ -79,6 +79,13 @@ def _only_groups(splits: DatasetDict, data: DataArguments) -> DatasetDict:
             for name, split in splits.items()
         }
     )
+
+
+def _like(train: Dataset, taken: Dataset) -> Dataset:
+    """`taken` with the columns of `train`; what the source does not know of its examples is called ``source``."""
+    for name in set(train.column_names) - set(taken.column_names):
+        taken = taken.add_column(name, ["source"] * len(taken))
+    return taken.select_columns(train.column_names).cast(train.features)
 
 
 def _rows_of_group(split: Dataset, group: str) -> tuple[list[int], list[int]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from sklearn.model_selection import train_test_split
 
 from hf_transfer.arguments import DataArguments
@@ -16,7 +16,8 @@ from hf_transfer.data.audiofolder import SPLIT_NAMES, audiofolder_tables, load_a
 from hf_transfer.data.tables import load_file
 from hf_transfer.errors import InputError, logger
 
-SPLITS = ("train", "validation", "test", "source")
+# `source` is what the model knew before, to be measured apart; `replay` more of it, to be mixed into training.
+SPLITS = ("train", "validation", "test", "source", "replay")
 # More than this says little more about temperature and threshold, and is missed in training.
 ENOUGH_TO_VALIDATE = 400
 
@@ -30,12 +31,12 @@ def load_splits(data: DataArguments) -> DatasetDict:
     Raises:
         InputError: a file or dataset is missing or cannot be read; the message says where.
     """
-    files = {name: getattr(data, f"{name}_file") for name in SPLITS}
+    files = {name: getattr(data, f"{name}_file") for name in SPLITS[:4]}
     splits = DatasetDict()
     if data.dataset_name and (tables := audiofolder_tables(Path(data.dataset_name))):
         splits = load_audiofolder(Path(data.dataset_name), tables)
         if list(splits) == ["train"]:
-            splits = divided_by_column(splits, str(tables["train"]))
+            splits = divided_by_column(splits["train"], str(tables["train"]))
     elif data.dataset_name:
         splits = _load_from_hub(data)
     elif not files["train"]:
@@ -43,24 +44,33 @@ def load_splits(data: DataArguments) -> DatasetDict:
     for name, file in files.items():
         if file:
             splits[name] = load_file(file, column_names=data.column_names, delimiter=data.delimiter)
-    if data.train_file and not data.test_file:
-        splits = divided_by_column(splits, data.train_file)
+    if data.train_file:
+        # Rows that the column keeps out of training stay out, even where a file was named for their split.
+        splits = DatasetDict({**divided_by_column(splits["train"], data.train_file), **splits_beside(splits)})
+    if "source" in splits:
+        divided = divided_by_column(splits["source"], str(data.source_file))
+        if len(divided) > 1:
+            splits["source"], splits["replay"] = divided["test"], divided["train"]
     return splits
 
 
-def divided_by_column(splits: DatasetDict, source: str) -> DatasetDict:
+def splits_beside(splits: DatasetDict) -> DatasetDict:
+    """The splits but training."""
+    return DatasetDict({name: split for name, split in splits.items() if name != "train"})
+
+
+def divided_by_column(table: Dataset, source: str) -> DatasetDict:
     """One table for all splits, told apart by a column ``split``: its rows go where they belong, and that is said."""
-    table = splits["train"]
     if "split" not in table.column_names:
-        return splits
+        return DatasetDict(train=table)
     values = [str(value).strip().lower() for value in table["split"][:]]
     rows = {name: [i for i, value in enumerate(values) if value in usual] for name, usual in SPLIT_NAMES.items()}
     if sum(map(len, rows.values())) != len(values) or not rows["train"] or not rows["test"]:
-        return splits  # a column that means something else
+        return DatasetDict(train=table)  # a column that means something else
     divided = DatasetDict({name: table.select(indices) for name, indices in rows.items() if indices})
     shown = ", ".join(f"{len(split)} {name}" for name, split in divided.items())
     logger.info("The column 'split' of %s divides it: %s.", source, shown)
-    return DatasetDict({**splits, **divided})
+    return divided
 
 
 def _load_from_hub(data: DataArguments) -> DatasetDict:
@@ -143,7 +153,7 @@ def complete_splits(
     if "test" not in complete:
         raise InputError("There is nothing to measure on: give --test_file, or --test_size above 0.")
     complete["train"] = train
-    limits = dict.fromkeys(SPLITS, data.max_eval_samples) | {"train": data.max_train_samples}
+    limits = dict.fromkeys(SPLITS, data.max_eval_samples) | {"train": data.max_train_samples, "replay": None}
     for name, limit in limits.items():
         if limit is not None and name in complete and limit < len(complete[name]):
             _, taken = _stratified(strata[name], limit, seed)

@@ -23,7 +23,7 @@ from hf_transfer.data.recordings import (
     read_recordings,
     resolve,
 )
-from hf_transfer.data.splits import SPLITS, find_column
+from hf_transfer.data.splits import find_column
 from hf_transfer.data.transcripts import build_tokenizer, covers, letters_of, normalise, unknown_letters
 from hf_transfer.errors import InputError, logger, nearest
 from hf_transfer.evaluation import transcription
@@ -103,9 +103,8 @@ class SpeechRecognition:
     )
 
     def __post_init__(self) -> None:
-        self.leave_out = [name for name in self.leave_out if name != "none"]
         for name in self.leave_out:
-            if name not in SUSPICIONS:
+            if name not in (*SUSPICIONS, "none"):
                 raise InputError(
                     f"--leave_out {name}: expected none, or some of {', '.join(SUSPICIONS)}."
                     f"{nearest(name, SUSPICIONS)}"
@@ -128,27 +127,23 @@ class SpeechRecognition:
     def input_columns(self, columns: Sequence[str]) -> dict[str, str]:
         return {"audio": find_column(columns, self.audio_column_name, AUDIO_COLUMNS, "audio_column_name")}
 
-    def prediction_input(self, name: str, value: Any, file: str) -> str:
-        return str(resolve(str(value), Path(file).parent))
+    def prediction_input(self, name: str, value: Any, file: str) -> Any:
+        if isinstance(value, dict):  # audio embedded in a Parquet file
+            value = value.get("bytes") or value.get("path")
+        return value if isinstance(value, bytes) else str(resolve(str(value), Path(file).parent))
 
     def standardise(
         self, splits: DatasetDict, data: DataArguments, model: ModelArguments, config: Any = None
     ) -> tuple[DatasetDict, dict[str, dict[str, int]]]:
-        first = next(iter(splits.values()))
-        columns = self.input_columns(first.column_names)
-        columns["text"] = find_column(
-            first.column_names, self.text_column_name, TRANSCRIPT_COLUMNS, "text_column_name"
-        )
-        speaker = self.speaker_column_name or next((n for n in SPEAKER_COLUMNS if n in first.column_names), None)
-        columns |= {"speaker": speaker} if speaker else {}
-        columns |= {"group": data.group_column_name} if data.group_column_name else {}
-        letters = self._letters(model, splits, columns["text"], fixed=config is not None)
+        columns = {name: self._columns(split, data) for name, split in splits.items()}
+        letters = self._letters(model, splits, columns, fixed=config is not None)
         settings = AudioSettings(load_feature_extractor(model).sampling_rate, self.min_seconds, self.max_seconds)
         ready, left_out = DatasetDict(), {}
         for name, split in splits.items():
-            file = getattr(data, f"{name}_file", None) or (data.train_file if name in SPLITS else None)
+            own = "source_file" if name == "replay" else f"{name}_file"
+            file = getattr(data, own) or data.train_file
             ready[name], left_out[name] = read_recordings(
-                split, name, columns, Path(file).parent if file else None, settings,
+                split, name, columns[name], Path(file).parent if file else None, settings,
                 lambda text: normalise(text, letters), self.leave_out,
             )  # fmt: skip
         if letters is not None and "train" in ready:
@@ -157,7 +152,18 @@ class SpeechRecognition:
             left_out["train"] |= {"letters outside the vocabulary": before - len(ready["train"])}
         return ready, left_out
 
-    def _letters(self, model: ModelArguments, splits: DatasetDict, column: str, *, fixed: bool) -> set[str] | None:
+    def _columns(self, split: Dataset, data: DataArguments) -> dict[str, str]:
+        """The columns of a split; tables of the same data may name them differently, and only some know speakers."""
+        there = split.column_names
+        columns = self.input_columns(there)
+        columns["text"] = find_column(there, self.text_column_name, TRANSCRIPT_COLUMNS, "text_column_name")
+        speaker = self.speaker_column_name or next((name for name in SPEAKER_COLUMNS if name in there), None)
+        columns |= {"speaker": speaker} if speaker else {}
+        return columns | ({"group": data.group_column_name} if data.group_column_name else {})
+
+    def _letters(
+        self, model: ModelArguments, splits: DatasetDict, columns: dict[str, dict[str, str]], *, fixed: bool
+    ) -> set[str] | None:
         """The letters of the vocabulary that is kept; None where a new one is built."""
         tokenizer = load_vocabulary(model)
         if tokenizer is None:
@@ -167,8 +173,7 @@ class SpeechRecognition:
         letters = letters_of(tokenizer)
         if fixed or self.vocabulary == "keep":
             return letters
-        train = splits["train"]
-        texts = [str(text) for text in train[column][:] if text is not None] if column in train.column_names else []
+        texts = [str(text) for text in splits["train"][columns["train"]["text"]][:] if text is not None]
         return letters if self.vocabulary == "auto" and covers(texts, letters) else None
 
     def _spellable(self, train: Dataset, letters: set[str]) -> Dataset:
@@ -234,11 +239,16 @@ class SpeechRecognition:
                 settings |= {name: getattr(self, name), "apply_spec_augment": True}
         own = load_vocabulary(model)
         renewed = pretrained and own is not None and own.get_vocab() != tokenizer.get_vocab()
-        if not renewed:
-            settings["vocab_size"] = max(len(tokenizer), old.vocab_size if own is not None else 0)
+        if own is None:
+            settings["vocab_size"] = len(tokenizer)  # a checkpoint's own counts no tokens that were added to it
         loaded, new = load_pretrained(self.auto_model, model, pretrained=pretrained, **settings)
         if renewed:
             new += renew_head(loaded, own, tokenizer)
+        if not processor.feature_extractor.return_attention_mask:
+            logger.info(
+                "The model takes no attention mask, and padding changes its outputs: clips are measured one by one; "
+                "in training they share batches with clips of similar length."
+            )
         if pretrained and not self.train_feature_encoder and hasattr(loaded, "freeze_feature_encoder"):
             loaded.freeze_feature_encoder()
         return loaded, new
@@ -261,9 +271,10 @@ class SpeechRecognition:
             labels = [processor.tokenizer(text).input_ids for text in split["text"][:]]
             needed = [spelling_frames(ids) for ids in labels]
             # Nothing can be learned from more letters than frames; in a test split they are errors like any other.
+            given = frames(split["length"][:])
             fits = [
                 have > 0 and (name in ("test", "source") or 0 < need <= have)
-                for need, have in zip(needed, frames(split["length"][:]), strict=True)
+                for need, have in zip(needed, given, strict=True)
             ]
             _refuse_or_mention_unfit(name, split["audio"][:], fits)
             rows = [i for i, fit in enumerate(fits) if fit]
@@ -273,11 +284,24 @@ class SpeechRecognition:
                 kept[name],
                 [labels[i] for i in rows],
                 processor.feature_extractor.sampling_rate,
+                positions=[given[i] for i in rows],
+                # Without a mask the zeros that pad a clip change what the model makes of it.
+                alone=not processor.feature_extractor.return_attention_mask,
                 augmentation=augmentation if augmented else None,
                 min_samples=[samples_needed(needed[i]) for i in rows] if augmented else (),
                 seed=seed,
             )
+            if name == "train":
+                self._fit_time_masks(model.config, min(ready[name].positions))
         return kept, ready
+
+    def _fit_time_masks(self, config: Any, shortest: int) -> None:
+        """SpecAugment's masks are no longer than the shortest clip as it may be heard, which transformers demands."""
+        shortest = max(1, int(shortest * (1 - self.speed_perturbation)) - 1)
+        masked = getattr(config, "apply_spec_augment", False) and getattr(config, "mask_time_prob", 0.0) > 0
+        if masked and config.mask_time_length > shortest:
+            logger.info("SpecAugment masks %d frames, not %d: the shortest clip.", shortest, config.mask_time_length)
+            config.mask_time_length = shortest
 
     def _augmentation(self) -> Augmentation | None:
         if not (self.speed_perturbation or self.noise_probability or self.gain_db or self.telephone_probability):
@@ -299,7 +323,7 @@ class SpeechRecognition:
 
         def read(logits: torch.Tensor, lengths: torch.Tensor) -> list[str]:
             ids, frames = logits.argmax(dim=-1).cpu().numpy(), to_frames(lengths).tolist()
-            return [tokenizer.decode(row[:real]).strip() for row, real in zip(ids, frames, strict=True)]
+            return [" ".join(tokenizer.decode(row[:n]).split()) for row, n in zip(ids, frames, strict=True)]
 
         return read
 

@@ -42,13 +42,17 @@ def training_cost(
     ``flops_utilisation`` is the arithmetic of the real tokens over what one large matrix product reaches on the same
     device: 2 FLOPs a weight and token forward, as much for the gradient of the activations, as much for the gradient
     of the weights, each where the method needs it; attention's own products and the embedding look-up are left out.
-    It is null where activations were cached, as most of the work was not done.
+    It is null where activations were cached, as most of the work was not done, and for models with convolutions, whose
+    arithmetic that formula does not count.
     """
-    state, lengths = trainer.state, np.asarray(trainer.train_dataset["length"][:])
+    state, dataset = trainer.state, trainer.train_dataset
+    # What the model's layers see: tokens, or the frames that are made of a clip's samples.
+    lengths = np.asarray(getattr(dataset, "positions", None) or dataset["length"][:])
     done_now = (state.global_step - trainer._initial_global_step) / max(1, state.global_step)
     epochs = (state.epoch or 0.0) * done_now  # a resumed run has done the rest before
     examples, tokens = epochs * len(lengths), epochs * float(lengths.sum())
-    flops = None if cached else tokens * _flops_a_token(trainer.model, anatomy, method)
+    convolves = any(isinstance(module, torch.nn.Conv1d) for module in trainer.model.modules())
+    flops = None if cached or convolves else tokens * _flops_a_token(trainer.model, anatomy, method)
     return {
         "seconds": round(seconds, 2),
         "steps": state.global_step,

@@ -69,7 +69,7 @@ class TransferTrainer(Trainer):
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         batches = EvaluationBatches(
             _lengths(dataset),
-            batch_size=self.args.per_device_eval_batch_size,
+            batch_size=1 if getattr(dataset, "alone", False) else self.args.per_device_eval_batch_size,
             processes=self.args.world_size,
             rank=self.args.process_index,
         )
