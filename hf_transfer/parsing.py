@@ -54,9 +54,6 @@ def parse_arguments(
             "train_split_name",
             "validation_split_name",
             "test_split_name",
-            "group_column_name",
-            "source_group",
-            "target_group",
         )
         defaults = {key: value for key, value in defaults.items() if key not in source}
     return _build(task_class, {**defaults, **chosen})

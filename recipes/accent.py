@@ -1,28 +1,20 @@
 """Adapt a speech recogniser to an accent, and see what it gains there and forgets elsewhere.
 
-    python recipes/accent.py --output_dir accent                             # the packaged model and accents
-    python recipes/accent.py --model_name_or_path facebook/wav2vec2-base-960h --dataset_name my_accent/ \\
-        --source_file what_it_knew.csv --replay 0.2 --method lora --output_dir accent
+    python recipes/accent.py --dataset_name my_clips/ --output_dir accent    # wav2vec2-base-960h, from the Hub
+    python recipes/accent.py --train_file clips.csv --group_column_name accent --source_group american --replay 0.2 \\
+        --method lora --output_dir accent
     accelerate launch --multi_gpu --num_processes 2 recipes/accent.py --config recipes/accent.yaml
 
 The data are clips with transcripts: an audiofolder, a table of paths, or a dataset; --help lists every argument.
 """
 
-from pathlib import Path
-
-import hf_transfer
 from hf_transfer import SpeechRecognition, finetune
 from hf_transfer.errors import run_command
 from hf_transfer.parsing import parse_arguments
 from hf_transfer.reporting.report import next_command
 
-PACKAGED = Path(hf_transfer.__file__).parent / "demo" / "speech"
 DEFAULTS = {
-    "model_name_or_path": str(PACKAGED / "wav2vec2-tiny-commands-american"),
-    "dataset_name": str(PACKAGED / "commands"),
-    "group_column_name": "accent",
-    "source_group": "american",
-    "target_group": ["scottish"],
+    "model_name_or_path": "facebook/wav2vec2-base-960h",
     "method": "full",
     # Sixteen clips a step, eight at a time: half a minute of speech each takes gigabytes in a large model.
     "per_device_train_batch_size": 8,
