@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--file", help="CSV, TSV, JSON, JSONL or Parquet file of inputs")
     command.add_argument("--output", help="JSONL file to write (default: standard output)")
     command.add_argument("--batch_size", type=int, default=32, help="inputs at once (default: 32)")
-    command.add_argument("--language_model", help="KenLM file (.arpa, .bin) to transcribe with; needs the extra lm")
+    command.add_argument("--language_model", help="KenLM file (ARPA) to transcribe with; needs the extra lm")
     _add_columns(command)
     command.set_defaults(run=_predict)
 
@@ -50,6 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--label_column_name", help="column of the labels")
     command.add_argument("--label_separator", help="what separates the labels of one text")
     command.add_argument("--speaker_column_name", help="column of the speakers of clips")
+    command.add_argument("--min_seconds", type=float, help="shorter clips are left out")
+    command.add_argument("--max_seconds", type=float, help="longer clips are left out")
+    command.add_argument("--leave_out", nargs="+", help="kinds of suspicious clips that are not used, or none")
     command.add_argument("--drop_incomplete", action="store_true", help="leave out rows without text or label")
     command.add_argument("--group_column_name", help="column by which results are reported too")
     command.add_argument("--output", help="JSON file to write (default: standard output)")

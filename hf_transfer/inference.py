@@ -117,7 +117,8 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
         **settings: arguments of the data and of the task, by their flag names.
 
     Returns:
-        ``metrics``, their 95 % intervals (``confidence``), ``groups``, and the number of ``examples``.
+        ``metrics``, their 95 % intervals (``confidence``), ``groups``, the number of ``examples``, and how many rows
+        were ``left_out`` by the reason.
 
     Raises:
         InputError: the model or the data cannot be used.
@@ -136,7 +137,7 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
     model = ModelArguments(model_name_or_path=str(path_or_hub_id))
     table = load_file(test_file, column_names=data.column_names, delimiter=data.delimiter)
     show_bars_for(len(table))
-    splits, _ = task.standardise(DatasetDict({"test": table}), data, model, config)
+    splits, left_out = task.standardise(DatasetDict({"test": table}), data, model, config)
     processor = task.load_processor(model)
     splits, inputs = task.preprocess(splits, processor, pipeline.model, seed=0)
     with tempfile.TemporaryDirectory() as folder:
@@ -155,4 +156,5 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
         "confidence": task.intervals(outputs, outputs, split, config, seed=0)["after"],
         "groups": measure_groups(task, None, outputs, split, config),
         "examples": len(split),
+        "left_out": {why: count for why, count in left_out["test"].items() if count},
     }

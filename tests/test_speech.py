@@ -388,6 +388,14 @@ def test_what_was_known_before_is_measured_apart(speech_model, folder, tmp_path)
     assert splits.count("source") == 12
 
 
+def test_other_groups_are_left_out(speech_model, folder, tmp_path):
+    report = train(tmp_path / "a", speech_model(), dataset_name=str(folder), group_column_name="accent",
+                   target_group=["south"]).report  # fmt: skip
+    assert report["data"]["examples"] == {"train": 24, "test": 12}
+    assert set(report["groups"]) == {"south"}
+    assert {"wer", "wer_before", "confidence", "gain", "examples"} <= set(report["groups"]["south"])
+
+
 def test_a_source_file_is_halved_where_it_is_replayed_too(speech_model, folder, tmp_path):
     rows = write_clips(tmp_path, 20, shift=0.8)
     source = write_csv(tmp_path / "s.csv", rows)
@@ -543,6 +551,9 @@ def test_predict_and_evaluate_give_what_the_run_measured(trained, folder, comman
     assert result.code == 0, result.err
     report = json.loads((trained / method / "report.json").read_text())
     assert json.loads(result.out)["metrics"] == pytest.approx(report["metrics"])
+    assert json.loads(result.out)["left_out"] == {}
+    result = command("evaluate", trained / method, "--test_file", file, "--max_seconds", 1)
+    assert json.loads(result.out)["left_out"]["too long"] > 0
     result = command("predict", trained / method, "--file", file)
     assert [json.loads(line)["text"] for line in result.out.splitlines()] == [r["prediction"] for r in records]
 

@@ -125,7 +125,11 @@ def _decode_all(
         )  # fmt: skip
         if not (folder / "clips.npz").is_file():  # another process may have been faster
             shutil.rmtree(folder, ignore_errors=True)
-            os.replace(partial, folder)
+            try:
+                os.replace(partial, folder)
+            except OSError:
+                if not (folder / "clips.npz").is_file():  # it was faster in this very moment
+                    raise
     except OSError as error:
         raise Failure(
             f"The decoded audio could not be written to {folder.parent}: {error.strerror or error}. It takes "

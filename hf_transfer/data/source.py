@@ -24,8 +24,6 @@ def separate_source(splits: DatasetDict, data: DataArguments, seed: int) -> tupl
         InputError: there is no such group, nothing but it, or too little of it to replay.
     """
     pool = splits.pop("replay", None)
-    if data.target_group is not None:
-        splits = _only_groups(splits, data)
     if data.source_group is not None:
         rows = {name: _rows_of_group(splits[name], data.source_group) for name in ("train", "test")}
         for name, (others, source) in rows.items():
@@ -61,21 +59,37 @@ def separate_source(splits: DatasetDict, data: DataArguments, seed: int) -> tupl
     return splits, wanted
 
 
-def _only_groups(splits: DatasetDict, data: DataArguments) -> DatasetDict:
-    """The splits with the target and source groups alone."""
-    wanted = {*(data.target_group or ()), data.source_group}
-    there = {group for name in ("train", "test") for group in splits[name]["group"]}
-    for group in data.target_group or ():
+def only_groups(splits: DatasetDict, data: DataArguments) -> DatasetDict:
+    """The user's splits with the rows of --target_group and --source_group alone, before anything is done with them.
+
+    Raises:
+        InputError: there is no such column, or no such group.
+    """
+    column = str(data.group_column_name)
+    if data.target_group is None:
+        return splits
+    groups = {
+        name: [str(group).strip() for group in split[column][:]]
+        for name, split in splits.items()
+        if column in split.column_names
+    }
+    if "train" not in groups:
+        shown = ", ".join(splits["train"].column_names)
+        raise InputError(f"--group_column_name {column}: the training split has no such column. It has: {shown}.")
+    wanted, there = {*data.target_group, data.source_group}, {group for own in groups.values() for group in own}
+    for group in data.target_group:
         if group not in there:
             shown = ", ".join(sorted(there))
             raise InputError(
                 f"--target_group {group}: there is no such group. There are: {shown}.{nearest(group, there)}"
             )
+    if not any(group in data.target_group for group in groups["train"]):
+        raise InputError(f"--target_group {' '.join(data.target_group)}: the training split has no example of it.")
     return DatasetDict(
         {
-            name: split
-            if name == "source"
-            else split.select([i for i, group in enumerate(split["group"][:]) if group in wanted])
+            name: split.select([i for i, group in enumerate(groups[name]) if group in wanted])
+            if name in groups and name not in ("source", "replay")
+            else split
             for name, split in splits.items()
         }
     )

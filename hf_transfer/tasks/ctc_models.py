@@ -50,7 +50,10 @@ def _plain(model: Any) -> Any:
 
 def frames_of(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     """From lengths of inputs [batch] to lengths of outputs [batch]."""
-    own = _plain(model)._get_feat_extract_output_lengths
+    plain = _plain(model)
+    if not hasattr(plain, "_get_feat_extract_output_lengths"):
+        raise InputError(f"A {plain.config.model_type} does not say how many frames a clip gives: choose another.")
+    own = plain._get_feat_extract_output_lengths
     return lambda lengths: own(lengths).long()
 
 

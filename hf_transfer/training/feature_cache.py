@@ -109,6 +109,7 @@ class FeatureCache:
         order = np.argsort(dataset["length"][:], kind="stable")
         batch = to_device(self.model.device, collator(dataset.__getitems__([*order[:4], *order[-4:]])))
         if "input_ids" not in batch:
+            logger.info("Activations are not cached: that is for texts.")
             return False
         mask = batch["attention_mask"]
         self.model.eval()
