@@ -320,11 +320,10 @@ class SpeechRecognition:
     def readout(self, processor: Any, model: Any) -> Callable[..., list[str]]:
         """The text that each clip is heard as: the likeliest letter of each frame, repetitions and blanks removed."""
         to_frames, tokenizer = frames_of(model), processor.tokenizer
-        letters = letters_of(tokenizer)
 
         def read(logits: torch.Tensor, lengths: torch.Tensor) -> list[str]:
             ids, frames = logits.argmax(dim=-1).cpu().numpy(), to_frames(lengths).tolist()
-            return [normalise(tokenizer.decode(row[:n]), letters) for row, n in zip(ids, frames, strict=True)]
+            return [" ".join(tokenizer.decode(row[:n]).split()) for row, n in zip(ids, frames, strict=True)]
 
         return read
 
