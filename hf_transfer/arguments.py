@@ -194,6 +194,9 @@ class TransferTrainingArguments(TrainingArguments):
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept during training."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN and infinite losses in the logs."})
 
+    # The others wait while one process tokenizes or decodes: for a thousand hours of speech more than half an hour.
+    ddp_timeout: int = field(default=6 * 3600, metadata={"help": "Seconds that processes wait for each other."})
+
     # Declared anew for type checkers, which do not see transformers' annotations.
     use_cpu: bool = field(default=False, metadata={"help": "Train on the CPU even where there is an accelerator."})
     ddp_find_unused_parameters: bool | None = field(

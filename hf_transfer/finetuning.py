@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, set_seed
 
 from hf_transfer import hub
 from hf_transfer.arguments import Arguments, DataArguments, TransferTrainingArguments
-from hf_transfer.data.source import only_groups, separate_source
+from hf_transfer.data.source import named_groups, only_groups, separate_source
 from hf_transfer.data.splits import SPLITS, complete_splits, load_splits, overlap
 from hf_transfer.data.tables import show_bars_for
 from hf_transfer.errors import InputError, logger
@@ -221,7 +221,7 @@ def _prepare_splits(
     """Checked train, validation and test splits, and what the report says of them."""
     data, seed = arguments.data, arguments.training.seed
     given = _in_memory(dataset, data) if dataset is not None else load_splits(data)
-    given = only_groups(given, data)
+    given = only_groups(named_groups(given, data), data)
     show_bars_for(sum(len(split) for split in given.values()))
     splits, left_out = task.standardise(given, data, arguments.model)
     strata = {name: task.strata(split) for name, split in splits.items()}

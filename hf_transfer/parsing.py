@@ -21,6 +21,7 @@ def parse_arguments(
     argv: Sequence[str] | None = None,
     *,
     defaults: Mapping[str, Any] | None = None,
+    defaults_without_data: Mapping[str, Any] | None = None,
     description: str | None = None,
 ) -> Arguments:
     """Arguments from `defaults`, then a YAML file (``--config``), then flags: the later win.
@@ -28,18 +29,19 @@ def parse_arguments(
     Args:
         task_class: dataclass of the task, whose fields are flags as well.
         argv: the command line without the program's name; `sys.argv[1:]` if None.
-        defaults: the recipe's own defaults by flag name. A default dataset yields to a named one.
+        defaults: the recipe's own defaults by flag name.
+        defaults_without_data: those that win over them where the user names no data: a dataset, its groups.
         description: what ``--help`` says first.
 
     Raises:
         InputError: an argument is unknown, misspelt or has a wrong value.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    defaults = dict(defaults or {})
+    defaults, without_data = dict(defaults or {}), dict(defaults_without_data or {})
     parser = _Parser(_groups_of(task_class), description=description, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE", help="YAML file of arguments; flags win over it.")
     if {"-h", "--help"} & set(argv):
-        parser.set_defaults(**defaults)
+        parser.set_defaults(**{**defaults, **without_data})
         parser.print_help()
         sys.exit(0)
     flags = parser.given(argv, "the command line")
@@ -47,15 +49,8 @@ def parse_arguments(
     chosen = flags
     if config is not None:
         chosen = {**parser.given(_as_flags(_read_yaml(config), config), config), **flags}
-    if "train_file" in chosen or "dataset_name" in chosen:
-        source = (
-            "dataset_name",
-            "dataset_config_name",
-            "train_split_name",
-            "validation_split_name",
-            "test_split_name",
-        )
-        defaults = {key: value for key, value in defaults.items() if key not in source}
+    if "train_file" not in chosen and "dataset_name" not in chosen:
+        defaults |= without_data
     return _build(task_class, {**defaults, **chosen})
 
 

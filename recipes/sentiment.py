@@ -14,14 +14,18 @@ from hf_transfer.reporting.report import next_command
 
 DEFAULTS = {
     "model_name_or_path": "google-bert/bert-base-uncased",
+    "method": "full",
+}
+DATASET = {
     "dataset_name": "stanfordnlp/sst2",
     "test_split_name": "validation",  # the labels of the test split are kept secret
-    "method": "full",
 }
 
 
 def main() -> None:
-    arguments = parse_arguments(TextClassification, defaults=DEFAULTS, description=__doc__)
+    arguments = parse_arguments(
+        TextClassification, defaults=DEFAULTS, defaults_without_data=DATASET, description=__doc__
+    )
     result = finetune(arguments.task, arguments)
     if arguments.training.should_save:
         text = "Not bad at all."

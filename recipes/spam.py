@@ -14,13 +14,15 @@ from hf_transfer.reporting.report import next_command
 
 DEFAULTS = {
     "model_name_or_path": "google-bert/bert-base-uncased",
-    "dataset_name": "ucirvine/sms_spam",
     "method": "full",
 }
+DATASET = {"dataset_name": "ucirvine/sms_spam"}
 
 
 def main() -> None:
-    arguments = parse_arguments(TextClassification, defaults=DEFAULTS, description=__doc__)
+    arguments = parse_arguments(
+        TextClassification, defaults=DEFAULTS, defaults_without_data=DATASET, description=__doc__
+    )
     result = finetune(arguments.task, arguments)
     if arguments.training.should_save:
         text = "Hi mum, my phone broke, text me on this new number"

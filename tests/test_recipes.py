@@ -30,10 +30,10 @@ def test_shipped_yaml_is_understood(file):
 
 def test_flags_win_over_yaml_and_yaml_over_the_recipe(tmp_path):
     (tmp_path / "c.yaml").write_text("learning_rate: 1e-4\nlora_r: 4\nmethod: lora\nbf16: no\ntrain_file: a.csv\n")
-    defaults = {"method": "full", "lora_r": 2, "dataset_name": "some/set", "output_dir": "x", "weight_decay": 0.5}
+    defaults = {"method": "full", "lora_r": 2, "output_dir": "x", "weight_decay": 0.5}
     arguments = parse_arguments(
         TextClassification, ["--config", str(tmp_path / "c.yaml"), "--lora_r", "8", "--model_name_or_path", "m"],
-        defaults=defaults,
+        defaults=defaults, defaults_without_data={"dataset_name": "some/set"},
     )  # fmt: skip
     assert arguments.method.lora_r == 8
     assert arguments.method.method == "lora"

@@ -186,7 +186,7 @@ def test_a_few_foreign_letters_cost_their_clips_alone(speech_model, folder, tmp_
     with caplog.at_level("INFO", "hf_transfer"):
         report = train(tmp_path / "out", speech_model(), train_file=str(file)).report
     assert report["data"]["left_out"]["train"] == {"letters outside the vocabulary": 1}
-    assert "1 clips whose transcripts hold what the vocabulary cannot spell (7)" in caplog.text
+    assert "1 x letters outside the vocabulary (7: write numbers as words, or --vocabulary new): " in caplog.text
 
 
 def test_a_head_is_kept_where_the_tokenizer_knows_more_signs_than_the_head(speech_model, folder, tmp_path):
@@ -237,8 +237,33 @@ def test_bad_clips_are_left_out_counted_and_named(speech_model, tmp_path, recipe
     }  # fmt: skip
     assert report["data"]["examples"]["train"] == 40 - 10
     for said in ("1 x too long (--max_seconds 30): clips/clip7.wav", "1 x missing", "clips/clip3.wav",
-                 "1 clips with more letters than frames: clips/clip10.wav", "--min_seconds 0.1"):  # fmt: skip
+                 "1 x more letters than frames (is it another clip's transcript?): clips/clip10.wav", "--min_seconds 0.1"):  # fmt: skip
         assert said in result.err, said
+
+
+def test_all_clips_left_out_are_listed(speech_model, tmp_path, caplog):
+    rows = write_clips(tmp_path, 24)
+    for row in rows[:5]:
+        (tmp_path / row["file_name"]).unlink()
+    file, test = write_csv(tmp_path / "t.csv", rows), write_csv(tmp_path / "test.csv", rows[12:])
+    with caplog.at_level("INFO", "hf_transfer"):
+        train(tmp_path / "out", speech_model(), train_file=str(file), test_file=str(test), max_steps=1)
+    said = next(message for message in caplog.messages if "5 x missing" in message)
+    listed = Path(said.partition("all in ")[2].rstrip(")."))
+    assert [line.split()[0] for line in listed.read_text().splitlines()] == [row["file_name"] for row in rows[:5]]
+
+
+def test_groups_of_a_class_label_keep_their_names(speech_model, tmp_path):
+    from datasets import ClassLabel, Dataset
+
+    rows = [{**row, "accent": i % 2} for i, row in enumerate(write_clips(tmp_path, 24))]
+    dataset = Dataset.from_list([{**row, "file_name": str(tmp_path / row["file_name"])} for row in rows])
+    dataset = dataset.cast_column("accent", ClassLabel(names=["north", "south"]))
+    report = finetune(
+        SpeechRecognition(), dataset=dataset, output_dir=str(tmp_path / "out"),
+        model_name_or_path=str(speech_model()), group_column_name="accent", target_group=["south"], **STEPS,
+    ).report  # fmt: skip
+    assert set(report["groups"]) == {"south"}
 
 
 def test_suspicious_clips_are_used_where_leave_out_says_so(speech_model, folder, tmp_path):

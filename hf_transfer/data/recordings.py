@@ -1,5 +1,6 @@
 """The user's rows of clips and transcripts, as clips that can be used, under the names of the speech tasks."""
 
+import contextlib
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -39,12 +40,21 @@ class LeftOut:
         """How many, by the reason."""
         return {reason: len(clips) for reason, clips in self.clips.items()}
 
-    def say(self, split: str, cure: dict[str, str]) -> None:
-        """A line for each reason: how many, the first of them, and the flag that changes it."""
+    def say(self, split: str, cures: dict[str, str], folder: Path) -> None:
+        """A line for each reason: see `say_left_out`."""
         for reason, clips in self.clips.items():
-            shown = ", ".join(clips[:3]) + (", ..." if len(clips) > 3 else "")
-            what = cure.get(reason, "mend or remove the files")
-            logger.info("Left out of %s: %d x %s (%s): %s.", split, len(clips), reason, what, shown)
+            say_left_out(split, reason, clips, cures.get(reason, "mend or remove the files"), folder)
+
+
+def say_left_out(split: str, reason: str, clips: list[str], cure: str, folder: Path) -> None:
+    """How many clips of a split are not used and why, the first of them, what changes it, and where all are listed."""
+    shown = ", ".join(clips[:3])
+    if len(clips) > 3:
+        listed = folder / f"left_out_{reason.replace(' ', '_')}.txt"
+        with contextlib.suppress(OSError):  # the folder may be full, or another user's
+            listed.write_text("\n".join(clips) + "\n", encoding="utf-8")
+            shown += f", ... (all in {listed})"
+    logger.info("Left out of %s: %d x %s (%s): %s.", split, len(clips), reason, cure, shown)
 
 
 class Sources:
@@ -144,7 +154,7 @@ def read_recordings(
         )
     seconds = np.diff(clips.offsets) / settings.sampling_rate
     kept, left_out = _usable(names, texts, clips, seconds, leave_out)
-    left_out.say(name, _cures(settings))
+    left_out.say(name, _cures(settings), clips.file.parent)
     _mention_suspicions(name, names, clips, texts, seconds, leave_out)
     if len(kept) < len(names) / 2:
         reason, worst = max(left_out.clips.items(), key=lambda item: len(item[1]))

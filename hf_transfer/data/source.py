@@ -1,6 +1,6 @@
 """What the model knew before: set apart to measure forgetting, and replayed against it."""
 
-from datasets import Dataset, DatasetDict, concatenate_datasets
+from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets
 
 from hf_transfer.arguments import DataArguments
 from hf_transfer.errors import InputError, logger, nearest
@@ -57,6 +57,18 @@ def separate_source(splits: DatasetDict, data: DataArguments, seed: int) -> tupl
     splits["train"] = concatenate_datasets([splits["train"], taken])
     logger.info("%d source examples are mixed into training (--replay).", wanted)
     return splits, wanted
+
+
+def named_groups(splits: DatasetDict, data: DataArguments) -> DatasetDict:
+    """The user's splits with the groups' names where the column holds ids of a `ClassLabel`."""
+    column = data.group_column_name
+    named = DatasetDict(splits)
+    for name, split in splits.items():
+        feature = split.features.get(column)
+        if isinstance(feature, ClassLabel):
+            names = [None if i is None or i < 0 else feature.int2str(i) for i in split[column][:]]
+            named[name] = split.remove_columns(column).add_column(column, names)
+    return named
 
 
 def only_groups(splits: DatasetDict, data: DataArguments) -> DatasetDict:

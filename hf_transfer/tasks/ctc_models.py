@@ -11,10 +11,14 @@ from transformers import (
     PreTrainedModel,
     Wav2Vec2FeatureExtractor,
 )
+from transformers.utils.hub import cached_file
 
 from hf_transfer.arguments import ModelArguments
 from hf_transfer.errors import InputError, logger
-from hf_transfer.models import load_config, quiet
+from hf_transfer.models import explained, load_config, quiet
+
+# Where tokenizers lie; a checkpoint with none of them has no vocabulary.
+VOCABULARY_FILES = ("vocab.json", "tokenizer.json", "tokenizer_config.json")
 
 
 def load_feature_extractor(model: ModelArguments) -> Any:
@@ -33,14 +37,29 @@ def load_feature_extractor(model: ModelArguments) -> Any:
 
 
 def load_vocabulary(model: ModelArguments) -> Any:
-    """The vocabulary that comes with a checkpoint; None where there is none."""
+    """The vocabulary that comes with a checkpoint; None where there is none.
+
+    Raises:
+        InputError: the checkpoint cannot be reached.
+    """
+    name, revision = str(model.model_name_or_path), model.model_revision
+    with explained(name, "the vocabulary"):
+        there = any(
+            cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+            for file in VOCABULARY_FILES
+        )
+    if not there:
+        return None
     with quiet():
         try:
-            return AutoTokenizer.from_pretrained(
-                str(model.model_name_or_path), revision=model.model_revision, trust_remote_code=model.trust_remote_code
+            tokenizer = AutoTokenizer.from_pretrained(
+                name, revision=revision, trust_remote_code=model.trust_remote_code
             )
         except (OSError, ValueError, TypeError, KeyError):
             return None
+    # Otherwise it would lower what it decodes; transcripts are fitted to the vocabulary's own case.
+    tokenizer.do_lower_case = False
+    return tokenizer
 
 
 def _plain(model: Any) -> Any:

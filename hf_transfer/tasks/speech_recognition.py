@@ -22,6 +22,7 @@ from hf_transfer.data.recordings import (
     describe_speakers,
     read_recordings,
     resolve,
+    say_left_out,
 )
 from hf_transfer.data.splits import find_column
 from hf_transfer.data.transcripts import build_tokenizer, covers, letters_of, normalise, unknown_letters
@@ -181,12 +182,11 @@ class SpeechRecognition:
         foreign, _ = unknown_letters(train["text"][:], letters)
         if not foreign:
             return train
-        kept = [i for i, text in enumerate(train["text"][:]) if set(text) <= letters]
-        logger.info(
-            "Left out of train: %d clips whose transcripts hold what the vocabulary cannot spell (%s); write numbers "
-            "as words, or build a vocabulary from the transcripts: --vocabulary new.",
-            len(train) - len(kept), " ".join(letter for letter, _ in foreign.most_common(10)),
-        )  # fmt: skip
+        fits = [set(text) <= letters for text in train["text"][:]]
+        kept = [i for i, fit in enumerate(fits) if fit]
+        shown = " ".join(letter for letter, _ in foreign.most_common(10))
+        cure = f"{shown}: write numbers as words, or --vocabulary new"
+        _say_unfit("train", train, fits, "letters outside the vocabulary", cure)
         if not kept:
             raise InputError("No training transcript can be spelt in the checkpoint's vocabulary: --vocabulary new.")
         return train.select(kept)
@@ -276,7 +276,12 @@ class SpeechRecognition:
                 have > 0 and (name in ("test", "source") or 0 < need <= have)
                 for need, have in zip(needed, given, strict=True)
             ]
-            _refuse_or_mention_unfit(name, split["audio"][:], fits)
+            _say_unfit(name, split, fits, "more letters than frames", "is it another clip's transcript?")
+            if not any(fits):
+                raise InputError(
+                    f"Every clip in the {name} split has more letters than the model makes frames of it: are "
+                    "transcripts and clips the same language and speed, and is the sampling rate right?"
+                )
             rows = [i for i, fit in enumerate(fits) if fit]
             kept[name] = split.select(rows)
             augmented = augmentation is not None and name == "train"
@@ -363,18 +368,7 @@ class SpeechRecognition:
         )
 
 
-def _refuse_or_mention_unfit(name: str, clips: list[str], fits: list[bool]) -> None:
-    """Say which clips are left out for having more letters than frames.
-
-    Raises:
-        InputError: all are.
-    """
-    out = [clip for clip, fit in zip(clips, fits, strict=True) if not fit]
+def _say_unfit(name: str, split: Dataset, fits: list[bool], reason: str, cure: str) -> None:
+    out = [clip for clip, fit in zip(split["audio"][:], fits, strict=True) if not fit]
     if out:
-        shown = ", ".join(out[:3])
-        logger.info("Left out of %s: %d clips with more letters than frames: %s.", name, len(out), shown)
-    if not any(fits):
-        raise InputError(
-            f"Every clip in the {name} split has more letters than the model makes frames of it: are transcripts and "
-            "clips the same language and speed, and is the sampling rate right?"
-        )
+        say_left_out(name, reason, out, cure, Path(split["store"][0]).parent)

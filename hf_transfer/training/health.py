@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from hf_transfer.errors import Failure
+from hf_transfer.errors import Failure, logger
 
 # A recogniser that has spoken and then stays silent for so many logs in a row has collapsed to blanks.
 SILENT_LOGS = 10
@@ -17,7 +17,7 @@ SPEAKING_LOSS = 2.0
 
 
 class Health(TrainerCallback):
-    """Stops a run whose loss is not finite, or whose recogniser has collapsed to blanks.
+    """Stops a run whose loss is not finite, or whose recogniser has collapsed to blanks; names one that never spoke.
 
     Raises:
         Failure: with the likely cause, the cure, and where the last good checkpoint is.
@@ -38,6 +38,13 @@ class Health(TrainerCallback):
             )
         if "empty_hypotheses" in logs:
             self._listen(args, state, logs["loss"], logs["empty_hypotheses"])
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.silent_logs and not self.has_spoken and state.is_world_process_zero:
+            logger.warning(
+                "By the last step the recogniser still writes nothing: train longer (--num_train_epochs), raise "
+                "--learning_rate, or start from a checkpoint that can spell."
+            )
 
     def _listen(self, args: Any, state: Any, loss: float, empty: float) -> None:
         self.has_spoken |= empty < SPEAKING_SHARE and loss < SPEAKING_LOSS
