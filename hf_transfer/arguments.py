@@ -42,6 +42,7 @@ TRAINING_RANGES: dict[str, Range] = {
     "per_device_train_batch_size": (1, None),
     "per_device_eval_batch_size": (1, None),
     "gradient_accumulation_steps": (1, None),
+    "early_stopping_patience": (1, None),
 }
 
 
@@ -197,6 +198,24 @@ class TransferTrainingArguments(TrainingArguments):
     # The others wait while one process tokenizes or decodes: for a thousand hours of speech more than half an hour.
     ddp_timeout: int = field(default=6 * 3600, metadata={"help": "Seconds that processes wait for each other."})
 
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "Stop after so many evaluations without a better --metric_for_best_model, and keep the best "
+            "checkpoint; evaluates and saves every epoch unless told otherwise."
+        },
+    )
+    resume_despite_changes: bool = field(
+        default=False, metadata={"help": "Go on from a checkpoint that other data or arguments led to."}
+    )
+    stop_when_sick: bool = field(
+        default=True,
+        metadata={"help": "Stop a run that has diverged or collapsed; `false` lets it go on."},
+    )
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "Go on with the patience and the other counters of the checkpoint."}
+    )
+
     # Declared anew for type checkers, which do not see transformers' annotations.
     use_cpu: bool = field(default=False, metadata={"help": "Train on the CPU even where there is an accelerator."})
     ddp_find_unused_parameters: bool | None = field(
@@ -224,6 +243,8 @@ class TransferTrainingArguments(TrainingArguments):
         if asked in ("true", "false", "none", ""):
             # "true" is the newest checkpoint of the output folder.
             self.resume_from_checkpoint = "true" if asked == "true" else None
+        if self.early_stopping_patience is not None:
+            self._evaluate_for_early_stopping()
         if self.disable_tqdm is None:
             # A bar redraws itself with carriage returns: in a log file that is noise.
             self.disable_tqdm = not sys.stderr.isatty()
@@ -238,6 +259,12 @@ class TransferTrainingArguments(TrainingArguments):
                 "work alone and overwrite the others. Start them with `accelerate launch --multi_gpu "
                 "--num_processes N`, or run a single process."
             )
+
+    def _evaluate_for_early_stopping(self) -> None:
+        if str(self.eval_strategy) in ("no", "IntervalStrategy.NO"):  # type: ignore[has-type]
+            self.eval_strategy = self.save_strategy = "epoch"
+            logger.info("Evaluated and saved every epoch, for --early_stopping_patience.")
+        self.load_best_model_at_end = True
 
 
 @dataclass
@@ -287,6 +314,7 @@ class Arguments:
         unrepeatable = {
             "hub_token",
             "resume_from_checkpoint",
+            "resume_despite_changes",
             "disable_tqdm",
             "use_cpu",
             "push_to_hub",

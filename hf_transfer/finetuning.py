@@ -26,6 +26,7 @@ from hf_transfer.reporting.model_card import model_card
 from hf_transfer.reporting.output_folder import OutputFolder, write_json, write_jsonl
 from hf_transfer.reporting.report import Finetuned, device_name, versions
 from hf_transfer.tasks.task import Task
+from hf_transfer.training.checkpoints import checkpoint_to_resume, describe_run
 from hf_transfer.training.cost import Meter
 from hf_transfer.training.fit import fit, fit_head, make_trainer, settle_best_metric, settle_training
 from hf_transfer.training.health import require_finite
@@ -74,9 +75,11 @@ def finetune(
             if method.head_first:
                 fit_head(trainer, run.anatomy, arguments, output.work)
             model = apply_method(run.model, run.anatomy, method, revision=arguments.model.model_revision)
-            trainer = make_trainer(task, arguments, output.work, model, run.processor, run.splits, run.inputs)
+            trainer = make_trainer(
+                task, arguments, output.work, model, run.processor, run.splits, run.inputs, run.description
+            )
             parameters = count_parameters(model)
-            cost = fit(trainer, run.anatomy, arguments, output.work)
+            cost = fit(trainer, run.anatomy, arguments, output.work, run.checkpoint)
         with meter.stage("after"):
             require_finite(model, training.learning_rate or 0.0, str(output.work))
             validation = trainer.predict(run.inputs["validation"]).predictions if "validation" in run.inputs else None
@@ -118,6 +121,8 @@ class _Prepared:
     model: PreTrainedModel
     anatomy: Anatomy
     inputs: Mapping[str, Any]
+    description: Mapping[str, Any]
+    checkpoint: Path | None
 
 
 def _prepare(
@@ -147,9 +152,12 @@ def _prepare(
                 facts["left_out"].setdefault(name, {})["does not fit the model"] = facts["examples"][name] - len(split)
         facts["examples"] = {name: len(split) for name, split in splits.items()}
         settle_training(arguments, model.config, len(inputs["train"]))
-        if training.should_save:
-            output.claim(arguments.as_dict())
-    return _Prepared(splits, facts, processor, model, Anatomy.of(model, newly_initialised), inputs)
+    description = describe_run(arguments, splits, inputs)
+    checkpoint = checkpoint_to_resume(
+        training.resume_from_checkpoint, output.work, description, despite=training.resume_despite_changes
+    )
+    anatomy = Anatomy.of(model, newly_initialised)
+    return _Prepared(splits, facts, processor, model, anatomy, inputs, description, checkpoint)
 
 
 def _circumstances(task: Task, arguments: Arguments, facts: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from speech import build_speech_model, write_clips
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("HF_TRANSFER_TEST_DATA", ROOT.parent / "shared" / "data"))
@@ -227,6 +228,42 @@ def _run_program(path: Path, arguments: Any, monkeypatch: Any, capfd: Any) -> Re
     logging.getLogger("hf_transfer").handlers.clear()
     out, err = capfd.readouterr()
     return Result(int(ended.value.code or 0), out, err)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def audio_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Decoded clips are kept apart from those of the person who runs the tests, in child processes too."""
+    patch = pytest.MonkeyPatch()
+    place = tmp_path_factory.mktemp("audio_cache")
+    patch.setattr("datasets.config.HF_DATASETS_CACHE", place)
+    patch.setenv("HF_DATASETS_CACHE", str(place))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="session")
+def speech_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A tiny CTC model's folder by family, made once."""
+    made: dict[Any, Path] = {}
+
+    def get(family: str = "wav2vec2-layer", **options: Any) -> Path:
+        key = family, *options.items()
+        if key not in made:
+            made[key] = build_speech_model(tmp_path_factory.mktemp("speech") / family, family, **options)
+        return made[key]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def accents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An audiofolder of two accents, a third of it for testing."""
+    place = tmp_path_factory.mktemp("audiofolder")
+    rows = write_clips(place, 36, accent="north") + write_clips(place, 36, shift=1.2, accent="south")
+    write_csv(
+        place / "metadata.csv", [{**row, "split": "test" if i % 3 == 0 else "train"} for i, row in enumerate(rows)]
+    )
+    return place
 
 
 def start(*arguments: Any, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -291,6 +291,6 @@ def test_paths_may_be_path_objects(train, tiny, tmp_path):
 def test_an_unfinished_run_is_not_continued_with_other_arguments(train, tmp_path):
     with stopped_at(3):
         train(max_steps=6, save_strategy="steps", save_steps=2)
-    with pytest.raises(InputError, match=r"a run with other arguments is unfinished there \(seed 42, not 7"):
+    with pytest.raises(InputError, match=r"is of a run with seed 42, not 7; other examples"):
         train(max_steps=6, seed=7, resume_from_checkpoint="true")
     assert (tmp_path / "out.partial" / "checkpoint-2").is_dir()

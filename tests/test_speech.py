@@ -13,7 +13,7 @@ import soundfile
 import torch
 from conftest import ROOT, write_csv
 from safetensors.torch import load_file
-from speech import FAMILIES, RATE, WORDS, build_speech_model, tones, write_clips
+from speech import FAMILIES, RATE, WORDS, tones, write_clips
 from test_launch import launch
 from transformers import AutoModelForCTC
 
@@ -25,40 +25,6 @@ from hf_transfer.parsing import parse_arguments
 
 STEPS = {"max_steps": 3, "per_device_train_batch_size": 8, "report_to": "none", "disable_tqdm": True,
          "learning_rate": 1e-2}  # fmt: skip
-
-
-@pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory):
-    from hf_transfer.data import audio_cache
-
-    patch = pytest.MonkeyPatch()
-    patch.setattr(audio_cache.datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("audio_cache"))
-    yield
-    patch.undo()
-
-
-@pytest.fixture(scope="session")
-def speech_model(tmp_path_factory):
-    made = {}
-
-    def get(family="wav2vec2-layer", **options):
-        key = family, *options.items()
-        if key not in made:
-            made[key] = build_speech_model(tmp_path_factory.mktemp("speech") / family, family, **options)
-        return made[key]
-
-    return get
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory):
-    """An audiofolder of two accents, a third of it for testing."""
-    place = tmp_path_factory.mktemp("audiofolder")
-    rows = write_clips(place, 36, accent="north") + write_clips(place, 36, shift=1.2, accent="south")
-    write_csv(
-        place / "metadata.csv", [{**row, "split": "test" if i % 3 == 0 else "train"} for i, row in enumerate(rows)]
-    )
-    return place
 
 
 def train(output, model, task=None, **arguments):
@@ -80,23 +46,23 @@ def in_encoder(name):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_full_moves_all_but_the_feature_encoder(speech_model, folder, tmp_path, family):
-    train(tmp_path / "out", speech_model(family), dataset_name=str(folder), method="full")
+def test_full_moves_all_but_the_feature_encoder(speech_model, accents, tmp_path, family):
+    train(tmp_path / "out", speech_model(family), dataset_name=str(accents), method="full")
     changed, every = moved(speech_model(family), tmp_path / "out")
     unused = {name for name in every if "masked_spec_embed" in name or "num_batches_tracked" in name}
     assert every - changed - unused == {name for name in every if in_encoder(name)}
 
 
-def test_the_feature_encoder_is_trained_when_asked(speech_model, folder, tmp_path):
+def test_the_feature_encoder_is_trained_when_asked(speech_model, accents, tmp_path):
     task = SpeechRecognition(train_feature_encoder=True)
-    train(tmp_path / "out", speech_model(), task, dataset_name=str(folder), method="full")
+    train(tmp_path / "out", speech_model(), task, dataset_name=str(accents), method="full")
     changed, every = moved(speech_model(), tmp_path / "out")
     assert {name for name in every if in_encoder(name)} <= changed
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_lora_reaches_every_linear_layer_and_saves_the_head(speech_model, folder, tmp_path, family):
-    report = train(tmp_path / "out", speech_model(family), dataset_name=str(folder), method="lora").report
+def test_lora_reaches_every_linear_layer_and_saves_the_head(speech_model, accents, tmp_path, family):
+    report = train(tmp_path / "out", speech_model(family), dataset_name=str(accents), method="lora").report
     saved = load_file(tmp_path / "out" / "adapter_model.safetensors")
     trained = {name.partition(".lora_")[0].removeprefix("base_model.model.") for name in saved if "lora_B" in name}
     assert all(float(value.abs().max()) > 0 for name, value in saved.items() if "lora_B" in name)
@@ -113,8 +79,8 @@ def test_lora_reaches_every_linear_layer_and_saves_the_head(speech_model, folder
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_frozen_moves_the_head_and_the_last_layers(speech_model, folder, tmp_path, family):
-    train(tmp_path / "out", speech_model(family), dataset_name=str(folder), method="frozen", trainable_layers=1)
+def test_frozen_moves_the_head_and_the_last_layers(speech_model, accents, tmp_path, family):
+    train(tmp_path / "out", speech_model(family), dataset_name=str(accents), method="frozen", trainable_layers=1)
     changed, every = moved(speech_model(family), tmp_path / "out")
     last = {name for name in every if ".layers.1." in name and "num_batches_tracked" not in name}
     assert {"lm_head.weight", "lm_head.bias"} <= changed
@@ -122,8 +88,8 @@ def test_frozen_moves_the_head_and_the_last_layers(speech_model, folder, tmp_pat
     assert len(changed & last) > 0.8 * len(last)
 
 
-def test_scratch_begins_anew(speech_model, folder, tmp_path):
-    train(tmp_path / "out", speech_model(), dataset_name=str(folder), method="scratch")
+def test_scratch_begins_anew(speech_model, accents, tmp_path):
+    train(tmp_path / "out", speech_model(), dataset_name=str(accents), method="scratch")
     changed, every = moved(speech_model(), tmp_path / "out")
     assert {name for name in every if name.endswith("weight") and "norm" not in name} <= changed
 
@@ -131,21 +97,21 @@ def test_scratch_begins_anew(speech_model, folder, tmp_path):
 # --- vocabulary -------------------------------------------------------------------------------------------------
 
 
-def with_texts(folder, place, change):
+def with_texts(accents, place, change):
     import csv
 
-    rows = list(csv.DictReader((folder / "metadata.csv").open()))
+    rows = list(csv.DictReader((accents / "metadata.csv").open()))
     return write_csv(
         place / "t.csv",
         [
-            {**row, "file_name": str(folder / row["file_name"]), "transcription": change(row["transcription"])}
+            {**row, "file_name": str(accents / row["file_name"]), "transcription": change(row["transcription"])}
             for row in rows
         ],
     )
 
 
-def test_the_case_of_the_vocabulary_is_taken(speech_model, folder, tmp_path):
-    file = with_texts(folder, tmp_path, lambda text: text.lower().replace(" ", "-") + "!")
+def test_the_case_of_the_vocabulary_is_taken(speech_model, accents, tmp_path):
+    file = with_texts(accents, tmp_path, lambda text: text.lower().replace(" ", "-") + "!")
     result = train(tmp_path / "out", speech_model(), train_file=str(file))
     predictions = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").open()]
     assert all(record["reference"].isupper() and "!" not in record["reference"] for record in predictions)
@@ -153,9 +119,9 @@ def test_the_case_of_the_vocabulary_is_taken(speech_model, folder, tmp_path):
     assert result.report["data"]["examples"] == {"train": 48, "test": 24}
 
 
-def test_another_alphabet_gets_a_vocabulary_and_a_head_of_its_own(speech_model, folder, tmp_path, caplog):
+def test_another_alphabet_gets_a_vocabulary_and_a_head_of_its_own(speech_model, accents, tmp_path, caplog):
     cyrillic = str.maketrans("ONFLIGHTSPERU", "ОНФЛИГХТСПЕРУ")
-    file = with_texts(folder, tmp_path, lambda text: text.translate(cyrillic).lower())
+    file = with_texts(accents, tmp_path, lambda text: text.translate(cyrillic).lower())
     with caplog.at_level("INFO", "hf_transfer"):
         train(tmp_path / "out", speech_model(), train_file=str(file))
     assert "is built from the training transcripts: геилнопрстуфх" in caplog.text
@@ -163,8 +129,8 @@ def test_another_alphabet_gets_a_vocabulary_and_a_head_of_its_own(speech_model, 
     assert load_finetuned(tmp_path / "out").model.lm_head.out_features == 3 + len("геилнопрстуфх")
 
 
-def test_letters_that_both_vocabularies_know_keep_their_weights(speech_model, folder, tmp_path):
-    file = with_texts(folder, tmp_path, lambda text: text.lower())
+def test_letters_that_both_vocabularies_know_keep_their_weights(speech_model, accents, tmp_path):
+    file = with_texts(accents, tmp_path, lambda text: text.lower())
     train(tmp_path / "out", speech_model(), SpeechRecognition(vocabulary="new"), train_file=str(file),
           max_steps=1, learning_rate=0.0)  # fmt: skip
     old, new = (json.loads((place / "vocab.json").read_text()) for place in (speech_model(), tmp_path / "out"))
@@ -173,23 +139,23 @@ def test_letters_that_both_vocabularies_know_keep_their_weights(speech_model, fo
         torch.testing.assert_close(after[new[mine]], before[old[theirs]])
 
 
-def test_a_pretrained_only_checkpoint_gets_a_vocabulary(speech_model, folder, tmp_path):
+def test_a_pretrained_only_checkpoint_gets_a_vocabulary(speech_model, accents, tmp_path):
     model = speech_model(vocabulary=False)
-    result = train(tmp_path / "out", model, dataset_name=str(folder), method="lora")
+    result = train(tmp_path / "out", model, dataset_name=str(accents), method="lora")
     assert "lm_head.weight" in "".join(load_file(tmp_path / "out" / "adapter_model.safetensors"))
     assert result.report["parity"]["max_difference"] < 1e-3
 
 
-def test_a_few_foreign_letters_cost_their_clips_alone(speech_model, folder, tmp_path, caplog):
+def test_a_few_foreign_letters_cost_their_clips_alone(speech_model, accents, tmp_path, caplog):
     seen = iter(range(100))
-    file = with_texts(folder, tmp_path, lambda text: f"{text} 7" if next(seen) == 1 else text)
+    file = with_texts(accents, tmp_path, lambda text: f"{text} 7" if next(seen) == 1 else text)
     with caplog.at_level("INFO", "hf_transfer"):
         report = train(tmp_path / "out", speech_model(), train_file=str(file)).report
     assert report["data"]["left_out"]["train"] == {"letters outside the vocabulary": 1}
     assert "1 x letters outside the vocabulary (7: write numbers as words, or --vocabulary new): " in caplog.text
 
 
-def test_a_head_is_kept_where_the_tokenizer_knows_more_signs_than_the_head(speech_model, folder, tmp_path):
+def test_a_head_is_kept_where_the_tokenizer_knows_more_signs_than_the_head(speech_model, accents, tmp_path):
     """transformers adds <s> and </s> to tokenizers whose vocabulary lacks them."""
     import transformers
 
@@ -201,7 +167,7 @@ def test_a_head_is_kept_where_the_tokenizer_knows_more_signs_than_the_head(speec
     tokenizer.add_special_tokens({"bos_token": "<s>", "eos_token": "</s>"})
     extractor = transformers.AutoFeatureExtractor.from_pretrained(speech_model())
     transformers.Wav2Vec2Processor(extractor, tokenizer).save_pretrained(tmp_path / "m")
-    train(tmp_path / "out", tmp_path / "m", dataset_name=str(folder), max_steps=1, learning_rate=0.0)
+    train(tmp_path / "out", tmp_path / "m", dataset_name=str(accents), max_steps=1, learning_rate=0.0)
     before, after = full_weights(tmp_path / "m"), full_weights(tmp_path / "out")
     torch.testing.assert_close(after["lm_head.weight"], before["lm_head.weight"])
 
@@ -236,8 +202,13 @@ def test_bad_clips_are_left_out_counted_and_named(speech_model, tmp_path, recipe
         "not finite": 1, "empty transcript": 1, "does not fit the model": 1,
     }  # fmt: skip
     assert report["data"]["examples"]["train"] == 40 - 10
-    for said in ("1 x too long (--max_seconds 30): clips/clip7.wav", "1 x missing", "clips/clip3.wav",
-                 "1 x more letters than frames (is it another clip's transcript?): clips/clip10.wav", "--min_seconds 0.1"):  # fmt: skip
+    for said in (
+        "1 x too long (--max_seconds 30): clips/clip7.wav",
+        "1 x missing",
+        "clips/clip3.wav",
+        "1 x more letters than frames (is it another clip's transcript?): clips/clip10.wav",
+        "--min_seconds 0.1",
+    ):
         assert said in result.err, said
 
 
@@ -266,7 +237,7 @@ def test_groups_of_a_class_label_keep_their_names(speech_model, tmp_path):
     assert set(report["groups"]) == {"south"}
 
 
-def test_suspicious_clips_are_used_where_leave_out_says_so(speech_model, folder, tmp_path):
+def test_suspicious_clips_are_used_where_leave_out_says_so(speech_model, accents, tmp_path):
     rows = write_clips(tmp_path, 24)
     soundfile.write(tmp_path / rows[0]["file_name"], np.zeros(RATE), RATE)
     file = write_csv(tmp_path / "t.csv", rows)
@@ -291,28 +262,28 @@ def test_common_voice_style_tables(speech_model, tmp_path, suffix):
     assert report["data"]["speakers"]["train"] == 3
 
 
-def test_parquet_with_embedded_audio_gives_the_same_as_files(speech_model, folder, tmp_path):
+def test_parquet_with_embedded_audio_gives_the_same_as_files(speech_model, accents, tmp_path):
     import csv
 
     from datasets import Dataset
 
-    rows = list(csv.DictReader((folder / "metadata.csv").open()))
+    rows = list(csv.DictReader((accents / "metadata.csv").open()))
     Dataset.from_list(
         [
-            {"audio": {"bytes": (folder / row["file_name"]).read_bytes(), "path": row["file_name"]},
+            {"audio": {"bytes": (accents / row["file_name"]).read_bytes(), "path": row["file_name"]},
              "text": row["transcription"], "split": row["split"]}
             for row in rows
         ]
     ).to_parquet(tmp_path / "t.parquet")  # fmt: skip
     embedded = train(tmp_path / "a", speech_model(), train_file=str(tmp_path / "t.parquet")).report
-    files = train(tmp_path / "b", speech_model(), dataset_name=str(folder)).report
+    files = train(tmp_path / "b", speech_model(), dataset_name=str(accents)).report
     assert embedded["metrics"] == files["metrics"]
 
 
-def test_a_second_run_reads_the_decoded_audio(speech_model, folder, tmp_path, caplog):
-    train(tmp_path / "a", speech_model(), dataset_name=str(folder))
+def test_a_second_run_reads_the_decoded_audio(speech_model, accents, tmp_path, caplog):
+    train(tmp_path / "a", speech_model(), dataset_name=str(accents))
     with caplog.at_level("INFO", "hf_transfer"):
-        train(tmp_path / "b", speech_model(), dataset_name=str(folder), method="lora")
+        train(tmp_path / "b", speech_model(), dataset_name=str(accents), method="lora")
     assert "read from" in caplog.text
     assert "written to" not in caplog.text
 
@@ -331,12 +302,12 @@ def refused(recipe, speech_model, tmp_path):
     return run
 
 
-def test_bad_speech_data_is_refused(refused, folder, tmp_path):
+def test_bad_speech_data_is_refused(refused, accents, tmp_path):
     rows = write_clips(tmp_path, 12)
     table = write_csv(tmp_path / "t.csv", rows)
-    refused("--dataset_name", folder, "--group_column_name", "accent", "--source_group", "wets",
+    refused("--dataset_name", accents, "--group_column_name", "accent", "--source_group", "wets",
             says="Its groups: north, south.")  # fmt: skip
-    refused("--dataset_name", folder, "--group_column_name", "accent", "--target_group", "soth",
+    refused("--dataset_name", accents, "--group_column_name", "accent", "--target_group", "soth",
             says="Did you mean south?")  # fmt: skip
     blank = write_csv(tmp_path / "blank.csv", [{**row, "transcription": ""} for row in rows])
     refused("--train_file", table, "--source_file", blank, says="The source split has no transcripts")
@@ -350,9 +321,9 @@ def test_bad_speech_data_is_refused(refused, folder, tmp_path):
     refused("--dataset_name", outside, says="which is outside the folder")
 
 
-def test_a_text_model_is_refused(recipe, tiny, folder, tmp_path):
+def test_a_text_model_is_refused(recipe, tiny, accents, tmp_path):
     result = recipe(
-        "accent", "--dataset_name", folder, "--model_name_or_path", tiny(), "--output_dir", tmp_path / "out"
+        "accent", "--dataset_name", accents, "--model_name_or_path", tiny(), "--output_dir", tmp_path / "out"
     )
     assert result.code == 2
     assert "Traceback" not in result.err
@@ -375,7 +346,7 @@ def test_clips_at_an_impossible_pace_are_named(speech_model, tmp_path, caplog):
     assert report["data"]["left_out"]["train"] == {"pace": 1}
 
 
-def test_shared_clips_and_voices_are_said(speech_model, folder, tmp_path, caplog):
+def test_shared_clips_and_voices_are_said(speech_model, accents, tmp_path, caplog):
     rows = write_clips(tmp_path, 20)
     for row in rows[:16]:
         row["speaker"] = "s0"
@@ -396,8 +367,8 @@ def test_shared_clips_and_voices_are_said(speech_model, folder, tmp_path, caplog
 # --- forgetting -------------------------------------------------------------------------------------------------
 
 
-def test_what_was_known_before_is_measured_apart(speech_model, folder, tmp_path):
-    options = {"dataset_name": str(folder), "group_column_name": "accent", "source_group": "north"}
+def test_what_was_known_before_is_measured_apart(speech_model, accents, tmp_path):
+    options = {"dataset_name": str(accents), "group_column_name": "accent", "source_group": "north"}
     report = train(tmp_path / "a", speech_model(), **options).report
     assert report["data"]["examples"] == {"train": 24, "test": 12, "source": 12}
     assert set(report["groups"]) == {"south"}
@@ -413,19 +384,19 @@ def test_what_was_known_before_is_measured_apart(speech_model, folder, tmp_path)
     assert splits.count("source") == 12
 
 
-def test_other_groups_are_left_out(speech_model, folder, tmp_path):
-    report = train(tmp_path / "a", speech_model(), dataset_name=str(folder), group_column_name="accent",
+def test_other_groups_are_left_out(speech_model, accents, tmp_path):
+    report = train(tmp_path / "a", speech_model(), dataset_name=str(accents), group_column_name="accent",
                    target_group=["south"]).report  # fmt: skip
     assert report["data"]["examples"] == {"train": 24, "test": 12}
     assert set(report["groups"]) == {"south"}
     assert {"wer", "wer_before", "confidence", "gain", "examples"} <= set(report["groups"]["south"])
 
 
-def test_a_source_file_is_halved_where_it_is_replayed_too(speech_model, folder, tmp_path):
+def test_a_source_file_is_halved_where_it_is_replayed_too(speech_model, accents, tmp_path):
     rows = write_clips(tmp_path, 20, shift=0.8)
     source = write_csv(tmp_path / "s.csv", rows)
     report = train(
-        tmp_path / "a", speech_model(), dataset_name=str(folder), source_file=str(source), replay=0.2
+        tmp_path / "a", speech_model(), dataset_name=str(accents), source_file=str(source), replay=0.2
     ).report
     assert report["data"]["examples"]["source"] == 10
     assert report["data"]["replayed"] == 10  # a fifth of 48
@@ -433,23 +404,23 @@ def test_a_source_file_is_halved_where_it_is_replayed_too(speech_model, folder, 
     assert len(held) == 10
 
 
-def test_a_source_file_keeps_its_own_splits(speech_model, folder, tmp_path):
+def test_a_source_file_keeps_its_own_splits(speech_model, accents, tmp_path):
     rows = [
         {**row, "split": "test" if i % 2 else "train"} for i, row in enumerate(write_clips(tmp_path, 20, shift=0.8))
     ]
     for row in rows:
         del row["speaker"]
     source = write_csv(tmp_path / "s.csv", rows)
-    result = train(tmp_path / "a", speech_model(), dataset_name=str(folder), source_file=str(source), replay=0.2)
+    result = train(tmp_path / "a", speech_model(), dataset_name=str(accents), source_file=str(source), replay=0.2)
     assert result.report["data"]["examples"]["source"] == 10
     assert result.report["data"]["replayed"] == 10
     held = {json.loads(line)["audio"] for line in (tmp_path / "a" / "predictions.jsonl").open() if '"source"' in line}
     assert held == {row["file_name"] for row in rows if row["split"] == "test"}
 
 
-def test_checkpoints_can_be_chosen_by_the_worst_group(speech_model, folder, tmp_path):
+def test_checkpoints_can_be_chosen_by_the_worst_group(speech_model, accents, tmp_path):
     report = train(
-        tmp_path / "a", speech_model(), dataset_name=str(folder), group_column_name="accent", max_steps=-1,
+        tmp_path / "a", speech_model(), dataset_name=str(accents), group_column_name="accent", max_steps=-1,
         num_train_epochs=3, eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True,
         metric_for_best_model="wer_worst_group", validation_size=0.2,
     ).report  # fmt: skip
@@ -460,7 +431,7 @@ def test_checkpoints_can_be_chosen_by_the_worst_group(speech_model, folder, tmp_
         assert entry["eval_wer_worst_group"] == max(values)
         assert entry["eval_wer_mean_over_groups"] == pytest.approx(sum(values) / 2)
     with pytest.raises(InputError, match="Did you mean wer_worst_group"):
-        train(tmp_path / "b", speech_model(), dataset_name=str(folder), group_column_name="accent",
+        train(tmp_path / "b", speech_model(), dataset_name=str(accents), group_column_name="accent",
               eval_strategy="epoch", metric_for_best_model="wer_worst_grop")  # fmt: skip
 
 
@@ -486,8 +457,8 @@ def test_padding_changes_nothing_where_the_model_takes_a_mask(speech_model, fami
     assert together == pytest.approx(sum(losses(collate([example])) for example in examples), rel=1e-5)
 
 
-def test_accumulation_and_processes_change_nothing(speech_model, folder, tmp_path):
-    arguments = ["recipes/accent.py", "--dataset_name", folder, "--model_name_or_path", speech_model(),
+def test_accumulation_and_processes_change_nothing(speech_model, accents, tmp_path):
+    arguments = ["recipes/accent.py", "--dataset_name", accents, "--model_name_or_path", speech_model(),
                  "--num_train_epochs", 2, "--learning_rate", 1e-3, "--speed_perturbation", 0.1]  # fmt: skip
     ways = {"one": (8, 1, 1), "accumulated": (4, 2, 1), "two": (2, 2, 2)}
     weights = {}
@@ -503,8 +474,8 @@ def test_accumulation_and_processes_change_nothing(speech_model, folder, tmp_pat
     assert reports[0]["metrics"] == reports[1]["metrics"] == reports[2]["metrics"]
 
 
-def test_a_diverging_run_stops_with_a_cause(recipe, speech_model, folder, tmp_path):
-    result = recipe("accent", "--dataset_name", folder, "--model_name_or_path", speech_model(), "--output_dir",
+def test_a_diverging_run_stops_with_a_cause(recipe, speech_model, accents, tmp_path):
+    result = recipe("accent", "--dataset_name", accents, "--model_name_or_path", speech_model(), "--output_dir",
                     tmp_path / "out", "--learning_rate", "1e30", "--max_steps", 40, "--logging_steps", 1)  # fmt: skip
     assert result.code == 1
     assert "Lower --learning_rate" in result.err.splitlines()[-1]
@@ -531,15 +502,15 @@ def test_costs_count_frames(trained):
     assert cost["flops_utilisation"] is None
 
 
-def test_every_setting_survives_arguments_yaml(speech_model, folder, tmp_path):
+def test_every_setting_survives_arguments_yaml(speech_model, accents, tmp_path):
     task = SpeechRecognition(leave_out=["none"], noise_snr_db=[5.0, 15.0], noise_probability=0.5, max_seconds=20.0)
-    train(tmp_path / "a", speech_model(), task, dataset_name=str(folder), max_steps=1)
+    train(tmp_path / "a", speech_model(), task, dataset_name=str(accents), max_steps=1)
     config = ["--config", str(tmp_path / "a" / "arguments.yaml")]
     assert parse_arguments(SpeechRecognition, config).task == task
 
 
-def test_blanks_are_watched(speech_model, folder, tmp_path):
-    report = train(tmp_path / "out", speech_model(), dataset_name=str(folder), logging_steps=1).report
+def test_blanks_are_watched(speech_model, accents, tmp_path):
+    report = train(tmp_path / "out", speech_model(), dataset_name=str(accents), logging_steps=1).report
     logs = [entry for entry in report["history"] if "loss" in entry]
     assert len(logs) == 3
     assert all(0 <= entry["blank_ratio"] <= 1 and 0 <= entry["empty_hypotheses"] <= 1 for entry in logs)
@@ -549,19 +520,19 @@ def test_blanks_are_watched(speech_model, folder, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def trained(speech_model, folder, tmp_path_factory):
+def trained(speech_model, accents, tmp_path_factory):
     """Models that have learned the tones: what they hear is worth comparing."""
     place = tmp_path_factory.mktemp("trained")
     task = SpeechRecognition(speed_perturbation=0)
-    train(place / "full", speech_model(), task, dataset_name=str(folder), max_steps=400, logging_steps=50)
-    train(place / "lora", place / "full", task, dataset_name=str(folder), method="lora", learning_rate=1e-3)
+    train(place / "full", speech_model(), task, dataset_name=str(accents), max_steps=400, logging_steps=50)
+    train(place / "lora", place / "full", task, dataset_name=str(accents), method="lora", learning_rate=1e-3)
     for method in ("full", "lora"):
         assert json.loads((place / method / "report.json").read_text())["metrics"]["wer"] < 0.7
     return place
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_predict_and_evaluate_give_what_the_run_measured(trained, folder, command, tmp_path, method):
+def test_predict_and_evaluate_give_what_the_run_measured(trained, accents, command, tmp_path, method):
     records = [json.loads(line) for line in (trained / method / "predictions.jsonl").open()]
     result = command("predict", trained / method, *(record["audio"] for record in records), "--output", tmp_path / "o")
     assert result.code == 0, result.err
@@ -617,8 +588,8 @@ def test_long_files_are_heard_in_chunks_as_if_whole(trained, tmp_path):
 
 
 @pytest.mark.parametrize("family", ["wav2vec2-group", "wav2vec2-layer"])
-def test_what_is_measured_does_not_depend_on_the_batch(speech_model, folder, tmp_path, command, family):
-    train(tmp_path / "out", speech_model(family), dataset_name=str(folder), max_steps=1, learning_rate=1e-5)
+def test_what_is_measured_does_not_depend_on_the_batch(speech_model, accents, tmp_path, command, family):
+    train(tmp_path / "out", speech_model(family), dataset_name=str(accents), max_steps=1, learning_rate=1e-5)
     records = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").open()]
     assert sum(bool(record["prediction"]) for record in records) > 20
     result = command("predict", tmp_path / "out", *(record["audio"] for record in records))
@@ -626,7 +597,7 @@ def test_what_is_measured_does_not_depend_on_the_batch(speech_model, folder, tmp
     assert heard == [record["prediction"] for record in records]
 
 
-def test_predict_reads_audio_embedded_in_parquet(trained, folder, command, tmp_path):
+def test_predict_reads_audio_embedded_in_parquet(trained, accents, command, tmp_path):
     from datasets import Dataset
 
     records = [json.loads(line) for line in (trained / "full" / "predictions.jsonl").open()][:4]

@@ -178,7 +178,7 @@ def _stratified(strata: list[Any], share: float, seed: int) -> tuple[list[int], 
     return sorted(keep), sorted(taken)
 
 
-def overlap(splits: DatasetDict, keys: dict[str, list[int]], *, remove: bool) -> tuple[DatasetDict, dict[str, int]]:
+def overlap(splits: DatasetDict, keys: dict[str, list[str]], *, remove: bool) -> tuple[DatasetDict, dict[str, int]]:
     """Count the examples of training that validation or test hold as well, and take them out if asked.
 
     Args:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from hf_transfer.errors import Failure, InputError
 
 # What a run keeps in its working folder.
-OURS = ("checkpoint-", "result", "features", "arguments.yaml", ".lock")
+OURS = ("checkpoint-", "writing", "result", "features", ".lock")
 # Arguments that may differ when a run is gone on with: where things go, and how long and how often.
 MAY_DIFFER = ("output_dir", "hub_", "max_steps", "num_train_epochs", "save_", "logging_", "eval_")
 
@@ -75,27 +75,12 @@ class OutputFolder:
         """
         if not (self.resume and (self.path / "report.json").is_file()):
             return False
-        self._refuse_other(self.path, arguments, "is finished there")
-        return True
-
-    def _refuse_other(self, folder: Path, arguments: dict[str, Any], state: str) -> None:
-        """Refuse to go on with a run that was told something else than `arguments`."""
-        told = yaml.safe_load((folder / "arguments.yaml").read_text(encoding="utf-8"))
+        told = yaml.safe_load((self.path / "arguments.yaml").read_text(encoding="utf-8"))
         other = [key for key in arguments if told.get(key) != arguments[key] and not key.startswith(MAY_DIFFER)]
         if other:
             shown = ", ".join(f"{key} {told.get(key)!r}, not {arguments[key]!r}" for key in other[:3])
-            raise InputError(f"--output_dir {self.path}: a run with other arguments {state} ({shown}).")
-
-    def claim(self, arguments: dict[str, Any]) -> None:
-        """Take the working folder for the run of these arguments.
-
-        Raises:
-            InputError: the checkpoints in it are of a run with other arguments.
-        """
-        if any(self.work.glob("checkpoint-*")) and (self.work / "arguments.yaml").is_file():
-            self._refuse_other(self.work, arguments, "is unfinished there")
-        told = yaml.safe_dump(arguments, sort_keys=False, allow_unicode=True)
-        (self.work / "arguments.yaml").write_text(told, encoding="utf-8")
+            raise InputError(f"--output_dir {self.path}: a run with other arguments is finished there ({shown}).")
+        return True
 
     def report(self) -> dict[str, Any]:
         """What ``report.json`` of the finished run holds."""

@@ -136,7 +136,10 @@ class SpeechRecognition:
     def standardise(
         self, splits: DatasetDict, data: DataArguments, model: ModelArguments, config: Any = None
     ) -> tuple[DatasetDict, dict[str, dict[str, int]]]:
-        columns = {name: self._columns(split, data) for name, split in splits.items()}
+        columns: dict[str, dict[str, str]] = {}
+        for name, split in splits.items():
+            alike = [columns[other] for other in columns if splits[other].column_names == split.column_names]
+            columns[name] = alike[0] if alike else self._columns(split, data)
         letters = self._letters(model, splits, columns, fixed=config is not None)
         settings = AudioSettings(load_feature_extractor(model).sampling_rate, self.min_seconds, self.max_seconds)
         ready, left_out = DatasetDict(), {}
@@ -194,8 +197,8 @@ class SpeechRecognition:
     def strata(self, split: Dataset) -> list[Any]:
         return split["group"][:] if "group" in split.column_names else [""] * len(split)
 
-    def identities(self, split: Dataset) -> list[int]:
-        return [hash(checksum) for checksum in split["checksum"][:]]
+    def identities(self, split: Dataset) -> list[str]:
+        return split["checksum"][:]
 
     def check(self, splits: DatasetDict) -> None:
         describe_speakers(splits["train"], splits["test"])

@@ -53,7 +53,7 @@ class Task(Protocol):
     def strata(self, split: Dataset) -> list[Any]:
         """What each example is stratified by when a split is made."""
 
-    def identities(self, split: Dataset) -> list[int]:
+    def identities(self, split: Dataset) -> list[str]:
         """What makes two examples the same when splits are compared, an entry an example."""
 
     def check(self, splits: DatasetDict) -> None:

@@ -1,5 +1,6 @@
 """Text classification: one label a text, several, or one for a pair of texts."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -164,9 +165,10 @@ class TextClassification:
         labels = split["label"][:]
         return [str(sorted(label)) for label in labels] if _several(split) else labels
 
-    def identities(self, split: Dataset) -> list[int]:
+    def identities(self, split: Dataset) -> list[str]:
         pairs = split["text_pair"][:] if "text_pair" in split.column_names else [""] * len(split)
-        return [hash((text.strip(), pair.strip())) for text, pair in zip(split["text"], pairs, strict=True)]
+        both = (f"{text.strip()}\0{pair.strip()}" for text, pair in zip(split["text"], pairs, strict=True))
+        return [hashlib.blake2b(each.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest() for each in both]
 
     def check(self, splits: DatasetDict) -> None:
         if self.class_weights == "balanced":

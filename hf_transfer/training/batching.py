@@ -1,6 +1,6 @@
 """Which examples a process sees when, decided by the seed alone: not by how the work is divided."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ class TrainingBatches(Sampler[list[int]]):
         rank: of this process.
         seed: of the order; each epoch draws anew.
         group_by_length: whether steps are drawn from examples of similar length.
+        on_epoch: told of each epoch before its first batch: examples that change from epoch to epoch.
     """
 
     def __init__(
@@ -37,16 +38,22 @@ class TrainingBatches(Sampler[list[int]]):
         rank: int,
         seed: int,
         group_by_length: bool,
+        on_epoch: Callable[[int], None] | None = None,
     ):
         self.lengths = np.asarray(lengths)
         self.step_size = batch_size * accumulation * processes
         self.accumulation, self.processes, self.rank = accumulation, processes, rank
         self.seed, self.group_by_length = seed, group_by_length
-        self.epoch = 0
+        self.epoch, self.on_epoch = 0, on_epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the order of this epoch from now on; Trainer calls it."""
+        """Draw the order of this epoch from now on.
+
+        Trainer calls it on the data loader, but on this sampler alone where it goes on in the middle of an epoch.
+        """
         self.epoch = epoch
+        if self.on_epoch is not None:
+            self.on_epoch(epoch)
 
     def __len__(self) -> int:
         return -(-len(self.lengths) // self.step_size) * self.accumulation
@@ -106,11 +113,6 @@ class PaddedExamples(Dataset):
 
     def __len__(self) -> int:
         return len(self.dataset)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Tell a dataset that changes from epoch to epoch, as by augmentation, which it is."""
-        if hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(epoch)
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         examples = self.dataset.__getitems__([i if i >= 0 else -1 - i for i in indices])

@@ -5,12 +5,9 @@ import copy
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME as ADAPTER_WEIGHTS
-from transformers.utils import SAFE_WEIGHTS_NAME as WEIGHTS
 
 from hf_transfer.arguments import Arguments
 from hf_transfer.errors import InputError, logger, nearest
@@ -24,9 +21,19 @@ from hf_transfer.training.trainer import TransferTrainer
 
 
 def make_trainer(
-    task: Any, arguments: Arguments, folder: Path, model: Any, processor: Any, splits: Any, inputs: Any
+    task: Any,
+    arguments: Arguments,
+    folder: Path,
+    model: Any,
+    processor: Any,
+    splits: Any,
+    inputs: Any,
+    run: Mapping[str, Any] | None = None,
 ) -> TransferTrainer:
-    """A trainer of `model` on the preprocessed `inputs`, working in `folder`; it never pushes."""
+    """A trainer of `model` on the preprocessed `inputs`, working in `folder`; it never pushes.
+
+    `run` is for its checkpoints: see `checkpoints.describe_run`.
+    """
     args = copy.copy(arguments.training)
     args.output_dir, args.push_to_hub = str(folder), False
     args.hub_token = None  # checkpoints hold the arguments
@@ -46,6 +53,7 @@ def make_trainer(
             processing_class=processor,
             loss=task.loss_function(splits.get("train", splits["test"]), model, args.label_smoothing_factor),
             readout=task.readout(processor, model),
+            run=run or {},
             compute_metrics=compute_metrics,
         )
 
@@ -93,46 +101,18 @@ def settle_best_metric(arguments: Arguments, metrics: dict[str, float], splits: 
     training.greater_is_better = task.greater_is_better and not name.endswith(("loss", "error"))
 
 
-def fit(trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, folder: Path) -> dict[str, Any]:
-    """Train, and say what it cost."""
+def fit(
+    trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, folder: Path, checkpoint: Path | None
+) -> dict[str, Any]:
+    """Train, from `checkpoint` on where there is one, and say what it cost."""
     started = time.perf_counter()
     frozen = arguments.method.method == "frozen"
     layers = arguments.method.trainable_layers
-    checkpoint = _checkpoint_to_resume(arguments.training.resume_from_checkpoint, folder, arguments.method.method)
     caching = _cached(trainer, anatomy, layers, folder) if frozen else contextlib.nullcontext(False)
     with caching as cached, checkpoint_on_signal(trainer):
-        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     seconds = time.perf_counter() - started
     return training_cost(trainer, anatomy, arguments.method, seconds, cached=bool(cached))
-
-
-def _checkpoint_to_resume(asked: str | None, folder: Path, method: str) -> str | None:
-    """The checkpoint that --resume_from_checkpoint means: ``true`` is the newest in `folder`, if there is one."""
-    if asked is None:
-        return None
-    weights = ADAPTER_WEIGHTS if method == "lora" else WEIGHTS
-    if asked != "true":
-        if not _is_whole(Path(asked), weights):
-            raise InputError(
-                f"--resume_from_checkpoint {asked}: expected true, or the folder of a checkpoint of --method {method} "
-                f"with trainer_state.json and {weights}."
-            )
-        return asked
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    for checkpoint in found:
-        if _is_whole(checkpoint, weights):
-            logger.info("Resuming from %s.", checkpoint)
-            return str(checkpoint)
-        logger.info("%s is passed over: it is not a whole checkpoint of --method %s.", checkpoint, method)
-    if found:
-        raise InputError(f"No checkpoint in {folder} is a whole one of --method {method}. Was the method another?")
-    logger.info("No checkpoint in %s: starting anew.", folder)
-    return None
-
-
-def _is_whole(checkpoint: Path, weights: str) -> bool:
-    files = (weights, "optimizer.pt", "scheduler.pt", "trainer_state.json")  # Trainer writes its state last
-    return all((checkpoint / name).is_file() for name in files)
 
 
 def fit_head(trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, folder: Path) -> None:

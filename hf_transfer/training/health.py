@@ -1,43 +1,66 @@
 """Signs that a run is sick, before a night is lost to it."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 from hf_transfer.errors import Failure, logger
+from hf_transfer.training.checkpoints import last_checkpoint
 
-# A recogniser that has spoken and then stays silent for so many logs in a row has collapsed to blanks.
-SILENT_LOGS = 10
+# A recogniser that has spoken and then stays silent for so many logs in a row has collapsed to blanks; a classifier
+# that gives one answer only for as long has collapsed to it.
+COLLAPSED_LOGS = 10
 SILENT_SHARE, SPEAKING_SHARE = 0.99, 0.9
 # In nats a letter. A head that is new babbles at twice as much, and then is silent for a while before it learns.
 SPEAKING_LOSS = 2.0
+# Labels less even than this are answered with the commonest one for good reason; and so are all, at first.
+COMMONEST_LABEL, SETTLING_SHARE = 0.95, 1 / 3
+# Far above: so many times the loss at the beginning, or that of a model that knows nothing if this is more.
+FAR_ABOVE, FAR_ABOVE_LOGS = 3.0, 5
+# Mixed precision skips steps whose gradients overflow, and lowers its scale: a few in a row are no harm.
+OVERFLOWING_LOGS = 5
+OFF = "(--stop_when_sick false goes on nevertheless)"
 
 
-class Health(TrainerCallback):
-    """Stops a run whose loss is not finite, or whose recogniser has collapsed to blanks; names one that never spoke.
+class Health(TrainerCallback, ExportableState):
+    """Stops a run that has diverged or collapsed; names a recogniser that never spoke.
 
     Raises:
         Failure: with the likely cause, the cure, and where the last good checkpoint is.
     """
 
     def __init__(self) -> None:
+        self.first_loss: float | None = None
         self.has_spoken = False
-        self.silent_logs = 0
+        self.silent_logs = self.one_answer_logs = self.far_above_logs = self.overflowing_logs = 0
+
+    def state(self) -> dict[str, Any]:
+        """For checkpoints: a run that goes on has seen what it saw."""
+        return {"args": {}, "attributes": dict(vars(self))}
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        logs = logs or {}
-        if not math.isfinite(logs.get("loss", 0.0)):
-            other = ", or use --bf16 instead of --fp16" if args.fp16 else ""
-            raise Failure(
-                f"The loss is {logs['loss']} at step {state.global_step}: training has diverged. Lower "
-                f"--learning_rate (it was {args.learning_rate:g}){other}. "
-                f"{last_checkpoint(args.output_dir)}"
-            )
+        if logs is None or "loss" not in logs:
+            return
+        loss, self.first_loss = logs["loss"], logs["loss"] if self.first_loss is None else self.first_loss
+        if not math.isfinite(loss):
+            self._stop(args, state, f"the loss is {loss}: training has diverged. {_calmer(args)}")
+        overflows = not math.isfinite(logs.get("grad_norm", 0.0))
+        self.overflowing_logs = self.overflowing_logs + 1 if overflows else 0
+        if self.overflowing_logs >= OVERFLOWING_LOGS:
+            why = f"the gradients are not finite, {OVERFLOWING_LOGS} logs in a row"
+            self._stop(args, state, f"{why}. {_calmer(args)}")
+        far = loss > FAR_ABOVE * max(self.first_loss, logs.get("loss_at_chance", 0.0))
+        self.far_above_logs = self.far_above_logs + 1 if far else 0
+        if self.far_above_logs >= FAR_ABOVE_LOGS:
+            self._stop(args, state, f"the loss is {loss:.3g}, where it began at {self.first_loss:.3g}: training has "
+                                    f"diverged. {_calmer(args)}")  # fmt: skip
         if "empty_hypotheses" in logs:
-            self._listen(args, state, logs["loss"], logs["empty_hypotheses"])
+            self._listen(args, state, loss, logs["empty_hypotheses"])
+        if "commonest_prediction" in logs:
+            self._compare(args, state, logs["commonest_prediction"], logs["commonest_label"])
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.silent_logs and not self.has_spoken and state.is_world_process_zero:
@@ -49,18 +72,25 @@ class Health(TrainerCallback):
     def _listen(self, args: Any, state: Any, loss: float, empty: float) -> None:
         self.has_spoken |= empty < SPEAKING_SHARE and loss < SPEAKING_LOSS
         self.silent_logs = self.silent_logs + 1 if empty >= SILENT_SHARE else 0
-        if self.has_spoken and self.silent_logs >= SILENT_LOGS:
-            raise Failure(
-                f"The recogniser has collapsed to blanks by step {state.global_step}: it wrote nothing for "
-                f"{SILENT_LOGS} logs. Lower --learning_rate (it was {args.learning_rate:g}), or raise --warmup_steps. "
-                f"{last_checkpoint(args.output_dir)}"
-            )
+        if self.has_spoken and self.silent_logs >= COLLAPSED_LOGS:
+            self._stop(args, state, f"the recogniser has collapsed to blanks: it wrote nothing for {COLLAPSED_LOGS} "
+                                    f"logs. {_calmer(args)}")  # fmt: skip
+
+    def _compare(self, args: Any, state: Any, predicted: float, right: float) -> None:
+        stuck = predicted == 1.0 and right < COMMONEST_LABEL
+        self.one_answer_logs = self.one_answer_logs + 1 if stuck else 0
+        if self.one_answer_logs >= COLLAPSED_LOGS and state.global_step >= SETTLING_SHARE * state.max_steps:
+            self._stop(args, state, f"every text of the last {COLLAPSED_LOGS} logs got the same label: the classifier "
+                                    f"has collapsed. {_calmer(args)}")  # fmt: skip
+
+    def _stop(self, args: Any, state: Any, what: str) -> None:
+        raise Failure(f"At step {state.global_step} {what} {OFF}. {last_checkpoint(args.output_dir)}")
 
 
-def last_checkpoint(folder: str) -> str:
-    """In words, where the last good checkpoint is."""
-    found = sorted(Path(folder).glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    return f"The last good checkpoint is {found[-1]}." if found else "Nothing is written."
+def _calmer(args: Any) -> str:
+    """What most often helps."""
+    other = ", or use --bf16 instead of --fp16" if args.fp16 else ""
+    return f"Lower --learning_rate (it was {args.learning_rate:g}), or raise --warmup_steps{other}"
 
 
 def require_finite(model: Any, learning_rate: float, folder: str) -> None:

@@ -1,5 +1,6 @@
 """Losses as exact means over examples, however a step is divided."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,8 @@ class ClassificationLoss:
     multi_label: bool = False
     label_smoothing: float = 0.0
     weights: torch.Tensor | None = None
+    counts: list[torch.Tensor] = field(default_factory=list, repr=False)
+    chance: float = math.log(2)
 
     def __call__(self, outputs: Any, labels: Any, lengths: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         logits = outputs["logits"].float()
@@ -34,11 +37,29 @@ class ClassificationLoss:
             each = F.cross_entropy(
                 logits, labels, weight=scale, reduction="none", label_smoothing=self.label_smoothing
             )
+            self.chance = math.log(logits.shape[-1])
+            if logits.requires_grad:
+                self._watch(logits.detach(), labels)
         return each.sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
+    def _watch(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Count on the device: asking for the numbers here would make each step wait."""
+        counted = labels != -100
+        size = logits.shape[-1]
+        predicted = (F.one_hot(logits.argmax(dim=-1), size) * counted[:, None]).sum(dim=0)
+        right = (F.one_hot(labels.clamp(min=0), size) * counted[:, None]).sum(dim=0)
+        self.counts.append(torch.stack([predicted, right]))
+
     def watched(self) -> dict[str, float]:
-        """Nothing."""
-        return {}
+        """``commonest_prediction`` and ``commonest_label``: their shares, where an example has one label."""
+        if not self.counts:
+            return {}
+        predicted, right = torch.stack(self.counts).sum(dim=0).tolist()
+        self.counts.clear()
+        return {
+            "commonest_prediction": max(predicted) / max(1, sum(predicted)),
+            "commonest_label": max(right) / max(1, sum(right)),
+        }
 
 
 @dataclass
@@ -54,12 +75,14 @@ class CTCLoss:
 
     blank: int
     frames_of: Callable[[torch.Tensor], torch.Tensor]
-    _counts: list[torch.Tensor] = field(default_factory=list, repr=False)
+    counts: list[torch.Tensor] = field(default_factory=list, repr=False)
+    chance: float = 0.0
 
     def __call__(self, outputs: Any, labels: Any, lengths: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         logits = outputs["logits"].float()
         counted = labels[:, 0] != -100
         letters = (labels != -100).sum(dim=-1)
+        self.chance = math.log(logits.shape[-1])
         frames = self.frames_of(lengths)
         with torch.autocast(logits.device.type, enabled=False):
             each = F.ctc_loss(
@@ -77,12 +100,12 @@ class CTCLoss:
         real &= counted[:, None]
         blank = (logits.argmax(dim=-1) == self.blank) & real
         empty = (blank.sum(dim=-1) == real.sum(dim=-1)) & counted
-        self._counts.append(torch.stack([blank.sum(), real.sum(), empty.sum(), counted.sum()]))
+        self.counts.append(torch.stack([blank.sum(), real.sum(), empty.sum(), counted.sum()]))
 
     def watched(self) -> dict[str, float]:
         """``blank_ratio``, the share of blank frames, and ``empty_hypotheses``, the share of clips that stay empty."""
-        if not self._counts:
+        if not self.counts:
             return {}
-        blank, frames, empty, clips = torch.stack(self._counts).sum(dim=0).tolist()
-        self._counts.clear()
+        blank, frames, empty, clips = torch.stack(self.counts).sum(dim=0).tolist()
+        self.counts.clear()
         return {"blank_ratio": blank / max(1, frames), "empty_hypotheses": empty / max(1, clips)}

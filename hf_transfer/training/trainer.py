@@ -1,6 +1,8 @@
 """`transformers.Trainer` with batches and losses that do not depend on how the work is divided."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -8,16 +10,23 @@ import torch
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import ProgressCallback, Trainer
+from transformers import EarlyStoppingCallback, ProgressCallback, Trainer
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, rotate_checkpoints
 
 from hf_transfer.training.batching import EvaluationBatches, PaddedExamples, TrainingBatches
+from hf_transfer.training.checkpoints import STAGING, Progress, seal, written_beside
 from hf_transfer.training.health import Health, require_finite
 
 
 class Loss(Protocol):
     """What is minimised."""
+
+    counts: list[torch.Tensor]
+    """What was counted of the training batches since `watched` was last asked for."""
+    chance: float
+    """The loss of a model that knows nothing."""
 
     def __call__(self, outputs: Any, labels: Any, lengths: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """The sum over the batch's examples, divided by `num_items_in_batch`; by their own number where it is None."""
@@ -36,19 +45,28 @@ class TransferTrainer(Trainer):
     Args:
         loss: the sum over the batch's examples, divided by the number of examples in the step.
         readout: ``readout(logits, lengths)``: what is kept of each example in evaluation.
+        run: what the run is, for its checkpoints: see `checkpoints.describe_run`.
         *args: as for `transformers.Trainer`, as all that follows.
         **kwargs: see there.
     """
 
-    def __init__(self, *args: Any, loss: Loss, readout: Callable[..., list[Any]], **kwargs: Any):
+    def __init__(
+        self, *args: Any, loss: Loss, readout: Callable[..., list[Any]], run: Mapping[str, Any], **kwargs: Any
+    ):
         # Trainer asks this argument whether the loss is divided already; compute_loss() below calls it.
         super().__init__(*args, compute_loss_func=loss, **kwargs)
-        self.readout = readout
+        self.readout, self.run = readout, run
+        self.staging: Path | None = None
+        self.progress = Progress(self)
+        self.add_callback(self.progress)
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         if not self.args.disable_tqdm:
             self.add_callback(QuietProgress)
-        self.add_callback(Health)
+        if self.args.stop_when_sick:
+            self.add_callback(Health)
+        if self.args.early_stopping_patience is not None:
+            self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
 
     # --- batches ----------------------------------------------------------------------------------------------
 
@@ -62,6 +80,7 @@ class TransferTrainer(Trainer):
             rank=args.process_index,
             seed=args.seed if args.data_seed is None else args.data_seed,
             group_by_length=args.train_sampling_strategy == "group_by_length",
+            on_epoch=getattr(self.train_dataset, "set_epoch", None),
         )
         return self._dataloader(self.train_dataset, batches)
 
@@ -123,12 +142,66 @@ class TransferTrainer(Trainer):
                 # All processes see the same numbers, and stop together where they are bad.
                 own = torch.tensor([list(watched.values())], device=self.args.device)
                 watched = dict(zip(watched, self.accelerator.gather(own).mean(dim=0).tolist(), strict=True))
-            logs = logs | watched
+            logs = logs | watched | {"loss_at_chance": self.compute_loss_func.chance}
         super().log(logs, start_time)
 
+    # --- checkpoints ------------------------------------------------------------------------------------------
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.staging or super()._get_output_dir(trial))
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Written by all processes beside the others, then sealed and renamed into place by one."""
         require_finite(self.model, self.args.learning_rate, self.args.output_dir)
-        super()._save_checkpoint(model, trial)
+        folder = Path(self.args.output_dir)
+        if self.args.should_save:
+            shutil.rmtree(folder / STAGING, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.staging = folder / STAGING
+        try:
+            with written_beside(folder):
+                super()._save_checkpoint(model, trial)
+                staged = self.staging / f"checkpoint-{self.state.global_step}"
+                if not self.args.save_only_model:
+                    self.progress.save(staged)
+                self.accelerator.wait_for_everyone()
+                self._know_best(folder)
+                if self.args.should_save:
+                    self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
+                    seal(staged, folder, self.run)
+                    # Only now: before, an older one was the last that is whole.
+                    rotate_checkpoints(str(folder), self.args.save_total_limit, self.state.best_model_checkpoint)
+        finally:
+            self.staging = None
+        self.accelerator.wait_for_everyone()
+
+    def _know_best(self, folder: Path) -> None:
+        """The best checkpoint by its place now, wherever it was written."""
+        best = folder / f"checkpoint-{self.state.best_global_step}"
+        being_written = self.state.best_global_step == self.state.global_step
+        self.state.best_model_checkpoint = str(best) if best.is_dir() or being_written else None
+
+    def _init_training_state(
+        self,
+        max_steps: int,
+        num_update_steps_per_epoch: int,
+        num_train_epochs: int,
+        resume_from_checkpoint: str | None = None,
+        trial: Any = None,
+    ) -> tuple[int, int]:
+        done = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+        )
+        if resume_from_checkpoint is not None:
+            self.progress.load(Path(resume_from_checkpoint))
+            self._know_best(Path(self.args.output_dir))
+            if any(
+                isinstance(callback, EarlyStoppingCallback)
+                and callback.early_stopping_patience_counter >= callback.early_stopping_patience
+                for callback in self.callback_handler.callbacks
+            ):
+                return num_train_epochs, 0  # it had stopped early already
+        return done
 
     # --- evaluation -------------------------------------------------------------------------------------------
 
@@ -171,8 +244,8 @@ class TransferTrainer(Trainer):
 
 class _EpochDataLoader(DataLoader):
     def set_epoch(self, epoch: int) -> None:
-        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
-        self.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
+        if isinstance(self.batch_sampler, TrainingBatches):
+            self.batch_sampler.set_epoch(epoch)
 
 
 class QuietProgress(ProgressCallback):

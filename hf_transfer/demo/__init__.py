@@ -1,0 +1,1 @@
+"""Packaged data, for showing and testing."""

@@ -1,0 +1,233 @@
+"""Checkpoints that are whole or absent, and know which run they are of."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import TrainerCallback
+
+from hf_transfer.arguments import Arguments
+from hf_transfer.errors import Failure, InputError, logger
+
+MANIFEST = "manifest.json"
+# Where a checkpoint is written before it is renamed into place.
+STAGING = "writing"
+# Arguments that may differ when a run is gone on with: where things go, how long and how often, and how a step is
+# divided among processes and micro-batches.
+MAY_DIFFER = ("output_dir", "hub_", "max_steps", "num_train_epochs", "save_", "logging_", "eval_", "per_device_",
+              "gradient_accumulation_steps", "dataloader_", "ddp_", "resume_")  # fmt: skip
+
+
+def describe_run(arguments: Arguments, splits: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run has to share with the one that wrote a checkpoint to go on from it.
+
+    Args:
+        arguments: with learning rate and number of epochs settled.
+        splits: the examples.
+        inputs: the same, preprocessed, with ``length`` and ``labels``.
+
+    Returns:
+        ``arguments``, by flag name; ``examples_a_step``; ``data``, a digest of the examples in their order.
+    """
+    digest = hashlib.sha256()
+    for name, split in splits.items():
+        digest.update(name.encode())
+        for values in (arguments.task.identities(split), inputs[name]["length"][:], inputs[name]["labels"][:]):
+            for value in values:
+                digest.update(f"{value}\n".encode())
+    training = arguments.training
+    told = arguments.as_dict()
+    return {
+        "arguments": {key: value for key, value in told.items() if not key.startswith(MAY_DIFFER)},
+        "examples_a_step": training.train_batch_size * training.gradient_accumulation_steps * training.world_size,
+        "data": digest.hexdigest(),
+    }
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints of a run, the newest first."""
+    found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
+    return sorted(found, key=_step, reverse=True)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def last_checkpoint(folder: str | Path) -> str:
+    """In words, where the last good checkpoint is."""
+    good = next((path for path in checkpoints_in(Path(folder)) if problem_of(path) is None), None)
+    return f"The last good checkpoint is {good}." if good else "Nothing is written."
+
+
+def seal(staged: Path, folder: Path, run: Mapping[str, Any]) -> Path:
+    """Write the manifest of a checkpoint and rename it into `folder`.
+
+    Args:
+        staged: the checkpoint, written in full beside it.
+        folder: of the run's checkpoints.
+        run: from `describe_run`.
+    """
+    (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
+    files = {}
+    for file in sorted(staged.rglob("*")):
+        if file.is_file():
+            with file.open("rb") as stream:
+                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+                os.fsync(stream.fileno())
+            files[str(file.relative_to(staged))] = {"bytes": file.stat().st_size, "sha256": sha256}
+    with (staged / MANIFEST).open("w", encoding="utf-8") as stream:
+        json.dump({"run": run, "files": files}, stream, indent=1, default=str)
+        stream.flush()
+        os.fsync(stream.fileno())
+    place = folder / staged.name
+    if place.exists():  # a damaged one, which was passed over when the run went on
+        os.replace(place, staged.with_name("replaced"))
+    os.replace(staged, place)
+    descriptor = os.open(folder, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    shutil.rmtree(staged.parent, ignore_errors=True)
+    return place
+
+
+def problem_of(checkpoint: Path) -> str | None:
+    """Why a checkpoint is not whole; None where it is."""
+    try:
+        files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
+        for name, told in files.items():
+            with (checkpoint / name).open("rb") as stream:
+                if os.fstat(stream.fileno()).st_size != told["bytes"]:
+                    return f"{name} has not the size that its manifest tells"
+                if hashlib.file_digest(stream, "sha256").hexdigest() != told["sha256"]:
+                    return f"{name} has changed since it was written (SHA-256)"
+    except OSError as error:
+        return f"{Path(error.filename).name}: {error.strerror}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST} cannot be read"
+    return None
+
+
+def checkpoint_to_resume(asked: str | None, folder: Path, run: Mapping[str, Any], *, despite: bool) -> Path | None:
+    """The checkpoint that --resume_from_checkpoint means: ``true`` is the newest whole one in `folder`.
+
+    Args:
+        asked: the argument.
+        folder: of the run's checkpoints.
+        run: what the run is, from `describe_run`.
+        despite: whether to go on from the checkpoint of another run.
+
+    Returns:
+        None where there is none yet.
+
+    Raises:
+        InputError: no checkpoint is whole, or it is another run's.
+    """
+    if asked is None:
+        return None
+    if asked != "true":
+        problem = problem_of(Path(asked))
+        if problem:
+            raise InputError(
+                f"--resume_from_checkpoint {asked}: {problem}; expected true, or the folder of a whole checkpoint."
+            )
+        found = [Path(asked)]
+    else:
+        found = checkpoints_in(folder)
+    for checkpoint in found:
+        problem = problem_of(checkpoint)
+        if problem:
+            logger.info("%s is passed over: %s.", checkpoint, problem)
+            continue
+        if not despite:
+            _refuse_other(checkpoint, run)
+        logger.info("Resuming from %s.", checkpoint)
+        return checkpoint
+    if found:
+        raise InputError(f"No checkpoint in {folder} is whole. Remove that folder to start anew.")
+    logger.info("No checkpoint in %s: starting anew.", folder)
+    return None
+
+
+def _refuse_other(checkpoint: Path, run: Mapping[str, Any]) -> None:
+    written = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["run"]
+    run = json.loads(json.dumps(run, default=str))
+    told, now = written["arguments"], run["arguments"]
+    other = {key: (told.get(key), now.get(key)) for key in sorted({*told, *now}) if told.get(key) != now.get(key)}
+    if written["examples_a_step"] != run["examples_a_step"]:
+        other["examples a step"] = (written["examples_a_step"], run["examples_a_step"])
+    differences = [f"{key} {before!r}, not {after!r}" for key, (before, after) in list(other.items())[:3]]
+    if written["data"] != run["data"]:
+        differences.append("other examples, labels or splits")
+    if differences:
+        raise InputError(
+            f"{checkpoint} is of a run with {'; '.join(differences)}. Repeat that run's data and arguments, name "
+            "another --output_dir, or go on nevertheless: --resume_despite_changes."
+        )
+
+
+@contextlib.contextmanager
+def written_beside(folder: Path) -> Iterator[None]:
+    """Explain what keeps a checkpoint from being written, and leave nothing of it.
+
+    Raises:
+        Failure: the disk is full or cannot be written.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # torch and safetensors tell of a full disk in errors of their own.
+        if isinstance(error, RuntimeError) and "writ" not in str(error):
+            raise
+        shutil.rmtree(folder / STAGING, ignore_errors=True)
+        cause = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise Failure(
+            f"A checkpoint could not be written to {folder}: {cause}. {last_checkpoint(folder)} Make room, and go on "
+            "with --resume_from_checkpoint true."
+        ) from error
+
+
+class Progress(TrainerCallback):
+    """What Trainer forgets between two logs: the losses since the last one, and what is watched beside them.
+
+    Args:
+        trainer: a `TransferTrainer`.
+    """
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+        self.restored: dict[str, Any] | None = None
+
+    def save(self, checkpoint: Path) -> None:
+        """Into a checkpoint, for each process its own."""
+        trainer = self.trainer
+        state = {
+            "loss": trainer._tr_loss.item(),
+            "last_logged": trainer._globalstep_last_logged,
+            "watched": [counts.tolist() for counts in trainer.compute_loss_func.counts],
+        }
+        self._file(checkpoint).write_text(json.dumps(state), encoding="utf-8")
+
+    def load(self, checkpoint: Path) -> None:
+        """From a checkpoint; a process that it does not know begins with nothing."""
+        file = self._file(checkpoint)
+        self.restored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.restored is not None:
+            trainer, device = self.trainer, args.device
+            trainer._tr_loss = torch.tensor(self.restored["loss"], device=device)
+            trainer._globalstep_last_logged = self.restored["last_logged"]
+            watched = self.restored["watched"]
+            trainer.compute_loss_func.counts[:] = [torch.tensor(counts, device=device) for counts in watched]
+            self.restored = None
+
+    def _file(self, checkpoint: Path) -> Path:
+        return checkpoint / f"progress_{self.trainer.args.process_index}.json"
