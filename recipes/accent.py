@@ -1,5 +1,6 @@
 """Adapt a speech recogniser to an accent, and see what it gains there and forgets elsewhere.
 
+    python recipes/accent.py --output_dir accent                             # the packaged model and accents
     python recipes/accent.py --dataset_name my_clips/ --output_dir accent    # wav2vec2-base-960h, from the Hub
     python recipes/accent.py --train_file clips.csv --group_column_name accent --source_group american --replay 0.2 \\
         --method lora --output_dir accent
@@ -7,6 +8,8 @@
 
 The data are clips with transcripts: an audiofolder, a table of paths, or a dataset; --help lists every argument.
 """
+
+from importlib.resources import files
 
 from hf_transfer import SpeechRecognition, finetune
 from hf_transfer.errors import run_command
@@ -21,10 +24,20 @@ DEFAULTS = {
     "gradient_accumulation_steps": 2,
     "per_device_eval_batch_size": 8,
 }
+DEMO = files("hf_transfer") / "demo" / "speech"
+DATASET = {
+    "model_name_or_path": str(DEMO / "wav2vec2-tiny-commands-american"),
+    "dataset_name": str(DEMO / "commands"),
+    "group_column_name": "accent",
+    "source_group": "american",
+    "target_group": ["scottish"],
+}
 
 
 def main() -> None:
-    arguments = parse_arguments(SpeechRecognition, defaults=DEFAULTS, description=__doc__)
+    arguments = parse_arguments(
+        SpeechRecognition, defaults=DEFAULTS, defaults_without_data=DATASET, description=__doc__
+    )
     result = finetune(arguments.task, arguments)
     if arguments.training.should_save:
         clip = result.report["worst"][0]["audio"] if result.report["worst"] else "clip.wav"

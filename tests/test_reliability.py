@@ -64,13 +64,13 @@ def history_of(report):
 @pytest.mark.parametrize(
     ("task", "method", "where", "call"),
     [
-        ("text", {"method": "full"}, STEP, 14),
+        ("text", {"method": "full"}, STEP, 10),
         ("text", {"method": "lora"}, EVALUATION, 3),
         ("text", {"method": "frozen"}, SAVING, 4),
         ("text", {"method": "frozen", "trainable_layers": 1}, SEALING, 15),
         ("text", {"method": "scratch"}, ROTATION, 3),
         ("text", {"method": "lora", "head_first": True}, CARD, 1),
-        ("speech", {"method": "full"}, STEP, 20),
+        ("speech", {"method": "full"}, STEP, 15),
         ("speech", {"method": "lora"}, SEALING, 15),
         ("speech", {"method": "frozen", "trainable_layers": 1}, EVALUATION, 4),
         ("speech", {"method": "scratch"}, RESULT, 1),
