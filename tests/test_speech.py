@@ -509,6 +509,19 @@ def test_every_setting_survives_arguments_yaml(speech_model, accents, tmp_path):
     assert parse_arguments(SpeechRecognition, config).task == task
 
 
+def test_every_epoch_hears_the_clips_anew(speech_model, accents, tmp_path):
+    losses = {}
+    for share in (0.0, 0.1):
+        report = train(
+            tmp_path / str(share), speech_model(), SpeechRecognition(speed_perturbation=share),
+            dataset_name=str(accents), learning_rate=0.0, max_steps=-1, num_train_epochs=3, logging_steps=1,
+            per_device_train_batch_size=64,
+        ).report  # fmt: skip
+        losses[share] = {round(entry["loss"], 4) for entry in report["history"] if "loss" in entry}
+    assert len(losses[0.0]) == 1
+    assert len(losses[0.1]) == 3
+
+
 def test_blanks_are_watched(speech_model, accents, tmp_path):
     report = train(tmp_path / "out", speech_model(), dataset_name=str(accents), logging_steps=1).report
     logs = [entry for entry in report["history"] if "loss" in entry]
