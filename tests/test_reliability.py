@@ -1,5 +1,7 @@
 """The same result whatever happens: kills, stops, full disks, damaged and foreign checkpoints."""
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +11,8 @@ import torch
 from conftest import ROOT, message_rows, write_csv
 from safetensors.torch import load_file
 
-from hf_transfer import SpeechRecognition, TextClassification, finetune
+from hf_transfer import Failure, InputError, SpeechRecognition, TextClassification, finetune
+from hf_transfer.training import checkpoints
 
 STEP = "hf_transfer.training.trainer:TransferTrainer.compute_loss"
 EVALUATION = "hf_transfer.training.trainer:TransferTrainer.evaluation_loop"
@@ -100,3 +103,160 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(
     assert history_of(resumed.report) == history_of(never.report)
     assert resumed.report["metrics"] == never.report["metrics"]
     assert not (tmp_path / "out.partial").exists()
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unfinished(tiny, texts, tmp_path):
+    """A run that ended, as by a full disk, after its second checkpoint; the arguments that go on with it."""
+    settings = {**OFTEN, **texts, "method": "full"}
+    with pytest.MonkeyPatch.context() as patch:
+        honest, calls = checkpoints.seal, []
+
+        def full_disk(*args):
+            calls.append(args)
+            if len(calls) > 2:
+                raise OSError(28, "No space left on device")
+            return honest(*args)
+
+        patch.setattr("hf_transfer.training.trainer.seal", full_disk)
+        with pytest.raises(
+            Failure, match=r"No space left on device. The last good checkpoint is .*checkpoint-6. Make"
+        ):
+            run_of(tmp_path / "out", tiny(), settings)
+    assert sorted(path.name for path in (tmp_path / "out.partial").iterdir() if path.name != ".lock") == [
+        "checkpoint-3", "checkpoint-6"
+    ]  # fmt: skip
+    return settings | {"resume_from_checkpoint": "true"}
+
+
+def test_the_manifest_tells_every_file(unfinished, tmp_path):
+    for step in (3, 6):
+        folder = tmp_path / "out.partial" / f"checkpoint-{step}"
+        told = json.loads((folder / "manifest.json").read_text())
+        assert set(told["files"]) == {path.name for path in folder.iterdir()} - {"manifest.json"}
+        assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"} <= set(told["files"])
+        assert told["run"]["arguments"]["seed"] == 3
+        assert not (folder / "training_args.bin").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: (folder / "optimizer.pt").unlink(), "optimizer.pt: No such file"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"x"), "model.safetensors has not the size that"),
+        (lambda folder: _flip(folder / "model.safetensors"), "model.safetensors has changed since it was written"),
+        (lambda folder: (folder / "manifest.json").unlink(), "manifest.json: No such file"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json cannot be read"),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over(tiny, unfinished, tmp_path, caplog, damage, said):
+    damage(tmp_path / "out.partial" / "checkpoint-6")
+    with caplog.at_level("INFO", "hf_transfer"):
+        resumed = run_of(tmp_path / "out", tiny(), unfinished)
+    assert f"checkpoint-6 is passed over: {said}" in caplog.text
+    assert "Resuming from" in caplog.text
+    assert "checkpoint-3." in caplog.text
+    settings = {key: value for key, value in unfinished.items() if key != "resume_from_checkpoint"}
+    never = run_of(tmp_path / "never", tiny(), settings)
+    for name, value in weights_of(tmp_path / "never").items():
+        assert torch.equal(value, weights_of(tmp_path / "out")[name]), name
+    assert history_of(resumed.report) == history_of(never.report)
+
+
+def _flip(file):
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def test_only_damaged_checkpoints_are_said(tiny, unfinished, tmp_path):
+    for step in (3, 6):
+        (tmp_path / "out.partial" / f"checkpoint-{step}" / "optimizer.pt").unlink()
+    with pytest.raises(InputError, match=r"No checkpoint in .* is whole. Remove that folder to start anew"):
+        run_of(tmp_path / "out", tiny(), unfinished)
+
+
+def test_a_checkpoint_of_other_data_or_arguments_is_refused_unless_told(tiny, unfinished, tmp_path, caplog):
+    with pytest.raises(InputError, match=r"weight_decay None, not 0.1.*--resume_despite_changes"):
+        run_of(tmp_path / "out", tiny(), unfinished | {"weight_decay": 0.1})
+    with pytest.raises(InputError, match="examples a step 8, not 4"):
+        run_of(tmp_path / "out", tiny(), unfinished | {"per_device_train_batch_size": 4})
+    rows = message_rows(100)
+    rows[0]["text"] += " more"
+    write_csv(tmp_path / "m.csv", rows)
+    with pytest.raises(InputError, match="is of a run with other examples, labels or splits"):
+        run_of(tmp_path / "out", tiny(), unfinished)
+    assert (tmp_path / "out.partial" / "checkpoint-6").is_dir()
+    run_of(tmp_path / "out", tiny(), unfinished | {"resume_despite_changes": True})
+    assert (tmp_path / "out" / "report.json").is_file()
+
+
+def test_a_step_may_be_divided_otherwise(tiny, unfinished, tmp_path):
+    divided = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    run_of(tmp_path / "out", tiny(), unfinished | divided)
+    settings = {key: value for key, value in unfinished.items() if key != "resume_from_checkpoint"}
+    run_of(tmp_path / "never", tiny(), settings)
+    for name, value in weights_of(tmp_path / "never").items():
+        torch.testing.assert_close(value, weights_of(tmp_path / "out")[name], atol=1e-5, rtol=0, msg=name)
+
+
+def test_malicious_optimizer_state_is_not_run(tiny, unfinished, tmp_path):
+    """A pickle that would make a file when loaded, in a checkpoint whose manifest agrees with it."""
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    folder = tmp_path / "out.partial" / "checkpoint-6"
+    for name in ("optimizer.pt", "rng_state.pth"):
+        torch.save({"python": Evil()}, folder / name)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        content = (folder / name).read_bytes()
+        manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(Failure, match="cannot be loaded"):
+            run_of(tmp_path / "out", tiny(), unfinished)
+        assert not (tmp_path / "owned").exists()
+
+
+def test_patience_survives_a_kill(tiny, texts, tmp_path):
+    """Evaluations that cannot get better: the loss does not change."""
+    settings = {**OFTEN, **texts, "method": "full", "learning_rate": 0.0, "num_train_epochs": 50.0,
+                "early_stopping_patience": 3}  # fmt: skip
+    never = run_of(tmp_path / "never", tiny(), settings).report
+    assert never["training"]["steps"] == 12  # the first evaluation is the best, three more are not better
+    # The second is killed as it writes its result: the patience had run out before.
+    for name, where, call in (("steps", STEP, 13), ("end", RESULT, 1)):
+        killed = subprocess.run(
+            [sys.executable, "tests/killed.py", where, str(call), "recipes/spam.py", "--model_name_or_path", tiny(),
+             "--output_dir", tmp_path / name, *as_flags(settings)],
+            cwd=ROOT, capture_output=True, text=True, timeout=200, check=False,
+        )  # fmt: skip
+        assert killed.returncode == -9, killed.stderr
+        resumed = run_of(tmp_path / name, tiny(), settings | {"resume_from_checkpoint": "true"}).report
+        assert resumed["training"]["steps"] == 12
+        assert history_of(resumed) == history_of(never)
+
+
+# --- sick runs --------------------------------------------------------------------------------------------------
+
+
+def test_a_collapsed_classifier_is_stopped_unless_told(tiny, tmp_path):
+    rows = [{"text": "the same words", "label": label} for label in ("ham", "spam")] * 60
+    settings = {"train_file": str(write_csv(tmp_path / "m.csv", rows)), "logging_steps": 2, "num_train_epochs": 20.0,
+                "per_device_train_batch_size": 16, "learning_rate": 0.0, "report_to": "none",
+                "disable_tqdm": True}  # fmt: skip
+    with pytest.raises(Failure, match=r"got the same label.*Lower --learning_rate.*--stop_when_sick false"):
+        run_of(tmp_path / "out", tiny(), settings)
+    assert not (tmp_path / "out").exists()
+    run_of(tmp_path / "on", tiny(), settings | {"stop_when_sick": False})
+
+
+def test_a_loss_far_above_its_beginning_is_stopped(tiny, texts, tmp_path):
+    settings = {**OFTEN, **texts, "learning_rate": 1.0, "lr_scheduler_type": "constant", "num_train_epochs": 20.0}
+    with pytest.raises(Failure, match=r"where it began at.*The last good checkpoint is .*checkpoint-"):
+        run_of(tmp_path / "out", tiny(), settings)
+    assert list((tmp_path / "out.partial").glob("checkpoint-*"))

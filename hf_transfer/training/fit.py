@@ -7,10 +7,11 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from hf_transfer.arguments import Arguments
-from hf_transfer.errors import InputError, logger, nearest
+from hf_transfer.errors import Failure, InputError, logger, nearest
 from hf_transfer.evaluation.groups import measure_groups, over_groups
 from hf_transfer.methods import Anatomy, default_learning_rate, train_last_layers
 from hf_transfer.training.cost import training_cost
@@ -110,7 +111,11 @@ def fit(
     layers = arguments.method.trainable_layers
     caching = _cached(trainer, anatomy, layers, folder) if frozen else contextlib.nullcontext(False)
     with caching as cached, checkpoint_on_signal(trainer):
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        try:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        except UnpicklingError as error:
+            # Loaded with weights_only: what holds more than tensors and numbers was not written by a run.
+            raise Failure(f"{checkpoint} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
     seconds = time.perf_counter() - started
     return training_cost(trainer, anatomy, arguments.method, seconds, cached=bool(cached))
 
