@@ -14,7 +14,6 @@ import torch
 from conftest import ROOT, write_csv
 from safetensors.torch import load_file
 from speech import FAMILIES, RATE, WORDS, tones, write_clips
-from test_launch import launch
 from transformers import AutoModelForCTC
 
 from hf_transfer import InputError, SpeechRecognition, finetune, load_finetuned
@@ -455,23 +454,6 @@ def test_padding_changes_nothing_where_the_model_takes_a_mask(speech_model, fami
 
     together = losses(collate(examples))
     assert together == pytest.approx(sum(losses(collate([example])) for example in examples), rel=1e-5)
-
-
-def test_accumulation_and_processes_change_nothing(speech_model, accents, tmp_path):
-    arguments = ["recipes/accent.py", "--dataset_name", accents, "--model_name_or_path", speech_model(),
-                 "--num_train_epochs", 2, "--learning_rate", 1e-3, "--speed_perturbation", 0.1]  # fmt: skip
-    ways = {"one": (8, 1, 1), "accumulated": (4, 2, 1), "two": (2, 2, 2)}
-    weights = {}
-    for name, (batch, accumulation, processes) in ways.items():
-        done = launch(*arguments, "--per_device_train_batch_size", batch, "--gradient_accumulation_steps",
-                      accumulation, "--output_dir", tmp_path / name, processes=processes)  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        weights[name] = load_file(tmp_path / name / "model.safetensors")
-    for name in ("accumulated", "two"):
-        for key, value in weights["one"].items():
-            torch.testing.assert_close(weights[name][key], value, atol=1e-5, rtol=0, msg=f"{name} {key}")
-    reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ways]
-    assert reports[0]["metrics"] == reports[1]["metrics"] == reports[2]["metrics"]
 
 
 def test_a_diverging_run_stops_with_a_cause(recipe, speech_model, accents, tmp_path):

@@ -1,0 +1,38 @@
+"""Fine-tune with every method, with a step of eight examples divided among processes and micro-batches.
+
+python tests/divided.py SETTINGS.json OUTPUT, or the same under `accelerate launch`; one import for many short runs.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from hf_transfer import SpeechRecognition, TextClassification, finetune
+
+TASKS: dict[str, Any] = {"text": TextClassification(), "speech": SpeechRecognition()}
+STEP = 8
+METHODS: list[dict[str, Any]] = [
+    {"method": "full"},
+    {"method": "lora"},
+    {"method": "frozen", "trainable_layers": 1},
+    {"method": "scratch"},
+]
+
+
+def main(settings: Path, output: Path) -> None:
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    for task, own in json.loads(settings.read_text()).items():
+        for method in METHODS:
+            for accumulation in (1, 2):
+                finetune(
+                    TASKS[task], **own, **method,
+                    per_device_train_batch_size=STEP // processes // accumulation,
+                    gradient_accumulation_steps=accumulation,
+                    output_dir=str(output / f"{task}-{method['method']}-{processes}-{accumulation}"),
+                )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
