@@ -25,7 +25,7 @@ test: $(VENV)/installed ## Lint, types and tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -n 2
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 clean: ## Remove what the other targets made
 	@rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache

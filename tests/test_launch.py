@@ -39,6 +39,7 @@ def divided(tiny, speech_model, accents, tmp_path_factory):
     return place / "out"
 
 
+@pytest.mark.xdist_group("divided")  # the runs are made once
 @pytest.mark.parametrize("method", ["full", "lora", "frozen", "scratch"])
 @pytest.mark.parametrize("task", ["text", "speech"])
 def test_a_step_is_the_same_however_it_is_divided(divided, task, method):
