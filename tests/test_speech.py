@@ -465,6 +465,20 @@ def test_a_diverging_run_stops_with_a_cause(recipe, speech_model, accents, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def test_a_collapse_to_blanks_is_stopped(recipe, tmp_path):
+    result = recipe("accent", "--output_dir", tmp_path / "out", "--learning_rate", 0.1, "--warmup_steps", 10,
+                    "--max_steps", 80, "--logging_steps", 1, "--save_strategy", "steps", "--save_steps", 5,
+                    "--max_train_samples", 100, "--max_eval_samples", 20)  # fmt: skip
+    assert result.code == 1
+    said = result.err.splitlines()[-1]
+    assert "has collapsed to blanks" in said
+    assert "Lower --learning_rate" in said
+    good = Path(said.partition("last good checkpoint is ")[2].rstrip("."))
+    states = [json.loads((path / "trainer_state.json").read_text()) for path in good.parent.glob("checkpoint-*")]
+    last = max(states, key=lambda state: state["global_step"])
+    assert last["log_history"][-1]["empty_hypotheses"] < 0.99
+
+
 def test_time_masks_fit_the_shortest_clip(speech_model, tmp_path, caplog):
     rows = write_clips(tmp_path, 12)
     soundfile.write(tmp_path / rows[0]["file_name"], tones("GO")[:1700], RATE)

@@ -62,6 +62,13 @@ class Health(TrainerCallback, ExportableState):
         if "commonest_prediction" in logs:
             self._compare(args, state, logs["commonest_prediction"], logs["commonest_label"])
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write no checkpoint while the signs are bad: it would push out the last good one."""
+        if self.far_above_logs or self.overflowing_logs or (self.has_spoken and self.silent_logs):
+            control.should_save = False
+
+    on_epoch_end = on_step_end
+
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.silent_logs and not self.has_spoken and state.is_world_process_zero:
             logger.warning(
