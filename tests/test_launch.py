@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -61,6 +62,56 @@ def test_a_step_is_the_same_however_it_is_divided(divided, task, method):
         assert other_report["metrics"] == pytest.approx(report["metrics"], abs=1e-5)
         assert other_report["baseline"] == pytest.approx(report["baseline"], abs=1e-5)
         assert other_report["training"]["steps"] == report["training"]["steps"]
+
+
+@pytest.fixture
+def two_hosts():
+    """Two network namespaces, each with an address of its own, joined by a cable."""
+    made = subprocess.run(["ip", "netns", "add", HOSTS[0]], capture_output=True, check=False) if _has_ip() else None
+    if made is None or made.returncode:
+        pytest.skip("needs the right to make network namespaces (ip netns add)")
+    for command in (
+        f"netns add {HOSTS[1]}",
+        f"link add cable0 netns {HOSTS[0]} type veth peer name cable1 netns {HOSTS[1]}",
+        *(f"-n {host} addr add 10.77.0.{i + 1}/24 dev cable{i}" for i, host in enumerate(HOSTS)),
+        *(f"-n {host} link set cable{i} up" for i, host in enumerate(HOSTS)),
+        *(f"-n {host} link set lo up" for host in HOSTS),
+    ):
+        subprocess.run(["ip", *command.split()], check=True)
+    yield HOSTS
+    for host in HOSTS:
+        subprocess.run(["ip", "netns", "del", host], check=True)
+
+
+HOSTS = "hf-transfer-a", "hf-transfer-b"
+
+
+def _has_ip():
+    return shutil.which("ip") is not None
+
+
+@pytest.mark.xdist_group("divided")
+def test_two_machines_give_the_weights_of_one(divided, two_hosts, tmp_path):
+    running = [
+        subprocess.Popen(
+            ["ip", "netns", "exec", host, sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu",
+             "--num_machines", "2", "--machine_rank", str(rank), "--main_process_ip", "10.77.0.1",
+             "--main_process_port", "29517", "--num_processes", "2", "--mixed_precision", "no", "--dynamo_backend",
+             "no", "tests/divided.py", divided.parent / "settings.json", tmp_path / "out"],
+            cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": f"cable{rank}"},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank, host in enumerate(two_hosts)
+    ]  # fmt: skip
+    for process in running:
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+    runs = sorted(path.name for path in divided.iterdir() if "-2-" in path.name)
+    assert len(runs) == 16
+    for run in runs:
+        (one,), (two,) = ((place / run).glob("*model.safetensors") for place in (divided, tmp_path / "out"))
+        one, two = load_file(one), load_file(two)
+        assert all(torch.equal(value, two[name]) for name, value in one.items()), run
 
 
 def test_the_stock_trainer_multiplies_what_is_accumulated(tiny, tmp_path):

@@ -169,7 +169,7 @@ def _examples(trainer: TransferTrainer, cache: FeatureCache) -> tuple[Any, Any] 
         return None
     found = []
     for name, dataset in (("train", trainer.train_dataset), ("validation", trainer.eval_dataset)):
-        with args.main_process_first(desc="activations"):
+        with args.main_process_first(local=False, desc="activations"):  # all machines see the folder
             examples = None if dataset is None else cache.compute(
                 dataset, trainer.data_collator, args.per_device_eval_batch_size, name, main=args.should_save,
                 show=not args.disable_tqdm,
