@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -12,12 +14,16 @@ from conftest import ROOT, message_rows, write_csv
 from safetensors.torch import load_file
 
 
+def launch_command(*arguments, processes):
+    several = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    return [sys.executable, "-m", "accelerate.commands.launch", *(several if processes > 1 else ["--cpu"]),
+            "--num_processes", str(processes), "--main_process_port", "0", *map(str, arguments)]  # fmt: skip
+
+
 def launch(*arguments, processes=1):
     """Run a recipe under `accelerate launch`."""
-    several = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     return subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", *(several if processes > 1 else ["--cpu"]),
-         "--num_processes", str(processes), "--main_process_port", "0", *map(str, arguments)],
+        launch_command(*arguments, processes=processes),
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
 
@@ -160,3 +166,31 @@ def test_processes_that_are_not_joined_are_refused(tmp_path):
         timeout=120, check=False,
     )  # fmt: skip
     assert "2 processes were started (WORLD_SIZE) but training sees 1" in done.stderr
+
+
+def test_two_processes_stop_together_and_go_on_as_if_they_had_not(tiny, tmp_path):
+    file = write_csv(tmp_path / "m.csv", message_rows(200))
+    arguments = ["recipes/spam.py", "--train_file", file, "--model_name_or_path", tiny(), "--max_steps", 300,
+                 "--save_strategy", "steps", "--save_steps", 50, "--per_device_train_batch_size", 4]  # fmt: skip
+    never = launch(*arguments, "--output_dir", tmp_path / "never", processes=2)
+    assert never.returncode == 0, never.stderr
+    running = subprocess.Popen(
+        launch_command(*arguments, "--output_dir", tmp_path / "out", processes=2), cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    work = tmp_path / "out.partial"
+    while not (work / "checkpoint-50").exists():
+        assert running.poll() is None, running.stderr.read()
+        time.sleep(0.02)
+    running.send_signal(signal.SIGTERM)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode != 0
+    assert "Stopped by SIGTERM at step" in err
+    newest = max(work.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    assert newest.name != "checkpoint-300"
+    assert {"rng_state_0.pth", "rng_state_1.pth", "manifest.json"} <= {path.name for path in newest.iterdir()}
+    resumed = launch(*arguments, "--output_dir", tmp_path / "out", "--resume_from_checkpoint", "true", processes=2)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"Resuming from {newest}" in resumed.stderr
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("never", "out"))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
