@@ -248,6 +248,7 @@ class TransferTrainingArguments(TrainingArguments):
         if self.disable_tqdm is None:
             # A bar redraws itself with carriage returns: in a log file that is noise.
             self.disable_tqdm = not sys.stderr.isatty()
+        self._refuse_sharding(accelerator)
         try:
             super().__post_init__()
         except (ValueError, ImportError, TypeError, AttributeError) as error:
@@ -259,6 +260,17 @@ class TransferTrainingArguments(TrainingArguments):
                 "work alone and overwrite the others. Start them with `accelerate launch --multi_gpu "
                 "--num_processes N`, or run a single process."
             )
+
+    def _refuse_sharding(self, accelerator: bool) -> None:
+        """FSDP needs GPUs to share a model among; DeepSpeed's own steps are not ours."""
+        fsdp = self.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"
+        if fsdp and not (accelerator and torch.accelerator.device_count() > 1):
+            raise InputError(
+                "FSDP shares a model among two GPUs or more, and there are fewer here. Leave --fsdp out, or start "
+                "with `accelerate launch --multi_gpu` instead of an FSDP config."
+            )
+        if self.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+            raise InputError("DeepSpeed is not supported: expected `accelerate launch --multi_gpu`, or FSDP.")
 
     def _evaluate_for_early_stopping(self) -> None:
         if str(self.eval_strategy) in ("no", "IntervalStrategy.NO"):  # type: ignore[has-type]
@@ -293,6 +305,9 @@ class Arguments:
             raise InputError("--source_file and --source_group are both given: expected one of them.")
         if self.data.replay and not (self.data.source_file or self.data.source_group is not None):
             raise InputError("--replay needs source examples: expected --source_file or --source_group too.")
+        sharded = self.training.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"
+        if sharded and self.method.method != "full":
+            raise InputError(f"FSDP works with --method full, not with {self.method.method}.")
         if self.method.trainable_layers and self.method.method != "frozen":
             raise InputError(f"--trainable_layers belongs to --method frozen, not to {self.method.method}.")
         if self.method.merge and self.method.method != "lora":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from accelerate.utils.memory import should_reduce_batch_size
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, set_seed
 
@@ -16,7 +17,7 @@ from hf_transfer.arguments import Arguments, DataArguments, TransferTrainingArgu
 from hf_transfer.data.source import named_groups, only_groups, separate_source
 from hf_transfer.data.splits import SPLITS, complete_splits, load_splits, overlap
 from hf_transfer.data.tables import show_bars_for
-from hf_transfer.errors import InputError, logger
+from hf_transfer.errors import Failure, InputError, logger
 from hf_transfer.evaluation.comparison import compare
 from hf_transfer.methods import Anatomy, apply_method, count_parameters, merged
 from hf_transfer.models import quiet
@@ -217,9 +218,15 @@ def _tidy(output: OutputFolder, training: TransferTrainingArguments) -> Iterator
     try:
         with quiet(), polite_stops():
             yield
-    except BaseException:
+    except BaseException as error:
         if training.should_save:
             output.discard()
+        if isinstance(error, Exception) and should_reduce_batch_size(error):
+            raise Failure(
+                "Out of memory. Halve --per_device_train_batch_size and double --gradient_accumulation_steps, which "
+                "leaves the result as it is (--auto_find_batch_size true does it by itself), lower "
+                f"--per_device_eval_batch_size, or use --bf16. ({' '.join(str(error).split())[:200]})"
+            ) from error
         raise
 
 

@@ -23,8 +23,8 @@ def steps(
     ranks = []
     for rank in range(processes):
         batches = TrainingBatches(
-            LENGTHS, batch_size=batch_size, accumulation=accumulation, processes=processes, rank=rank, seed=3,
-            group_by_length=group,
+            LENGTHS, step_size=batch_size * accumulation * processes, accumulation=accumulation, processes=processes,
+            rank=rank, seed=3, group_by_length=group,
         )  # fmt: skip
         batches.set_epoch(epoch)
         found = list(batches)
@@ -54,7 +54,7 @@ def test_an_epoch_is_every_example_once_and_epochs_differ():
 def test_every_process_has_something_to_do_in_a_short_step():
     for rank in range(4):
         batches = list(
-            TrainingBatches([5, 6], batch_size=2, accumulation=1, processes=4, rank=rank, seed=0, group_by_length=True)
+            TrainingBatches([5, 6], step_size=8, accumulation=1, processes=4, rank=rank, seed=0, group_by_length=True)
         )
         assert len(batches) == 1
         assert len(batches[0]) == 1  # a real example or a padding one
@@ -63,7 +63,7 @@ def test_every_process_has_something_to_do_in_a_short_step():
 def test_grouping_saves_padding():
     def padding(group: bool) -> float:
         batches = TrainingBatches(
-            LENGTHS, batch_size=8, accumulation=1, processes=1, rank=0, seed=0, group_by_length=group
+            LENGTHS, step_size=8, accumulation=1, processes=1, rank=0, seed=0, group_by_length=group
         )
         padded = sum(len(b) * LENGTHS[b].max() for b in batches)
         return padded / LENGTHS.sum() - 1

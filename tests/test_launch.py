@@ -194,3 +194,24 @@ def test_two_processes_stop_together_and_go_on_as_if_they_had_not(tiny, tmp_path
     assert f"Resuming from {newest}" in resumed.stderr
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("never", "out"))
     assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+def test_sharding_is_refused_where_it_cannot_be(tiny, recipe, tmp_path):
+    """An FSDP config of accelerate's, as a user of several GPUs has it, on a machine without one."""
+    file = write_csv(tmp_path / "m.csv", message_rows(80))
+    (tmp_path / "fsdp.yaml").write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: FSDP\nnum_machines: 1\nnum_processes: 2\n"
+        "machine_rank: 0\nmixed_precision: 'no'\nfsdp_config:\n  fsdp_version: 2\n"
+        "  fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP\n  fsdp_state_dict_type: FULL_STATE_DICT\n"
+    )
+    common = ["--train_file", file, "--model_name_or_path", tiny(), "--output_dir", tmp_path / "out"]
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", "--config_file", tmp_path / "fsdp.yaml",
+         "recipes/spam.py", *map(str, common)],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert done.stderr.count("error: FSDP shares a model among two GPUs or more") == 1
+    result = recipe("spam", *common, "--deepspeed", "config.json")
+    assert result.code == 2
+    assert "DeepSpeed is not supported" in result.err

@@ -260,3 +260,42 @@ def test_a_loss_far_above_its_beginning_is_stopped(tiny, texts, tmp_path):
     with pytest.raises(Failure, match=r"where it began at.*The last good checkpoint is .*checkpoint-"):
         run_of(tmp_path / "out", tiny(), settings)
     assert list((tmp_path / "out.partial").glob("checkpoint-*"))
+
+
+# --- memory -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_memory(monkeypatch):
+    """A device on which no more than three examples fit in training, and five in evaluation."""
+    from hf_transfer.training.trainer import TransferTrainer
+
+    honest = TransferTrainer.compute_loss
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        if len(inputs["labels"]) > (3 if model.training else 5):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
+        return honest(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(TransferTrainer, "compute_loss", compute_loss)
+
+
+def test_memory_that_is_full_is_said(tiny, texts, small_memory, tmp_path):
+    with pytest.raises(Failure, match=r"Out of memory.*--auto_find_batch_size"):
+        run_of(tmp_path / "out", tiny(), {**OFTEN, **texts})
+    assert not (tmp_path / "out").exists()
+
+
+def test_batches_that_fit_are_found_and_the_step_stays(tiny, texts, tmp_path, caplog, request):
+    settings = {**OFTEN, **texts, "auto_find_batch_size": True}
+    never = run_of(tmp_path / "never", tiny(), settings)
+    request.getfixturevalue("small_memory")
+    with caplog.at_level("INFO", "hf_transfer"):
+        found = run_of(tmp_path / "out", tiny(), settings)
+    assert "Out of memory: the 8 examples of a step are divided into 3 micro-batches" in caplog.text
+    assert "Out of memory: measured 4 at a time" in caplog.text
+    assert [entry["loss"] for entry in found.report["history"] if "loss" in entry] == pytest.approx(
+        [entry["loss"] for entry in never.report["history"] if "loss" in entry], abs=1e-5
+    )
+    for name, value in weights_of(tmp_path / "never").items():
+        torch.testing.assert_close(value, weights_of(tmp_path / "out")[name], atol=1e-5, rtol=0, msg=name)

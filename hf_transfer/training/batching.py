@@ -19,7 +19,7 @@ class TrainingBatches(Sampler[list[int]]):
 
     Args:
         lengths: of each example, in tokens or frames.
-        batch_size: examples a micro-batch.
+        step_size: examples a step.
         accumulation: micro-batches a process and step.
         processes: how many there are.
         rank: of this process.
@@ -32,7 +32,7 @@ class TrainingBatches(Sampler[list[int]]):
         self,
         lengths: Sequence[int],
         *,
-        batch_size: int,
+        step_size: int,
         accumulation: int,
         processes: int,
         rank: int,
@@ -41,7 +41,7 @@ class TrainingBatches(Sampler[list[int]]):
         on_epoch: Callable[[int], None] | None = None,
     ):
         self.lengths = np.asarray(lengths)
-        self.step_size = batch_size * accumulation * processes
+        self.step_size = step_size
         self.accumulation, self.processes, self.rank = accumulation, processes, rank
         self.seed, self.group_by_length = seed, group_by_length
         self.epoch, self.on_epoch = 0, on_epoch

@@ -1,5 +1,6 @@
 """`transformers.Trainer` with batches and losses that do not depend on how the work is divided."""
 
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,13 +9,15 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate.utils import gather_object
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import EarlyStoppingCallback, ProgressCallback, Trainer
+from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, rotate_checkpoints
 
+from hf_transfer.errors import logger
 from hf_transfer.training.batching import EvaluationBatches, PaddedExamples, TrainingBatches
 from hf_transfer.training.checkpoints import STAGING, Progress, seal, written_beside
 from hf_transfer.training.health import Health, require_finite
@@ -57,6 +60,7 @@ class TransferTrainer(Trainer):
         super().__init__(*args, compute_loss_func=loss, **kwargs)
         self.readout, self.run = readout, run
         self.staging: Path | None = None
+        self.first_weights: dict[str, torch.Tensor] | None = None
         self.progress = Progress(self)
         self.add_callback(self.progress)
         self.remove_callback(ProgressCallback)
@@ -72,9 +76,10 @@ class TransferTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         args = self.args
+        whole = args.train_batch_size * args.gradient_accumulation_steps
         batches = TrainingBatches(
             _lengths(self.train_dataset),
-            batch_size=self._train_batch_size,
+            step_size=(whole if self.first_weights is None else math.prod(self.asked)) * args.world_size,
             accumulation=args.gradient_accumulation_steps,
             processes=args.world_size,
             rank=args.process_index,
@@ -110,6 +115,27 @@ class TransferTrainer(Trainer):
             persistent_workers=args.dataloader_persistent_workers and not hasattr(dataset, "set_epoch"),
             prefetch_factor=args.dataloader_prefetch_factor,
         )
+
+    # --- memory -----------------------------------------------------------------------------------------------
+
+    def _update_auto_batch_size(self, batch_size: int) -> None:
+        """A step keeps its examples, in more micro-batches, and training begins anew: --auto_find_batch_size."""
+        super()._update_auto_batch_size(batch_size)
+        if self.first_weights is None:
+            parameters = self.model.named_parameters()
+            self.first_weights = {name: p.detach().cpu().clone() for name, p in parameters if p.requires_grad}
+            self.asked = self.args.train_batch_size, self.args.gradient_accumulation_steps
+        whole, accumulation = math.prod(self.asked), self.args.gradient_accumulation_steps
+        self.args.gradient_accumulation_steps = max(self.asked[1], -(-whole // batch_size))
+        if self.args.gradient_accumulation_steps > accumulation:
+            self.model.load_state_dict(self.first_weights, strict=False)
+            set_seed(self.args.seed)
+            self.compute_loss_func.counts.clear()
+            logger.info(
+                "Out of memory: the %d examples of a step are divided into %d micro-batches, not %d, and training "
+                "begins anew (--gradient_accumulation_steps).",
+                whole * self.args.world_size, self.args.gradient_accumulation_steps, accumulation,
+            )  # fmt: skip
 
     # --- loss -------------------------------------------------------------------------------------------------
 
@@ -214,6 +240,19 @@ class TransferTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """What `readout` keeps of every example [n], in the dataset's order, on every process; mean loss over them."""
+        while True:
+            try:
+                return self._measure(dataloader, metric_key_prefix)
+            except RuntimeError as error:
+                batch_size = self.args.per_device_eval_batch_size
+                if not (self.args.auto_find_batch_size and should_reduce_batch_size(error)) or batch_size == 1:
+                    raise
+                self.args.per_device_eval_batch_size = batch_size // 2
+                logger.info("Out of memory: measured %d at a time (--per_device_eval_batch_size).", batch_size // 2)
+                clear_device_cache(garbage_collection=True)
+                dataloader = self.get_eval_dataloader(dataloader.dataset.dataset)  # type: ignore[attr-defined]
+
+    def _measure(self, dataloader: DataLoader, metric_key_prefix: str) -> EvalLoopOutput:
         batches: Any = dataloader.batch_sampler
         count = len(dataloader.dataset)  # type: ignore[arg-type]
         self.callback_handler.eval_dataloader = dataloader
