@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo test clean
+.PHONY: help demo test soak clean
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -28,6 +28,9 @@ test: $(VENV)/installed ## Lint, types and tests
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+soak: $(VENV)/installed ## Kill runs two hundred times at random, and compare
+	@cd tests && ../$(BIN)/python soak.py --kills 200
 
 clean: ## Remove what the other targets made
 	@rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache

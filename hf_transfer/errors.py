@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
 logger = logging.getLogger("hf_transfer")
@@ -38,6 +39,14 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     """`` Did you mean …?`` for the candidate most like `name`, or an empty string."""
     match = difflib.get_close_matches(str(name), list(candidates), n=1, cutoff=0.6)
     return f" Did you mean {match[0]}?" if match else ""
+
+
+def short_path(path: str | Path) -> str:
+    """A path as it is short to read: from this folder, or from home."""
+    whole = Path(path)
+    if whole.is_absolute() and whole.is_relative_to(Path.cwd()):
+        return str(whole.relative_to(Path.cwd()))
+    return f"~/{whole.relative_to(Path.home())}" if whole.is_relative_to(Path.home()) else str(path)
 
 
 def run_command(command: Callable[[], Any]) -> NoReturn:

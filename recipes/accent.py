@@ -9,6 +9,7 @@
 The data are clips with transcripts: an audiofolder, a table of paths, or a dataset; --help lists every argument.
 """
 
+import os
 from importlib.resources import files
 
 from hf_transfer import SpeechRecognition, finetune
@@ -41,7 +42,7 @@ def main() -> None:
     result = finetune(arguments.task, arguments)
     if arguments.training.should_save:
         clip = result.report["worst"][0]["audio"] if result.report["worst"] else "clip.wav"
-        print(f"\n{result}\n{next_command(result, clip)}")
+        print(f"\n{result}\n{next_command(result, os.path.relpath(clip))}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from datasets import Audio, Dataset
 
 from hf_transfer.data.audio import AudioSettings
 from hf_transfer.data.audio_cache import StoredClips, store_clips
-from hf_transfer.errors import InputError, logger
+from hf_transfer.errors import InputError, logger, short_path
 
 AUDIO_COLUMNS = ("audio", "file_name", "path", "audio_filepath", "file", "filename", "audio_path", "clip", "wav")
 TRANSCRIPT_COLUMNS = ("transcription", "sentence", "text", "transcript", "normalized_text", "raw_transcription")
@@ -143,7 +143,14 @@ def read_recordings(
     clips, there = store_clips(sources, len(split), settings, name=name, show=sys.stderr.isatty())
     hours = float(clips.offsets[-1]) / settings.sampling_rate / 3600
     state = "read from" if there else "written to"
-    logger.info("%s: %.2f h of audio at %d Hz %s %s.", name, hours, settings.sampling_rate, state, clips.file.parent)
+    logger.info(
+        "%s: %.2f h of audio at %d Hz %s %s.",
+        name,
+        hours,
+        settings.sampling_rate,
+        state,
+        short_path(clips.file.parent),
+    )
     names = sources.names()
     texts = ["" if text is None else spell(str(text)) for text in split[columns["text"]][:]]
     _mention_spelling(split[columns["text"]][:], texts)

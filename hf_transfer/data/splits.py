@@ -14,7 +14,7 @@ from sklearn.model_selection import train_test_split
 from hf_transfer.arguments import DataArguments
 from hf_transfer.data.audiofolder import SPLIT_NAMES, audiofolder_tables, load_audiofolder
 from hf_transfer.data.tables import load_file
-from hf_transfer.errors import InputError, logger
+from hf_transfer.errors import InputError, logger, short_path
 
 # `source` is what the model knew before, to be measured apart; `replay` more of it, to be mixed into training.
 SPLITS = ("train", "validation", "test", "source", "replay")
@@ -68,8 +68,8 @@ def divided_by_column(table: Dataset, source: str) -> DatasetDict:
     if sum(map(len, rows.values())) != len(values) or not rows["train"] or not rows["test"]:
         return DatasetDict(train=table)  # a column that means something else
     divided = DatasetDict({name: table.select(indices) for name, indices in rows.items() if indices})
-    shown = ", ".join(f"{len(split)} {name}" for name, split in divided.items())
-    logger.info("The column 'split' of %s divides it: %s.", source, shown)
+    sizes = ", ".join(f"{len(split)} {name}" for name, split in divided.items())
+    logger.info("The column 'split' of %s divides it: %s.", short_path(source), sizes)
     return divided
 
 
