@@ -7,6 +7,7 @@ import dataclasses
 import math
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -166,6 +167,23 @@ class MethodArguments:
     )
 
 
+# Flags of TrainingArguments that would be taken without a word and change nothing.
+WITHOUT_EFFECT = {
+    "dataloader_drop_last": "every example of an epoch is trained on",
+    "fp16_full_eval": "models are measured as they are shipped, in float32, or under --fp16",
+    "bf16_full_eval": "models are measured as they are shipped, in float32, or under --bf16",
+    "prediction_loss_only": "a run measures before and after",
+    "eval_accumulation_steps": "what is kept of an example is small",
+    "do_train": "a run measures, trains and measures",
+    "do_eval": "a run measures, trains and measures; --eval_strategy evaluates in between",
+    "do_predict": "a run measures, trains and measures",
+    "hub_strategy": "the finished result is pushed, not checkpoints",
+    "hub_always_push": "the finished result is pushed, not checkpoints",
+    "hub_revision": "pushes go to the main branch",
+    "greater_is_better": "it is known of every metric",
+}
+
+
 @dataclass
 class TransferTrainingArguments(TrainingArguments):
     """`transformers.TrainingArguments` with defaults for small datasets; every flag of it works."""
@@ -249,6 +267,10 @@ class TransferTrainingArguments(TrainingArguments):
             # A bar redraws itself with carriage returns: in a log file that is noise.
             self.disable_tqdm = not sys.stderr.isatty()
         self._refuse_sharding(accelerator)
+        for name, why in WITHOUT_EFFECT.items():
+            default = TrainingArguments.__dataclass_fields__[name].default
+            if getattr(self, name) not in (default, None, False):
+                raise InputError(f"--{name} has no effect here: {why}. Leave it out.")
         try:
             super().__post_init__()
         except (ValueError, ImportError, TypeError, AttributeError) as error:
@@ -277,6 +299,18 @@ class TransferTrainingArguments(TrainingArguments):
             self.eval_strategy = self.save_strategy = "epoch"
             logger.info("Evaluated and saved every epoch, for --early_stopping_patience.")
         self.load_best_model_at_end = True
+
+
+# Arguments that do not change what a run leads to.
+OF_NO_EFFECT = ("output_dir", "hub_", "logging_", "save_total_limit", "dataloader_", "ddp_", "resume_", "use_cpu")
+
+
+def differences(
+    told: Mapping[str, Any], now: Mapping[str, Any], may_differ: tuple[str, ...]
+) -> dict[str, tuple[Any, Any]]:
+    """The arguments that two runs do not share, with both values; those that begin as `may_differ` says left aside."""
+    names = [name for name in sorted({*told, *now}) if not name.startswith(may_differ)]
+    return {name: (told.get(name), now.get(name)) for name in names if told.get(name) != now.get(name)}
 
 
 @dataclass

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel, set_seed
 
 from hf_transfer import hub
 from hf_transfer.arguments import Arguments, DataArguments, TransferTrainingArguments
-from hf_transfer.data.source import named_groups, only_groups, separate_source
-from hf_transfer.data.splits import SPLITS, complete_splits, load_splits, overlap
+from hf_transfer.data.source import named_groups, only_groups, replay, separate_source
+from hf_transfer.data.splits import SPLITS, complete_splits, cut_to_sizes, load_splits, overlap
 from hf_transfer.data.tables import show_bars_for
 from hf_transfer.errors import Failure, InputError, logger
 from hf_transfer.evaluation.comparison import compare
@@ -92,12 +92,14 @@ def finetune(
             }
         report = {
             **_circumstances(task, arguments, run.facts),
+            "newly_initialised": run.newly_initialised,
             **found.pop("test"),
             **found,
             "decision": decision,
             "parameters": parameters,
             "training": cost,
             "history": trainer.state.log_history,
+            "seconds": meter.seconds(),
         }
         if training.should_save:
             # Without accelerate's wrapper for mixed precision: what is shipped computes in float32.
@@ -122,6 +124,7 @@ class _Prepared:
     model: PreTrainedModel
     anatomy: Anatomy
     inputs: Mapping[str, Any]
+    newly_initialised: list[str]
     description: Mapping[str, Any]
     checkpoint: Path | None
 
@@ -158,7 +161,7 @@ def _prepare(
         training.resume_from_checkpoint, output.work, description, despite=training.resume_despite_changes
     )
     anatomy = Anatomy.of(model, newly_initialised)
-    return _Prepared(splits, facts, processor, model, anatomy, inputs, description, checkpoint)
+    return _Prepared(splits, facts, processor, model, anatomy, inputs, newly_initialised, description, checkpoint)
 
 
 def _circumstances(task: Task, arguments: Arguments, facts: dict[str, Any]) -> dict[str, Any]:
@@ -228,6 +231,8 @@ def _tidy(output: OutputFolder, training: TransferTrainingArguments) -> Iterator
                 f"--per_device_eval_batch_size, or use --bf16. ({' '.join(str(error).split())[:200]})"
             ) from error
         raise
+    finally:
+        output.release()
 
 
 def _prepare_splits(
@@ -244,7 +249,9 @@ def _prepare_splits(
     if data.validation_size is None and not (task.decides or evaluates):
         data = dataclasses.replace(data, validation_size=0)  # nothing would be asked of it
     splits, made = complete_splits(splits, strata, data, seed)
-    splits, replayed = separate_source(splits, data, seed)
+    splits, pool = separate_source(splits, data, seed)
+    splits = cut_to_sizes(splits, {name: task.strata(split) for name, split in splits.items()}, data, seed)
+    splits, replayed = replay(splits, pool, data, seed)
     identities = {name: task.identities(split) for name, split in splits.items()}
     splits, also_in_training = overlap(splits, identities, remove=data.deduplicate)
     task.check(splits)

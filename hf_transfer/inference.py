@@ -147,7 +147,9 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
             model,
             data,
             MethodArguments(),
-            TransferTrainingArguments(output_dir=folder, use_cpu=pipeline.device.type == "cpu"),
+            TransferTrainingArguments(
+                output_dir=folder, use_cpu=pipeline.device.type == "cpu", auto_find_batch_size=True
+            ),
         )
         trainer = make_trainer(task, arguments, Path(folder), pipeline.model, processor, splits, inputs)
         outputs = trainer.predict(inputs["test"]).predictions

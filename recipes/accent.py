@@ -41,8 +41,8 @@ def main() -> None:
     )
     result = finetune(arguments.task, arguments)
     if arguments.training.should_save:
-        clip = result.report["worst"][0]["audio"] if result.report["worst"] else "clip.wav"
-        print(f"\n{result}\n{next_command(result, os.path.relpath(clip))}")
+        heard = [os.path.relpath(clip["audio"]) for clip in result.report["worst"] if os.path.isfile(clip["audio"])]
+        print(f"\n{result}\n{next_command(result, *(heard[:1] or ['clip.wav']))}")
 
 
 if __name__ == "__main__":

@@ -26,12 +26,13 @@ def main(settings: Path, output: Path) -> None:
     for task, own in json.loads(settings.read_text()).items():
         for method in METHODS:
             for accumulation in (1, 2):
-                finetune(
+                result = finetune(
                     TASKS[task], **own, **method,
                     per_device_train_batch_size=STEP // processes // accumulation,
                     gradient_accumulation_steps=accumulation,
                     output_dir=str(output / f"{task}-{method['method']}-{processes}-{accumulation}"),
                 )  # fmt: skip
+                assert "weights trained" in str(result)  # on every process
 
 
 if __name__ == "__main__":

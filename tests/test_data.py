@@ -259,3 +259,18 @@ def test_real_tables_are_read_to_the_last_row():
         '"' in line for line in (DATA / "sms_spam" / "messages.tsv").read_text(encoding="utf-8").split("\n")
     )
     assert len(list(read_rows(DATA / "sst2" / "dev.tsv", column_names=["text", "label"]))) == 872
+
+
+def test_files_of_one_name_date_and_size_are_not_mistaken_for_each_other(tmp_path, monkeypatch):
+    import os
+
+    from hf_transfer.data.tables import load_file
+
+    texts = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        (tmp_path / name / "t.csv").write_text(f"text,label\n{name},ham\n")
+        os.utime("t.csv", (1, 1))
+        texts.append(load_file("t.csv")["text"][:])
+    assert texts == [["a"], ["b"]]

@@ -164,10 +164,12 @@ def test_a_finished_run_has_nothing_to_resume(train, recipe, tiny, tmp_path):
     train()
     before = (tmp_path / "out" / "report.json").read_bytes()
     result = recipe("spam", "--train_file", tmp_path / "m.csv", "--model_name_or_path", tiny(), "--output_dir",
-                    tmp_path / "out", "--resume_from_checkpoint", "true")  # fmt: skip
+                    tmp_path / "out", "--resume_from_checkpoint", "true", "--max_steps", 2)  # fmt: skip
     assert result.code == 0
     assert "nothing to resume" in result.err
     assert (tmp_path / "out" / "report.json").read_bytes() == before
+    with pytest.raises(InputError, match=r"is finished there \(max_steps 2, not 9"):
+        train(max_steps=9, resume_from_checkpoint="true")
 
 
 @pytest.mark.parametrize(
@@ -210,7 +212,7 @@ def test_a_polite_stop_writes_a_checkpoint_and_the_run_goes_on(tiny, tmp_path, m
 def test_a_finished_run_of_other_arguments_is_not_taken_for_this_one(train, recipe, tiny, tmp_path):
     train()
     common = ("--train_file", tmp_path / "m.csv", "--model_name_or_path", tiny(), "--output_dir", tmp_path / "out")
-    result = recipe("spam", *common, "--method", "lora", "--resume_from_checkpoint", "true")
+    result = recipe("spam", *common, "--method", "lora", "--max_steps", 2, "--resume_from_checkpoint", "true")
     assert result.code == 2
     assert "a run with other arguments is finished there (method 'full', not 'lora')" in result.err
     result = recipe("spam", *common, "--resume_from_checkpoint", "false")
@@ -263,6 +265,29 @@ def test_a_threshold_is_obeyed_everywhere(train, command, tmp_path):
         found = json.loads(command("predict", output, text).out)
         assert found["label"] == label
         assert found["score"] == pytest.approx(found["scores"][label])
+
+
+def test_a_folder_that_nothing_can_replace_is_refused_before_training(train, tmp_path, monkeypatch):
+    monkeypatch.chdir(_made(tmp_path / "here"))
+    with pytest.raises(InputError, match="cannot take that folder's place"):
+        train(output_dir=".")
+    (tmp_path / "link").symlink_to(_made(tmp_path / "elsewhere"))
+    train(output_dir=str(tmp_path / "link"))
+    assert (tmp_path / "elsewhere" / "report.json").is_file()
+
+
+@pytest.mark.parametrize("flag", ["dataloader_drop_last", "bf16_full_eval", "do_eval"])
+def test_flags_that_would_change_nothing_are_refused(train, flag):
+    with pytest.raises(InputError, match=f"--{flag} has no effect here"):
+        train(**{flag: True})
+
+
+def test_a_refused_run_leaves_the_folder_to_the_next(train, tmp_path):
+    try:
+        train(learning_rate=1e38, max_steps=6)
+    except Failure:
+        train()  # while the error is still at hand, as in a notebook
+    assert (tmp_path / "out" / "report.json").is_file()
 
 
 def test_two_runs_at_once_do_not_share_a_folder(train, tmp_path):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from conftest import ROOT, message_rows, write_csv
 from safetensors.torch import load_file
 
 from hf_transfer import Failure, InputError, SpeechRecognition, TextClassification, finetune
+from hf_transfer.errors import Interrupted
 from hf_transfer.training import checkpoints
 
 STEP = "hf_transfer.training.trainer:TransferTrainer.compute_loss"
@@ -241,18 +243,97 @@ def test_patience_survives_a_kill(tiny, texts, tmp_path):
         assert history_of(resumed) == history_of(never)
 
 
+@pytest.mark.parametrize(
+    ("settings", "call"),
+    [
+        ({"eval_strategy": "epoch", "save_strategy": "epoch"}, 7),  # in the middle of an epoch
+        ({"eval_strategy": "epoch", "save_strategy": "epoch"}, 12),  # at its end
+        ({"save_strategy": "no", "eval_strategy": "no"}, 21),  # after the last step
+        ({}, 10),
+    ],
+)
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(tiny, texts, tmp_path, monkeypatch, settings, call):
+    from hf_transfer.training.trainer import TransferTrainer
+
+    settings = {**OFTEN, **texts, "method": "full", **settings}
+    never = run_of(tmp_path / "never", tiny(), settings)
+    honest, calls = TransferTrainer.compute_loss, []
+
+    def stopping(self, *args, **kwargs):
+        calls.append(args)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return honest(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TransferTrainer, "compute_loss", stopping)
+        with pytest.raises(Interrupted):
+            run_of(tmp_path / "out", tiny(), settings)
+    assert list((tmp_path / "out.partial").glob("checkpoint-*"))
+    resumed = run_of(tmp_path / "out", tiny(), {**settings, "resume_from_checkpoint": "true"})
+    for name, value in weights_of(tmp_path / "never").items():
+        assert torch.equal(value, weights_of(tmp_path / "out")[name]), name
+    assert history_of(resumed.report) == history_of(never.report)
+
+
+def test_a_run_stopped_after_its_last_step_takes_no_more(tiny, texts, tmp_path, monkeypatch):
+    settings = {**OFTEN, **texts, "method": "full", "max_steps": 13, "save_steps": 13}
+    never = run_of(tmp_path / "never", tiny(), settings)
+    with monkeypatch.context() as patch:
+        patch.setattr("hf_transfer.finetuning.model_card", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run_of(tmp_path / "out", tiny(), settings)
+    resumed = run_of(tmp_path / "out", tiny(), {**settings, "resume_from_checkpoint": "true"})
+    assert resumed.report["training"]["steps"] == 13
+    assert history_of(resumed.report) == history_of(never.report)
+
+
+def test_cached_and_live_checkpoints_are_not_mixed(tiny, texts, tmp_path, monkeypatch):
+    """With cached activations the last layers have other names and the head's input another scale."""
+    settings = {**OFTEN, **texts, "method": "frozen", "trainable_layers": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr("hf_transfer.finetuning.model_card", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run_of(tmp_path / "out", tiny(), settings)
+    monkeypatch.setattr("hf_transfer.training.feature_cache.FeatureCache.compute", lambda *_, **__: None)
+    with pytest.raises(InputError, match="was written by a run with cached activations"):
+        run_of(tmp_path / "out", tiny(), {**settings, "resume_from_checkpoint": "true"})
+
+
+def test_weights_alone_are_nothing_to_go_on_from(tiny, texts, tmp_path, monkeypatch):
+    settings = {**OFTEN, **texts, "save_only_model": True}
+    with monkeypatch.context() as patch:
+        patch.setattr("hf_transfer.finetuning.model_card", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run_of(tmp_path / "out", tiny(), settings)
+    with pytest.raises(InputError, match="is whole"):
+        run_of(tmp_path / "out", tiny(), {**settings, "resume_from_checkpoint": "true"})
+
+
+def test_the_head_is_fitted_first_under_early_stopping_too(tiny, texts, tmp_path):
+    settings = {**OFTEN, **texts, "head_first": True, "early_stopping_patience": 2}
+    assert run_of(tmp_path / "out", tiny(), settings).report["metrics"]
+
+
 # --- sick runs --------------------------------------------------------------------------------------------------
 
 
 def test_a_collapsed_classifier_is_stopped_unless_told(tiny, tmp_path):
     rows = [{"text": "the same words", "label": label} for label in ("ham", "spam")] * 60
-    settings = {"train_file": str(write_csv(tmp_path / "m.csv", rows)), "logging_steps": 2, "num_train_epochs": 20.0,
+    settings = {"train_file": str(write_csv(tmp_path / "m.csv", rows)), "logging_steps": 2, "num_train_epochs": 40.0,
                 "per_device_train_batch_size": 16, "learning_rate": 0.0, "report_to": "none",
                 "disable_tqdm": True}  # fmt: skip
     with pytest.raises(Failure, match=r"got the same label.*Lower --learning_rate.*--stop_when_sick false"):
         run_of(tmp_path / "out", tiny(), settings)
     assert not (tmp_path / "out").exists()
     run_of(tmp_path / "on", tiny(), settings | {"stop_when_sick": False})
+
+
+def test_a_few_steps_with_one_answer_are_no_collapse(tiny, tmp_path):
+    rows = [{"text": "the same words", "label": label} for label in ("ham", "spam")] * 60
+    settings = {"train_file": str(write_csv(tmp_path / "m.csv", rows)), "logging_steps": 1, "max_steps": 13,
+                "learning_rate": 0.0, "report_to": "none", "disable_tqdm": True}  # fmt: skip
+    run_of(tmp_path / "out", tiny(), settings)
 
 
 def test_a_loss_far_above_its_beginning_is_stopped(tiny, texts, tmp_path):

@@ -154,6 +154,30 @@ def test_a_few_foreign_letters_cost_their_clips_alone(speech_model, accents, tmp
     assert "1 x letters outside the vocabulary (7: write numbers as words, or --vocabulary new): " in caplog.text
 
 
+def test_scratch_makes_a_head_for_every_sign_of_the_tokenizer(speech_model, accents, tmp_path):
+    import transformers
+
+    tokenizer = build_tokenizer(["ABCDEFGHIJKLMNOPQRSTUVWXYZ'ÄÖÜÉÈÊÀÂÇ"])
+    assert len(tokenizer) > 32
+    AutoModelForCTC.from_pretrained(speech_model()).save_pretrained(tmp_path / "m")
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(speech_model())
+    transformers.Wav2Vec2Processor(extractor, tokenizer).save_pretrained(tmp_path / "m")
+    train(tmp_path / "out", tmp_path / "m", dataset_name=str(accents), method="scratch", max_steps=1)
+    assert full_weights(tmp_path / "out")["lm_head.weight"].shape[0] == len(tokenizer)
+
+
+@pytest.mark.parametrize("vocabulary", ["auto", "keep"])
+def test_replayed_clips_do_not_change_the_vocabulary(speech_model, accents, tmp_path, vocabulary):
+    rows = write_clips(tmp_path, 24, shift=0.8)
+    for row in rows[:3]:
+        row["transcription"] += " 7"
+    source = write_csv(tmp_path / "s.csv", rows)
+    report = train(tmp_path / "a", speech_model(), SpeechRecognition(vocabulary=vocabulary), replay=0.2,
+                   dataset_name=str(accents), source_file=str(source), max_steps=1).report  # fmt: skip
+    assert (tmp_path / "a" / "vocab.json").read_text() == (speech_model() / "vocab.json").read_text()
+    assert report["data"]["left_out"]["source"] == {"letters outside the vocabulary": 3}
+
+
 def test_a_head_is_kept_where_the_tokenizer_knows_more_signs_than_the_head(speech_model, accents, tmp_path):
     """transformers adds <s> and </s> to tokenizers whose vocabulary lacks them."""
     import transformers
@@ -313,6 +337,12 @@ def test_bad_speech_data_is_refused(refused, accents, tmp_path):
     refused("--train_file", table, "--audio_column_name", "sound", says="There are: file_name, transcription, speaker")
     lost = write_csv(tmp_path / "lost.csv", [{**row, "file_name": f"x/{row['file_name']}"} for row in rows])
     refused("--train_file", lost, says="Only 0 of 12 clips")
+    refused("--train_file", table, "--gain_db", "-6", says="--gain_db is -6: expected 0 or more")
+    alone = write_csv(tmp_path / "alone.csv", rows[:1])
+    refused("--train_file", table, "--source_file", alone, "--replay", 0.1, says="has one usable example")
+    splits = ["train", "test", "tset", *["train"] * len(rows)]
+    odd = write_csv(tmp_path / "odd.csv", [{**row, "split": split} for row, split in zip(rows, splits, strict=False)])
+    refused("--train_file", odd, says="row 3 is of the split 'tset'")
     refused("--train_file", table, "--leave_out", "quiet", says="expected none, or some of silent")
     outside = tmp_path / "inner"
     outside.mkdir()
@@ -381,6 +411,12 @@ def test_what_was_known_before_is_measured_apart(speech_model, accents, tmp_path
     assert "12 of the training examples are source examples" in card
     splits = [json.loads(line).get("split", "test") for line in (tmp_path / "b" / "predictions.jsonl").open()]
     assert splits.count("source") == 12
+
+
+def test_training_samples_are_counted_without_the_source(speech_model, accents, tmp_path):
+    report = train(tmp_path / "a", speech_model(), dataset_name=str(accents), group_column_name="accent",
+                   source_group="north", max_train_samples=20, max_eval_samples=6, max_steps=1).report  # fmt: skip
+    assert report["data"]["examples"] == {"train": 20, "test": 6, "source": 6}
 
 
 def test_other_groups_are_left_out(speech_model, accents, tmp_path):

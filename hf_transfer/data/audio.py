@@ -107,9 +107,7 @@ def _expected_frames(source: Path | bytes, file: soundfile.SoundFile) -> int:
     """Frames that the header promises; libsndfile itself cuts a WAV's number to what the file holds."""
     if file.format not in ("WAV", "WAVEX"):
         return file.frames if 0 < file.frames < 2**40 else 0  # streams do not say
-    width = {"PCM_U8": 1, "PCM_S8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}.get(
-        file.subtype
-    )
+    width = WIDTHS.get(file.subtype)
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
         stream.seek(12)
         while len(head := stream.read(8)) == 8:

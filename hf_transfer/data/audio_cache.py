@@ -4,7 +4,7 @@ import functools
 import hashlib
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -97,7 +97,8 @@ def _decode_all(
     """Written beside and renamed into place, so that what is there is whole."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".partial-"))
+        partial = folder.parent / f".partial-{uuid.uuid4().hex}"
+        partial.mkdir()
     except OSError as error:
         raise Failure(
             f"{folder.parent} cannot be written: {error.strerror}. HF_DATASETS_CACHE names another."

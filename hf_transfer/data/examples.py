@@ -4,8 +4,9 @@ import math
 from collections import Counter
 from typing import Any
 
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
 
+from hf_transfer.data.tables import READER
 from hf_transfer.errors import InputError, logger
 
 
@@ -31,10 +32,10 @@ def read_examples(
                 f"{', '.join(split.column_names)}."
             )
     for own, column in columns.items():
-        if own != "label" and isinstance(split.features[column], (List, dict)):
+        if own != "label" and isinstance(split.features[column], (List, LargeList, dict)):
             raise InputError(f"Column {column!r} of the {name} split holds lists, not text (--{own}_column_name).")
     feature = split.features[columns["label"]]
-    several = label_separator is not None or isinstance(feature, List)
+    several = label_separator is not None or isinstance(feature, (List, LargeList))
     inner = getattr(feature, "feature", feature)
     features = {own: Value("string") for own in columns}
     if several:
@@ -49,6 +50,7 @@ def read_examples(
             "class_names": list(inner.names) if isinstance(inner, ClassLabel) else None,
             "separator": label_separator,
             "several": several,
+            "reader": READER,
         },
     )
     return _without_problems(read, name, drop=drop).remove_columns("problem")
@@ -84,6 +86,7 @@ def _read_batch(
     class_names: list[str] | None,
     separator: str | None,
     several: bool,
+    reader: int,  # part of the cache's fingerprint, as in `load_file`
 ) -> dict[str, list[Any]]:
     read: dict[str, list[Any]] = {own: [] for own in [*columns, "problem"]}
     for i in range(len(batch[columns["label"]])):

@@ -6,22 +6,22 @@ from hf_transfer.arguments import DataArguments
 from hf_transfer.errors import InputError, logger, nearest
 
 
-def separate_source(splits: DatasetDict, data: DataArguments, seed: int) -> tuple[DatasetDict, int]:
-    """Set apart the examples of what the model knew before, and mix some of them into training if asked.
+def separate_source(splits: DatasetDict, data: DataArguments, seed: int) -> tuple[DatasetDict, Dataset | None]:
+    """Set apart the examples of what the model knew before.
 
-    Test examples of --source_group become the split ``source``; training examples of it are trained on only as far
-    as --replay says. A --source_file is split in two halves where it has to serve both.
+    Test examples of --source_group become the split ``source``; training examples of it wait for `replay`. A
+    --source_file is split in two halves where it has to serve both.
 
     Args:
         splits: with ``train`` and ``test``; with ``source`` where there is a --source_file.
-        data: the source and how much of it is replayed.
-        seed: of the draw.
+        data: the source.
+        seed: of the halves.
 
     Returns:
-        The splits, and how many source examples are in ``train``.
+        The splits, and the examples that can be replayed.
 
     Raises:
-        InputError: there is no such group, nothing but it, or too little of it to replay.
+        InputError: there is no such group, or nothing but it.
     """
     pool = splits.pop("replay", None)
     if data.source_group is not None:
@@ -41,10 +41,32 @@ def separate_source(splits: DatasetDict, data: DataArguments, seed: int) -> tupl
             "Source group %r: %d test examples measure it apart; %d training examples wait for --replay.",
             data.source_group, len(splits["source"]), len(pool),
         )  # fmt: skip
+    elif data.replay and pool is None and len(splits["source"]) < 2:
+        raise InputError(
+            "--source_file has one usable example; with --replay it needs two: one to measure, one to mix in."
+        )
     elif data.replay and pool is None:
         halves = splits["source"].train_test_split(test_size=0.5, seed=seed)
         splits["source"], pool = halves["test"], halves["train"]
         logger.info("Half of --source_file is replayed from, the other half (%d) measures.", len(splits["source"]))
+    return splits, pool
+
+
+def replay(splits: DatasetDict, pool: Dataset | None, data: DataArguments, seed: int) -> tuple[DatasetDict, int]:
+    """Mix examples of what the model knew before into training, as many as --replay says.
+
+    Args:
+        splits: with ``train``.
+        pool: what they are drawn from.
+        data: the share.
+        seed: of the draw.
+
+    Returns:
+        The splits, and how many examples were mixed in.
+
+    Raises:
+        InputError: there are too few.
+    """
     if not data.replay or pool is None:
         return splits, 0
     wanted = round(data.replay * len(splits["train"]))

@@ -49,7 +49,7 @@ def load_splits(data: DataArguments) -> DatasetDict:
         splits = DatasetDict({**divided_by_column(splits["train"], data.train_file), **splits_beside(splits)})
     if "source" in splits:
         divided = divided_by_column(splits["source"], str(data.source_file))
-        if len(divided) > 1:
+        if "test" in divided:
             splits["source"], splits["replay"] = divided["test"], divided["train"]
     return splits
 
@@ -65,8 +65,16 @@ def divided_by_column(table: Dataset, source: str) -> DatasetDict:
         return DatasetDict(train=table)
     values = [str(value).strip().lower() for value in table["split"][:]]
     rows = {name: [i for i, value in enumerate(values) if value in usual] for name, usual in SPLIT_NAMES.items()}
-    if sum(map(len, rows.values())) != len(values) or not rows["train"] or not rows["test"]:
+    divided_rows = sum(map(len, rows.values()))
+    if divided_rows < len(values) / 2 or not rows["train"]:
         return DatasetDict(train=table)  # a column that means something else
+    if divided_rows < len(values):
+        usual = {word for words in SPLIT_NAMES.values() for word in words}
+        number, odd = next((i, value) for i, value in enumerate(values, start=1) if value not in usual)
+        raise InputError(
+            f"{short_path(source)}: row {number} is of the split {odd!r}; expected one of {', '.join(sorted(usual))} "
+            "in the column 'split', which divides the table. Mend the row, or rename the column."
+        )
     divided = DatasetDict({name: table.select(indices) for name, indices in rows.items() if indices})
     sizes = ", ".join(f"{len(split)} {name}" for name, split in divided.items())
     logger.info("The column 'split' of %s divides it: %s.", short_path(source), sizes)
@@ -121,12 +129,12 @@ def find_column(columns: Sequence[str], given: str | None, usual: Sequence[str],
 def complete_splits(
     splits: DatasetDict, strata: dict[str, list[Any]], data: DataArguments, seed: int
 ) -> tuple[DatasetDict, dict[str, Any]]:
-    """Make the splits that are missing, stratified and seeded, and cut them to the asked sizes.
+    """Make the splits that are missing, stratified and seeded.
 
     Args:
         splits: at least ``train``.
         strata: for each split, what each example is stratified by.
-        data: shares and limits.
+        data: shares.
         seed: of the draw.
 
     Returns:
@@ -153,12 +161,19 @@ def complete_splits(
     if "test" not in complete:
         raise InputError("There is nothing to measure on: give --test_file, or --test_size above 0.")
     complete["train"] = train
-    limits = dict.fromkeys(SPLITS, data.max_eval_samples) | {"train": data.max_train_samples, "replay": None}
-    for name, limit in limits.items():
-        if limit is not None and name in complete and limit < len(complete[name]):
-            _, taken = _stratified(strata[name], limit, seed)
-            complete[name] = complete[name].select(taken)
     return DatasetDict({name: complete[name] for name in SPLITS if name in complete}), made
+
+
+def cut_to_sizes(splits: DatasetDict, strata: dict[str, list[Any]], data: DataArguments, seed: int) -> DatasetDict:
+    """The splits with no more examples than --max_train_samples and --max_eval_samples, stratified."""
+    limits = dict.fromkeys(SPLITS, data.max_eval_samples) | {"train": data.max_train_samples, "replay": None}
+    cut = DatasetDict(splits)
+    for name, split in splits.items():
+        limit = limits[name]
+        if limit is not None and limit < len(split):
+            _, taken = _stratified(strata[name], limit, seed)
+            cut[name] = split.select(taken)
+    return cut
 
 
 def _stratified(strata: list[Any], share: float, seed: int) -> tuple[list[int], list[int]]:

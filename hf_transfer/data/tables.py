@@ -5,6 +5,7 @@ label "01" is what it says.
 """
 
 import csv
+import hashlib
 import json
 import math
 import re
@@ -20,8 +21,8 @@ from tqdm.auto import tqdm
 
 from hf_transfer.errors import Failure, InputError
 
-csv.field_size_limit(2**31 - 1)
-
+# Changes with what is made of a file's rows: tables that an older version has cached are read anew.
+READER = 1
 # From so many rows on, each step of preparing them takes seconds.
 MANY_ROWS = 20_000
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
@@ -102,6 +103,7 @@ def _delimited_rows(path: Path, names: Sequence[str] | None, delimiter: str) -> 
     if twice:
         raise InputError(f"--column_names names {twice[0]!r} twice.")
     literal = path.suffix.lower() == ".tsv" and _quotes_are_literal(path, delimiter)
+    csv.field_size_limit(2**31 - 1)  # texts may be long
     reader = csv.reader(
         _lines(path),
         delimiter=delimiter,
@@ -220,7 +222,6 @@ def load_file(file: str, *, column_names: Sequence[str] | None = None, delimiter
     if path.suffix.lower() == ".parquet":
         next(read_rows(file))  # what is no Parquet file is refused with the reader's message
         return Dataset.from_parquet(str(path))
-    status = path.stat() if path.is_file() else None
     features = _json_features(file) if path.suffix.lower() in (".json", ".jsonl") else None
     try:
         return Dataset.from_generator(
@@ -232,8 +233,8 @@ def load_file(file: str, *, column_names: Sequence[str] | None = None, delimiter
                 "column_names": None if column_names is None else tuple(column_names),
                 "delimiter": delimiter,
                 "columns": tuple((name, isinstance(kind, List)) for name, kind in (features or {}).items()),
-                # Part of the cache's fingerprint: an edited file is read anew.
-                "changed": (status.st_mtime_ns, status.st_size) if status else None,
+                # Part of the cache's fingerprint: a file of other content, or another reader, reads anew.
+                "changed": (READER, _digest(path) if path.is_file() else None),
             },
         )
     except datasets.exceptions.DatasetGenerationError as error:
@@ -244,6 +245,11 @@ def load_file(file: str, *, column_names: Sequence[str] | None = None, delimiter
         if isinstance(cause, InputError):
             raise cause from None
         raise Failure(f"{file} could not be converted: {cause or error}.") from error
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "blake2b").hexdigest()
 
 
 def _json_features(file: str) -> Features:

@@ -14,12 +14,13 @@ import yaml
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+from hf_transfer.arguments import OF_NO_EFFECT, differences
 from hf_transfer.errors import Failure, InputError
 
 # What a run keeps in its working folder.
 OURS = ("checkpoint-", "writing", "result", "features", ".lock")
-# Arguments that may differ when a run is gone on with: where things go, and how long and how often.
-MAY_DIFFER = ("output_dir", "hub_", "max_steps", "num_train_epochs", "save_", "logging_", "eval_")
+# Arguments that a run settles by itself where they are left open.
+SETTLED = ("learning_rate", "num_train_epochs", "metric_for_best_model", "greater_is_better")
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -44,6 +45,8 @@ class OutputFolder:
         self.path = Path(path)
         if not self.path.resolve().name:
             raise InputError(f"--output_dir {path}: expected a new folder.")
+        if self.path.is_dir() and (self.path.resolve() == Path.cwd() or os.path.ismount(self.path.resolve())):
+            raise InputError(f"--output_dir {path}: the result cannot take that folder's place; name one inside it.")
         self.work = self.path.resolve().with_name(self.path.resolve().name + ".partial")
         self._lock: FileLock | None = None
         if self.path.is_file():
@@ -76,9 +79,11 @@ class OutputFolder:
         if not (self.resume and (self.path / "report.json").is_file()):
             return False
         told = yaml.safe_load((self.path / "arguments.yaml").read_text(encoding="utf-8"))
-        other = [key for key in arguments if told.get(key) != arguments[key] and not key.startswith(MAY_DIFFER)]
+        # What was left open then has been filled in since: it is compared where it is given now.
+        told = {key: value for key, value in told.items() if key in arguments or key not in SETTLED}
+        other = differences(told, arguments, OF_NO_EFFECT)
         if other:
-            shown = ", ".join(f"{key} {told.get(key)!r}, not {arguments[key]!r}" for key in other[:3])
+            shown = ", ".join(f"{key} {before!r}, not {now!r}" for key, (before, now) in list(other.items())[:3])
             raise InputError(f"--output_dir {self.path}: a run with other arguments is finished there ({shown}).")
         return True
 
@@ -101,6 +106,11 @@ class OutputFolder:
             raise InputError(f"--output_dir {self.path}: another run is writing it at this moment.") from error
         except OSError as error:
             raise InputError(f"--output_dir {self.path}: the folder cannot be made: {error.strerror}.") from error
+
+    def release(self) -> None:
+        """Let other runs have the working folder."""
+        if self._lock is not None:
+            self._lock.release()
 
     def require_space(self, needed: int) -> None:
         """Refuse to start where the result would not fit.
@@ -127,9 +137,10 @@ class OutputFolder:
         try:
             staged.mkdir(parents=True)
             yield staged
-            if self.path.is_dir():
-                self.path.rmdir()  # empty, as checked
-            os.replace(staged, self.path)
+            place = self.path.resolve()
+            if place.is_dir():
+                place.rmdir()  # empty, as checked
+            os.replace(staged, place)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(staged, ignore_errors=True)
             raise Failure(

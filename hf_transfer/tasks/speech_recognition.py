@@ -104,6 +104,7 @@ class SpeechRecognition:
     )
 
     def __post_init__(self) -> None:
+        self.leave_out = self.leave_out or ["none"]
         for name in self.leave_out:
             if name not in (*SUSPICIONS, "none"):
                 raise InputError(
@@ -120,6 +121,8 @@ class SpeechRecognition:
                 raise InputError(f"--{name} is {value:g}: expected a share from 0 to 1.")
         if not 0 <= self.speed_perturbation < 0.5:
             raise InputError(f"--speed_perturbation is {self.speed_perturbation:g}: expected 0 to 0.5.")
+        if self.gain_db < 0:
+            raise InputError(f"--gain_db is {self.gain_db:g}: expected 0 or more, the most that is added or taken.")
         if len(self.noise_snr_db) != 2 or self.noise_snr_db[0] > self.noise_snr_db[1]:
             raise InputError(f"--noise_snr_db is {self.noise_snr_db}: expected two numbers, the lower first.")
 
@@ -150,10 +153,11 @@ class SpeechRecognition:
                 split, name, columns[name], Path(file).parent if file else None, settings,
                 lambda text: normalise(text, letters), self.leave_out,
             )  # fmt: skip
-        if letters is not None and "train" in ready:
-            before = len(ready["train"])
-            ready["train"] = self._spellable(ready["train"], letters)
-            left_out["train"] |= {"letters outside the vocabulary": before - len(ready["train"])}
+        for name in ("train", "replay", *(["source"] if data.replay else [])):  # what is trained on
+            if letters is not None and name in ready:
+                before = len(ready[name])
+                ready[name] = self._spellable(name, ready[name], letters)
+                left_out[name] |= {"letters outside the vocabulary": before - len(ready[name])}
         return ready, left_out
 
     def _columns(self, split: Dataset, data: DataArguments) -> dict[str, str]:
@@ -180,19 +184,19 @@ class SpeechRecognition:
         texts = [str(text) for text in splits["train"][columns["train"]["text"]][:] if text is not None]
         return letters if self.vocabulary == "auto" and covers(texts, letters) else None
 
-    def _spellable(self, train: Dataset, letters: set[str]) -> Dataset:
+    def _spellable(self, name: str, split: Dataset, letters: set[str]) -> Dataset:
         """Without the clips whose transcripts hold letters that the vocabulary lacks."""
-        foreign, _ = unknown_letters(train["text"][:], letters)
+        foreign, _ = unknown_letters(split["text"][:], letters)
         if not foreign:
-            return train
-        fits = [set(text) <= letters for text in train["text"][:]]
+            return split
+        fits = [set(text) <= letters for text in split["text"][:]]
         kept = [i for i, fit in enumerate(fits) if fit]
         shown = " ".join(letter for letter, _ in foreign.most_common(10))
         cure = f"{shown}: write numbers as words, or --vocabulary new"
-        _say_unfit("train", train, fits, "letters outside the vocabulary", cure)
+        _say_unfit(name, split, fits, "letters outside the vocabulary", cure)
         if not kept:
-            raise InputError("No training transcript can be spelt in the checkpoint's vocabulary: --vocabulary new.")
-        return train.select(kept)
+            raise InputError(f"No {name} transcript can be spelt in the checkpoint's vocabulary: --vocabulary new.")
+        return split.select(kept)
 
     def strata(self, split: Dataset) -> list[Any]:
         return split["group"][:] if "group" in split.column_names else [""] * len(split)
@@ -219,7 +223,7 @@ class SpeechRecognition:
         extractor, tokenizer = load_feature_extractor(model), load_vocabulary(model)
         texts = splits["train"]["text"][:] if splits is not None else []
         renew = tokenizer is None or (self.vocabulary == "new" and splits is not None)
-        if renew or unknown_letters(texts, letters_of(tokenizer))[0]:
+        if renew or (self.vocabulary == "auto" and unknown_letters(texts, letters_of(tokenizer))[0]):
             if splits is None:
                 raise InputError(f"{model.model_name_or_path}: there is no vocabulary beside the model.")
             why = "The checkpoint has no vocabulary" if tokenizer is None else "The checkpoint's vocabulary is left"
@@ -242,7 +246,7 @@ class SpeechRecognition:
                 settings |= {name: getattr(self, name), "apply_spec_augment": True}
         own = load_vocabulary(model)
         renewed = pretrained and own is not None and own.get_vocab() != tokenizer.get_vocab()
-        if own is None:
+        if own is None or not pretrained:
             settings["vocab_size"] = len(tokenizer)  # a checkpoint's own counts no tokens that were added to it
         loaded, new = load_pretrained(self.auto_model, model, pretrained=pretrained, **settings)
         if renewed:

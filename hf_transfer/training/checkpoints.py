@@ -13,16 +13,17 @@ import torch
 from safetensors import SafetensorError
 from transformers import TrainerCallback
 
-from hf_transfer.arguments import Arguments
+from hf_transfer.arguments import OF_NO_EFFECT, Arguments, differences
 from hf_transfer.errors import Failure, InputError, logger
 
 MANIFEST = "manifest.json"
 # Where a checkpoint is written before it is renamed into place.
 STAGING = "writing"
-# Arguments that may differ when a run is gone on with: where things go, how long and how often, and how a step is
-# divided among processes and micro-batches.
-MAY_DIFFER = ("output_dir", "hub_", "max_steps", "num_train_epochs", "save_", "logging_", "eval_", "per_device_",
-              "gradient_accumulation_steps", "dataloader_", "ddp_", "resume_")  # fmt: skip
+# Arguments that may differ when a run is gone on with: how long and how often, how a step is divided among processes
+# and micro-batches, and where the data lie (what they are is compared by itself).
+MAY_DIFFER = (*OF_NO_EFFECT, "max_steps", "num_train_epochs", "save_", "eval_", "per_device_",
+              "gradient_accumulation_steps", "auto_find_batch_size", "train_file", "validation_file", "test_file",
+              "source_file", "dataset_name", "push_to_hub")  # fmt: skip
 
 
 def describe_run(arguments: Arguments, splits: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,9 +44,8 @@ def describe_run(arguments: Arguments, splits: Mapping[str, Any], inputs: Mappin
             for value in values:
                 digest.update(f"{value}\n".encode())
     training = arguments.training
-    told = arguments.as_dict()
     return {
-        "arguments": {key: value for key, value in told.items() if not key.startswith(MAY_DIFFER)},
+        "arguments": arguments.as_dict(),
         "examples_a_step": training.train_batch_size * training.gradient_accumulation_steps * training.world_size,
         "data": digest.hexdigest(),
     }
@@ -88,9 +88,10 @@ def seal(staged: Path, folder: Path, run: Mapping[str, Any]) -> Path:
         stream.flush()
         os.fsync(stream.fileno())
     place = folder / staged.name
-    if place.exists():  # a damaged one, which was passed over when the run went on
+    if place.exists() and problem_of(place):  # damaged, and passed over when the run went on
         os.replace(place, staged.with_name("replaced"))
-    os.replace(staged, place)
+    if not place.exists():
+        os.replace(staged, place)
     descriptor = os.open(folder, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
@@ -108,11 +109,18 @@ def problem_of(checkpoint: Path) -> str | None:
                     return f"{name} has not the size that its manifest tells"
                 if hashlib.file_digest(stream, "sha256").hexdigest() != told["sha256"]:
                     return f"{name} has changed since it was written (SHA-256)"
+        if not any(name.startswith("optimizer") for name in files):
+            return "it holds weights alone (--save_only_model), from which training cannot go on"
     except OSError as error:
         return f"{Path(error.filename).name}: {error.strerror}"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} cannot be read"
     return None
+
+
+def was_cached(checkpoint: Path) -> bool:
+    """Whether a checkpoint's last layers were trained from cached activations, where they have other names."""
+    return bool(json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["run"].get("cached"))
 
 
 def checkpoint_to_resume(asked: str | None, folder: Path, run: Mapping[str, Any], *, despite: bool) -> Path | None:
@@ -159,16 +167,15 @@ def checkpoint_to_resume(asked: str | None, folder: Path, run: Mapping[str, Any]
 def _refuse_other(checkpoint: Path, run: Mapping[str, Any]) -> None:
     written = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["run"]
     run = json.loads(json.dumps(run, default=str))
-    told, now = written["arguments"], run["arguments"]
-    other = {key: (told.get(key), now.get(key)) for key in sorted({*told, *now}) if told.get(key) != now.get(key)}
+    other = differences(written["arguments"], run["arguments"], MAY_DIFFER)
     if written["examples_a_step"] != run["examples_a_step"]:
         other["examples a step"] = (written["examples_a_step"], run["examples_a_step"])
-    differences = [f"{key} {before!r}, not {after!r}" for key, (before, after) in list(other.items())[:3]]
+    shown = [f"{key} {before!r}, not {after!r}" for key, (before, after) in list(other.items())[:3]]
     if written["data"] != run["data"]:
-        differences.append("other examples, labels or splits")
-    if differences:
+        shown.append("other examples, labels or splits")
+    if shown:
         raise InputError(
-            f"{checkpoint} is of a run with {'; '.join(differences)}. Repeat that run's data and arguments, name "
+            f"{checkpoint} is of a run with {'; '.join(shown)}. Repeat that run's data and arguments, name "
             "another --output_dir, or go on nevertheless: --resume_despite_changes."
         )
 

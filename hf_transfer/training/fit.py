@@ -10,10 +10,13 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+from transformers import EarlyStoppingCallback
+
 from hf_transfer.arguments import Arguments
 from hf_transfer.errors import Failure, InputError, logger, nearest
 from hf_transfer.evaluation.groups import measure_groups, over_groups
 from hf_transfer.methods import Anatomy, default_learning_rate, train_last_layers
+from hf_transfer.training.checkpoints import was_cached
 from hf_transfer.training.cost import training_cost
 from hf_transfer.training.feature_cache import FeatureCache, collate_cached
 from hf_transfer.training.interruption import checkpoint_on_signal
@@ -99,7 +102,7 @@ def settle_best_metric(arguments: Arguments, metrics: dict[str, float], splits: 
     known = ["loss", *metrics, *over_groups(task, dict.fromkeys(sorted(groups), metrics))]
     if name not in known:
         raise InputError(f"--metric_for_best_model {name}: evaluation gives {', '.join(known)}.{nearest(name, known)}")
-    training.greater_is_better = task.greater_is_better and not name.endswith(("loss", "error"))
+    training.greater_is_better = task.greater_is_better and not ("loss" in name or "error" in name)
 
 
 def fit(
@@ -111,6 +114,13 @@ def fit(
     layers = arguments.method.trainable_layers
     caching = _cached(trainer, anatomy, layers, folder) if frozen else contextlib.nullcontext(False)
     with caching as cached, checkpoint_on_signal(trainer):
+        if checkpoint is not None and was_cached(checkpoint) != cached:
+            raise InputError(
+                f"{checkpoint} was written by a run {'with' if was_cached(checkpoint) else 'without'} cached "
+                "activations, and this one is the other way: is the disk fuller or emptier, or the model's device "
+                "another? Make it as it was, or start anew in another --output_dir."
+            )
+        trainer.run = {**trainer.run, "cached": cached}
         try:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         except UnpicklingError as error:
@@ -130,6 +140,7 @@ def fit_head(trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, f
     trainer.args = copy.copy(asked)
     trainer.args.learning_rate = arguments.task.learning_rates["head"]
     trainer.args.save_strategy = trainer.args.eval_strategy = "no"
+    trainer.remove_callback(EarlyStoppingCallback)  # nothing is evaluated here
     train_last_layers(trainer.model, anatomy, 0)
     with _cached(trainer, anatomy, 0, folder):
         trainer.train()

@@ -10,9 +10,9 @@ from transformers.trainer_callback import ExportableState
 from hf_transfer.errors import Failure, logger
 from hf_transfer.training.checkpoints import last_checkpoint
 
-# A recogniser that has spoken and then stays silent for so many logs in a row has collapsed to blanks; a classifier
-# that gives one answer only for as long has collapsed to it.
-COLLAPSED_LOGS = 10
+# A recogniser that has spoken and then stays silent for so many clips and logs in a row has collapsed to blanks; a
+# classifier that gives one answer only for so many texts has collapsed to it.
+COLLAPSED_LOGS, COLLAPSED_CLIPS, COLLAPSED_TEXTS = 10, 100, 1000
 SILENT_SHARE, SPEAKING_SHARE = 0.99, 0.9
 # In nats a letter. A head that is new babbles at twice as much, and then is silent for a while before it learns.
 SPEAKING_LOSS = 2.0
@@ -36,6 +36,7 @@ class Health(TrainerCallback, ExportableState):
         self.first_loss: float | None = None
         self.has_spoken = False
         self.silent_logs = self.one_answer_logs = self.far_above_logs = self.overflowing_logs = 0
+        self.silent_since = self.one_answer_since = 0
 
     def state(self) -> dict[str, Any]:
         """For checkpoints: a run that goes on has seen what it saw."""
@@ -78,20 +79,32 @@ class Health(TrainerCallback, ExportableState):
 
     def _listen(self, args: Any, state: Any, loss: float, empty: float) -> None:
         self.has_spoken |= empty < SPEAKING_SHARE and loss < SPEAKING_LOSS
-        self.silent_logs = self.silent_logs + 1 if empty >= SILENT_SHARE else 0
-        if self.has_spoken and self.silent_logs >= COLLAPSED_LOGS:
-            self._stop(args, state, f"the recogniser has collapsed to blanks: it wrote nothing for {COLLAPSED_LOGS} "
-                                    f"logs. {_calmer(args)}")  # fmt: skip
+        if empty < SILENT_SHARE:
+            self.silent_logs, self.silent_since = 0, state.global_step
+            return
+        self.silent_logs += 1
+        clips = (state.global_step - self.silent_since) * _examples_a_step(args)
+        if self.has_spoken and self.silent_logs >= COLLAPSED_LOGS and clips >= COLLAPSED_CLIPS:
+            self._stop(args, state, f"the recogniser has collapsed to blanks: it wrote nothing for {clips} clips. "
+                                    f"{_calmer(args)}")  # fmt: skip
 
     def _compare(self, args: Any, state: Any, predicted: float, right: float) -> None:
-        stuck = predicted == 1.0 and right < COMMONEST_LABEL
-        self.one_answer_logs = self.one_answer_logs + 1 if stuck else 0
-        if self.one_answer_logs >= COLLAPSED_LOGS and state.global_step >= SETTLING_SHARE * state.max_steps:
-            self._stop(args, state, f"every text of the last {COLLAPSED_LOGS} logs got the same label: the classifier "
-                                    f"has collapsed. {_calmer(args)}")  # fmt: skip
+        if predicted < 1.0 or right > COMMONEST_LABEL:
+            self.one_answer_logs, self.one_answer_since = 0, state.global_step
+            return
+        self.one_answer_logs += 1
+        texts = (state.global_step - self.one_answer_since) * _examples_a_step(args)
+        settled = state.global_step >= SETTLING_SHARE * state.max_steps
+        if settled and self.one_answer_logs >= COLLAPSED_LOGS and texts >= COLLAPSED_TEXTS:
+            self._stop(args, state, f"the last {texts} texts all got the same label: the classifier has collapsed. "
+                                    f"{_calmer(args)}")  # fmt: skip
 
     def _stop(self, args: Any, state: Any, what: str) -> None:
         raise Failure(f"At step {state.global_step} {what} {OFF}. {last_checkpoint(args.output_dir)}")
+
+
+def _examples_a_step(args: Any) -> int:
+    return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
 
 
 def _calmer(args: Any) -> str:

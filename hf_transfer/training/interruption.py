@@ -4,12 +4,14 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
 from hf_transfer.errors import Interrupted, logger
+from hf_transfer.training.checkpoints import last_checkpoint
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
 
@@ -40,9 +42,14 @@ def checkpoint_on_signal(trainer: Any) -> Iterator[None]:
     finally:
         trainer.remove_callback(stop)
     if stop.signal_number:
+        # It may have come after the last step, where nothing was to be saved any more.
+        step = f"checkpoint-{trainer.state.global_step}"
+        if not (Path(trainer.args.output_dir) / step).is_dir() and not trainer.args.load_best_model_at_end:
+            trainer._save_checkpoint(trainer.model, trial=None)
         logger.info(
-            "Stopped by %s at step %d; the checkpoint is in %s. Go on with --resume_from_checkpoint true.",
-            signal.Signals(stop.signal_number).name, trainer.state.global_step, trainer.args.output_dir,
+            "Stopped by %s at step %d. %s Go on with --resume_from_checkpoint true.",
+            signal.Signals(stop.signal_number).name, trainer.state.global_step,
+            last_checkpoint(trainer.args.output_dir),
         )  # fmt: skip
         raise Interrupted(stop.signal_number)
 
@@ -61,7 +68,19 @@ class _StopAfterStep(TrainerCallback):
             torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
             self.signal_number = int(number)
         if self.signal_number:
-            control.should_save = control.should_training_stop = True
+            control.should_training_stop = True
+            # At the end of an epoch what belongs to it comes first: see below.
+            control.should_save |= not _is_whole(state.epoch)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.signal_number and _is_whole(state.epoch):
+            control.should_save = True
+        elif self.signal_number:  # it was not its end: the checkpoint is written already
+            control.should_log = control.should_evaluate = control.should_save = False
+
+
+def _is_whole(epoch: float) -> bool:
+    return abs(epoch - round(epoch)) < 1e-9
 
 
 @contextlib.contextmanager

@@ -9,6 +9,11 @@ import torch
 from torch.nn import functional as F
 
 
+def _add(counts: list[torch.Tensor], new: torch.Tensor) -> None:
+    """Sum up in place, on the device."""
+    counts[:] = [counts[0] + new] if counts else [new]
+
+
 @dataclass
 class ClassificationLoss:
     """Cross-entropy, or binary cross-entropy averaged over labels where an example may have several.
@@ -48,13 +53,13 @@ class ClassificationLoss:
         size = logits.shape[-1]
         predicted = (F.one_hot(logits.argmax(dim=-1), size) * counted[:, None]).sum(dim=0)
         right = (F.one_hot(labels.clamp(min=0), size) * counted[:, None]).sum(dim=0)
-        self.counts.append(torch.stack([predicted, right]))
+        _add(self.counts, torch.stack([predicted, right]))
 
     def watched(self) -> dict[str, float]:
         """``commonest_prediction`` and ``commonest_label``: their shares, where an example has one label."""
         if not self.counts:
             return {}
-        predicted, right = torch.stack(self.counts).sum(dim=0).tolist()
+        predicted, right = self.counts[0].tolist()
         self.counts.clear()
         return {
             "commonest_prediction": max(predicted) / max(1, sum(predicted)),
@@ -100,12 +105,12 @@ class CTCLoss:
         real &= counted[:, None]
         blank = (logits.argmax(dim=-1) == self.blank) & real
         empty = (blank.sum(dim=-1) == real.sum(dim=-1)) & counted
-        self.counts.append(torch.stack([blank.sum(), real.sum(), empty.sum(), counted.sum()]))
+        _add(self.counts, torch.stack([blank.sum(), real.sum(), empty.sum(), counted.sum()]))
 
     def watched(self) -> dict[str, float]:
         """``blank_ratio``, the share of blank frames, and ``empty_hypotheses``, the share of clips that stay empty."""
         if not self.counts:
             return {}
-        blank, frames, empty, clips = torch.stack(self.counts).sum(dim=0).tolist()
+        blank, frames, empty, clips = self.counts[0].tolist()
         self.counts.clear()
         return {"blank_ratio": blank / max(1, frames), "empty_hypotheses": empty / max(1, clips)}

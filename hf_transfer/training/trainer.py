@@ -201,11 +201,23 @@ class TransferTrainer(Trainer):
             self.staging = None
         self.accelerator.wait_for_everyone()
 
-    def _know_best(self, folder: Path) -> None:
-        """The best checkpoint by its place now, wherever it was written."""
-        best = folder / f"checkpoint-{self.state.best_global_step}"
-        being_written = self.state.best_global_step == self.state.global_step
-        self.state.best_model_checkpoint = str(best) if best.is_dir() or being_written else None
+    def _know_best(self, *folders: Path) -> None:
+        """The best checkpoint by its place now, wherever it was written; the search begins anew where it is gone."""
+        step = self.state.best_global_step
+        if step is None:
+            return
+        places = [
+            *folders,
+            *([Path(self.state.best_model_checkpoint).parent] if self.state.best_model_checkpoint else []),
+        ]
+        best = [place / f"checkpoint-{step}" for place in places]
+        there = [checkpoint for checkpoint in best if checkpoint.is_dir()]
+        if self.staging is not None and step == self.state.global_step:
+            there = best[:1]  # being written
+        self.state.best_model_checkpoint = str(there[0]) if there else None
+        if not there:
+            logger.info("The best checkpoint so far, of step %d, is gone: the best of those to come is kept.", step)
+            self.state.best_metric = self.state.best_global_step = None
 
     def _init_training_state(
         self,
@@ -220,7 +232,9 @@ class TransferTrainer(Trainer):
         )
         if resume_from_checkpoint is not None:
             self.progress.load(Path(resume_from_checkpoint))
-            self._know_best(Path(self.args.output_dir))
+            self._know_best(Path(self.args.output_dir), Path(resume_from_checkpoint).parent)
+            if self.state.global_step >= max_steps:
+                return num_train_epochs, 0  # it was stopped after its last step
             if any(
                 isinstance(callback, EarlyStoppingCallback)
                 and callback.early_stopping_patience_counter >= callback.early_stopping_patience
