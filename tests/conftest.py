@@ -14,8 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from speech import build_speech_model, write_clips
+
+hypothesis.settings.register_profile("long", max_examples=20_000, deadline=None)
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("HF_TRANSFER_TEST_DATA", ROOT.parent / "shared" / "data"))

@@ -42,8 +42,9 @@ def normalise(text: str, letters: set[str] | None, *, fold: bool = True) -> str:
         letters: of the vocabulary; None for one that is still to be made: lower case, no punctuation but apostrophes.
         fold: whether accents are dropped.
     """
-    # Otherwise 3.5 would become 35, and ½ 12.
-    text = re.sub(r"(?<=\d)[.,:\u2044](?=\d)", " ", unicodedata.normalize("NFKC", re.sub(r"([¼-¾⅐-⅞])", r" \1", text)))
+    text = unicodedata.normalize("NFKC", re.sub("([¼-¾⅐-⅞])", r" \1", text))
+    # 1,000 is one number; 3.5, 10:30 and ½ (1⁄2) would become 35, 1030 and 12.
+    text = re.sub(r"(?<=\d)[.,:⁄](?=\d)", " ", re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text))
     text = re.sub(f"[{APOSTROPHES}]", "'", text)
     if letters is None or not any(letter.isupper() for letter in letters):
         text = text.lower()
