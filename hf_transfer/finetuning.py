@@ -97,7 +97,7 @@ def finetune(
             **found,
             "decision": decision,
             "parameters": parameters,
-            "training": cost,
+            "training": {**cost, "padding_changes_outputs": getattr(run.inputs["train"], "alone", False)},
             "history": trainer.state.log_history,
             "seconds": meter.seconds(),
         }

@@ -6,12 +6,13 @@ import tempfile
 import numpy as np
 import pytest
 import torch
-from conftest import message_rows
+from conftest import FAMILIES, message_rows
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
 from hf_transfer import TextClassification, finetune
 from hf_transfer.training.batching import EvaluationBatches, TrainingBatches
+from hf_transfer.training.losses import ClassificationLoss
 
 LENGTHS = np.random.default_rng(0).integers(3, 60, 101)
 
@@ -134,3 +135,25 @@ def test_every_epoch_of_a_run_draws_its_own_order(tiny, tmp_path, monkeypatch):
     )  # fmt: skip
     assert len(orders) == 3
     assert orders[0] != orders[1] != orders[2] != orders[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_loss_and_gradients_do_not_depend_on_neighbours(tiny, family):
+    tokenizer = AutoTokenizer.from_pretrained(tiny(family))
+    torch.manual_seed(1)
+    model = AutoModelForSequenceClassification.from_pretrained(tiny(family)).eval()
+    texts = {"free prize": 0, "see you at home for dinner tomorrow or call mum now please not late": 1}
+
+    def losses(some):
+        inputs = tokenizer(list(some), padding=True, return_tensors="pt")
+        value = ClassificationLoss()(model(**inputs), torch.tensor([texts[text] for text in some]), None, 1)
+        value.backward()  # gradients of batches add up
+        return value.item()
+
+    together = losses(texts)
+    of_both = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    assert together == pytest.approx(sum(losses([text]) for text in texts), rel=1e-5)
+    for name, parameter in model.named_parameters():
+        if name in of_both:
+            torch.testing.assert_close(parameter.grad, of_both[name], atol=1e-5, rtol=1e-4, msg=name)

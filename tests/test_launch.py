@@ -120,26 +120,6 @@ def test_two_machines_give_the_weights_of_one(divided, two_hosts, tmp_path):
         assert all(torch.equal(value, two[name]) for name, value in one.items()), run
 
 
-def test_the_stock_trainer_multiplies_what_is_accumulated(tiny, tmp_path):
-    """Why `TransferTrainer` has a loss of its own: transformers' Trainer fails what the test above asks of ours."""
-    from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
-
-    examples = [{"input_ids": [2, 10 + i, 3], "attention_mask": [1, 1, 1], "labels": i % 2} for i in range(8)]
-    losses = []
-    for batch, accumulation in ((8, 1), (4, 2)):
-        torch.manual_seed(0)
-        arguments = TrainingArguments(
-            str(tmp_path), per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, max_steps=1,
-            logging_steps=1, report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True, learning_rate=0.0,
-        )  # fmt: skip
-        trainer = Trainer(
-            AutoModelForSequenceClassification.from_pretrained(tiny()), arguments, train_dataset=examples
-        )
-        trainer.train()
-        losses.append(trainer.state.log_history[0]["loss"])
-    assert losses[1] == pytest.approx(2 * losses[0], rel=1e-4)
-
-
 def test_two_processes_are_joined_and_one_writes(tiny, tmp_path):
     file = write_csv(tmp_path / "m.csv", message_rows(80))
     done = launch("recipes/spam.py", "--train_file", file, "--model_name_or_path", tiny(), "--max_steps", 2,

@@ -485,11 +485,25 @@ def test_padding_changes_nothing_where_the_model_takes_a_mask(speech_model, fami
 
     def losses(batch):
         labels, lengths = batch.pop("labels"), batch.pop("length")
-        with torch.inference_mode():
-            return float(loss(model(**batch), labels, lengths, 1))
+        value = loss(model(**batch), labels, lengths, 1)
+        value.backward()  # gradients of batches add up
+        return float(value)
 
     together = losses(collate(examples))
+    of_both = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
     assert together == pytest.approx(sum(losses(collate([example])) for example in examples), rel=1e-5)
+    scale = max(float(gradient.abs().max()) for gradient in of_both.values())
+    for name, parameter in model.named_parameters():
+        if name in of_both:
+            torch.testing.assert_close(parameter.grad, of_both[name], atol=1e-5 * scale, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize(("family", "told"), [("wav2vec2-group", True), ("wav2vec2-layer", False)])
+def test_the_report_says_where_padding_matters(speech_model, accents, tmp_path, family, told):
+    report = train(tmp_path / "out", speech_model(family), dataset_name=str(accents), max_steps=1).report
+    assert report["training"]["padding_changes_outputs"] is told
+    assert ("padding changes its outputs" in (tmp_path / "out" / "README.md").read_text()) is told
 
 
 def test_a_diverging_run_stops_with_a_cause(recipe, speech_model, accents, tmp_path):
