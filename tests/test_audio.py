@@ -1,5 +1,6 @@
 """Audio files of every kind: what comes out, what is refused and why, and what is kept."""
 
+import io
 import os
 import resource
 import time
@@ -259,3 +260,12 @@ def test_augmentation_does_what_it_says():
     line = np.abs(np.fft.rfft(Augmentation(telephone_probability=1.0)(white, RATE, np.random.default_rng(0), 400)))
     assert line[1000:3000].mean() > 8 * line[4500:].mean()
     assert line[1000:3000].mean() > 3 * line[:100].mean()
+
+
+def test_a_rate_that_nothing_has_is_no_crash():
+    stream = io.BytesIO()
+    soundfile.write(stream, tones("GO"), RATE, format="WAV")
+    content = bytearray(stream.getvalue())
+    content[27] = 2  # the highest byte of the sampling rate
+    with pytest.raises(UnusableAudio, match="broken: its header says 33570432 samples a second"):
+        decode(bytes(content), SETTINGS)

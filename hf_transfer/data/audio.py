@@ -22,6 +22,8 @@ STREAMED = 0x7FFFF000
 WIDTHS = {"PCM_U8": 1, "PCM_S8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}  # bytes a sample
 # A filter from one rate to another has as many parts as their reduced ratio; odder ratios are rounded to this.
 FINEST_RATIO = 1000
+# Beyond these a header is damaged.
+RATES = 1_000, 1_000_000
 SILENT_PEAK = 10 ** (-60 / 20)
 CLIPPED_SHARE = 0.01
 
@@ -64,6 +66,9 @@ def read_blocks(source: Path | bytes, sampling_rate: int, *, seconds: float = BL
     found = 0
     try:
         with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            low, high = RATES
+            if not low <= file.samplerate <= high:
+                raise UnusableAudio("broken", f"its header says {file.samplerate} samples a second")
             expected = _expected_frames(source, file)
             resample = _Resampler(file.samplerate, sampling_rate)
             # soundfile seeks after each read to where it is already, which makes MP3 frames break: they share bits.
