@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.tuners.lora import Linear as LoraLinear
 from transformers import PreTrainedModel
 
 from hf_transfer.arguments import MethodArguments
 from hf_transfer.errors import InputError, logger
+from hf_transfer.training.low_rank import LowRankLinear
 
 # Linear layers by model type whose weights are read without calling them: an adapter there would have no effect.
 BYPASSED = {"wavlm": r"\.attention\.[qkv]_proj$|\.attention\.out_proj$"}
@@ -136,22 +138,38 @@ def _with_adapters(model: PreTrainedModel, anatomy: Anatomy, arguments: MethodAr
         "dora": {"use_dora": True},  # Liu et al. 2024, https://arxiv.org/abs/2402.09353
         "pissa": {"init_lora_weights": "pissa"},  # Meng et al. 2024, https://arxiv.org/abs/2404.02948
     }
-    adapted = get_peft_model(
-        model,
-        LoraConfig(
-            r=arguments.lora_r,
-            revision=revision,
-            lora_alpha=arguments.lora_alpha,
-            lora_dropout=arguments.lora_dropout,
-            target_modules=linear_layers(model, anatomy),
-            # All heads by name: peft's own choice by task type forgets poolers and projectors.
-            modules_to_save=list(anatomy.head),
-            **variants[arguments.lora_variant],
-        ),
+    config = LoraConfig(
+        r=arguments.lora_r,
+        revision=revision,
+        lora_alpha=arguments.lora_alpha,
+        lora_dropout=arguments.lora_dropout,
+        target_modules=linear_layers(model, anatomy),
+        # All heads by name: peft's own choice by task type forgets poolers and projectors.
+        modules_to_save=list(anatomy.head),
+        **variants[arguments.lora_variant],
     )
+    config._register_custom_module({torch.nn.Linear: AddedLinear})
+    adapted = get_peft_model(model, config)
     # peft would look the base model up to see whether its vocabulary has grown; embeddings are never trained here.
     adapted.save_pretrained = functools.partial(adapted.save_pretrained, save_embedding_layers=False)
     return adapted
+
+
+class AddedLinear(LoraLinear):
+    """peft's LoRA layer with its update added into the weights as it computes; saved and loaded as peft's own."""
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As peft's, where nothing but the plain update is asked for: no dropout, no variant, no mixed precision."""
+        adapters = self.active_adapters
+        changed = args or kwargs or self.disable_adapters or self.merged or self.lora_variant or len(adapters) != 1
+        mixed = torch.is_autocast_enabled(x.device.type)
+        if changed or mixed or not isinstance(self.lora_dropout[adapters[0]], torch.nn.Identity):
+            return super().forward(x, *args, **kwargs)
+        (name,) = adapters
+        base = self.get_base_layer()
+        return LowRankLinear.apply(
+            x, base.weight, base.bias, self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name]
+        )
 
 
 def linear_layers(model: PreTrainedModel, anatomy: Anatomy) -> str:

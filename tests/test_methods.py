@@ -169,3 +169,44 @@ def test_a_head_for_the_same_labels_is_kept_and_for_others_is_not(tiny, messages
     with caplog.at_level("INFO", "hf_transfer"):
         run(tiny, "bert", other, tmp_path / "other", model_name_or_path=str(tmp_path / "first"))
     assert "a new head is made" in caplog.text
+
+
+@pytest.mark.parametrize("variant", ["lora", "rslora", "pissa"])
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_the_added_update_gives_the_gradients_of_pefts_own(tiny, family, variant):
+    """In float64, with a B that is not zero; peft's own layers are those of the same model with the class put back."""
+    import copy
+
+    from peft.tuners.lora import Linear
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from hf_transfer.arguments import MethodArguments
+    from hf_transfer.methods import AddedLinear, Anatomy, apply_method
+
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(tiny(family)).eval()
+    anatomy = Anatomy.of(model, ["classifier.weight", "classifier.bias"])
+    ours = apply_method(model, anatomy, MethodArguments(method="lora", lora_variant=variant), revision="main").double()
+    for name, parameter in ours.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    pefts = copy.deepcopy(ours)
+    replaced = [module for module in pefts.modules() if isinstance(module, AddedLinear)]
+    assert len(replaced) > 10
+    for module in replaced:
+        module.__class__ = Linear
+    inputs = AutoTokenizer.from_pretrained(tiny(family))(
+        ["free prize", "see you at home"], padding=True, return_tensors="pt"
+    )
+    labels = torch.tensor([0, 1])
+    found = []
+    for adapted in (ours, pefts):
+        logits = adapted(**inputs).logits
+        torch.nn.functional.cross_entropy(logits, labels).backward()
+        found.append((logits, {n: p.grad for n, p in adapted.named_parameters() if p.grad is not None}))
+    (logits, gradients), (their_logits, their_gradients) = found
+    torch.testing.assert_close(logits, their_logits, atol=1e-9, rtol=1e-9)
+    assert gradients.keys() == their_gradients.keys()
+    assert any("lora_A" in name for name in gradients)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, their_gradients[name], atol=1e-9, rtol=1e-9, msg=name)

@@ -1,0 +1,35 @@
+"""A linear layer with a low-rank update, at the cost of the layer alone."""
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+
+class LowRankLinear(torch.autograd.Function):
+    """``x (W + s B A)^T + bias``, with gradients for `x`, `A` and `B` and none for `W`.
+
+    As two products beside the layer's own, the update is small arithmetic over all of `x` and of the output: memory is
+    read and written several times more. Added into the weights first, the forward pass is one product, the gradient of
+    `x` one more, and the gradients of `A` and `B` are products with their short side.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: Any, a: torch.Tensor, b: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        """`x` [..., in], `weight` [out, in], `bias` [out] or None, `a` [r, in], `b` [out, r] to [..., out]."""
+        added = torch.addmm(weight, b, a, alpha=scaling)
+        ctx.save_for_backward(x, added, a, b)
+        ctx.scaling = scaling
+        return F.linear(x, added, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        x, added, a, b = ctx.saved_tensors
+        of_output = gradients[0].reshape(-1, added.shape[0])
+        of_x = (of_output @ added).reshape(x.shape) if ctx.needs_input_grad[0] else None
+        rows = x.reshape(-1, added.shape[1])
+        of_a = ctx.scaling * (of_output @ b).T @ rows
+        of_b = ctx.scaling * of_output.T @ (rows @ a.T)
+        return of_x, None, None, of_a, of_b, None
