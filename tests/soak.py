@@ -22,7 +22,6 @@ import torch
 from conftest import build_model, message_rows, write_csv
 from speech import build_speech_model, write_clips
 from test_reliability import history_of, run_of, weights_of
-from tqdm import tqdm
 
 from hf_transfer.reporting.output_folder import OutputFolder
 
@@ -100,7 +99,6 @@ def main() -> None:
             (build_model(place / "bert", "bert"), text),
             (build_speech_model(place / "wav2vec2", "wav2vec2-layer"), speech),
         ]
-        bar = tqdm(total=args.kills, desc="Kills")
         while sum(phases.values()) < args.kills:
             model, data = tasks[runs % len(tasks)]
             settings = {**OFTEN, **data, **METHODS[runs // len(tasks) % len(METHODS)], "seed": runs}
@@ -112,10 +110,11 @@ def main() -> None:
                 phase = kill_after(start(killed, model, settings), rng.uniform(0, longest), Path(f"{killed}.partial"))
                 if phase is not None:
                     phases[phase] += 1
-                    bar.update()
             runs += 1
-            lost += differs(never, killed)
-    bar.close()
+            other = differs(never, killed)
+            lost += other
+            print(f"{sum(phases.values())} kills: {model.name}, {METHODS[(runs - 1) // len(tasks) % len(METHODS)]}, "
+                  f"{'ANOTHER RESULT' if other else 'the same result'}", flush=True)  # fmt: skip
     print(f"{sum(phases.values())} kills in {runs} runs, {lost} of which ended otherwise than the one never killed.")
     for phase, count in phases.most_common():
         print(f"{count:5} {phase}")
