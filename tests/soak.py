@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ def start(output: Path, model: Path, settings: dict[str, Any]) -> int:
         try:
             run_of(output, model, settings)
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     return child
