@@ -202,6 +202,7 @@ def _merge(arguments: argparse.Namespace) -> None:
     from hf_transfer.hub import write_merged
 
     write_merged(Path(arguments.folder), Path(arguments.target))
+    sys.stdout.write(f"Plain weights are in {arguments.target}.\n")
 
 
 def _env(arguments: argparse.Namespace) -> None:

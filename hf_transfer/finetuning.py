@@ -275,6 +275,8 @@ def _in_memory(dataset: Any, data: DataArguments) -> DatasetDict:
     files = [name for name in named if getattr(data, name)]
     if files:
         raise InputError(f"dataset and {files[0]} are both given: expected one source of data.")
+    if not isinstance(dataset, (Dataset, Mapping)):
+        raise InputError(f"dataset is a {type(dataset).__name__}: expected a Dataset, or a DatasetDict of splits.")
     splits = {"train": dataset} if isinstance(dataset, Dataset) else dict(dataset)
     if "train" not in splits:
         raise InputError(f"dataset has the splits {', '.join(splits)}; expected one named train.")

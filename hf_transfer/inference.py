@@ -13,6 +13,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from hf_transfer.arguments import Arguments, DataArguments, MethodArguments, ModelArguments, TransferTrainingArguments
 from hf_transfer.data.source import named_groups
+from hf_transfer.data.splits import divided_by_column
 from hf_transfer.data.tables import load_file, show_bars_for
 from hf_transfer.errors import InputError, nearest
 from hf_transfer.evaluation.groups import measure_groups
@@ -137,6 +138,7 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
     data, task = DataArguments(test_file=test_file, **of_data), task_class(**of_task)
     model = ModelArguments(model_name_or_path=str(path_or_hub_id))
     table = load_file(test_file, column_names=data.column_names, delimiter=data.delimiter)
+    table = divided_by_column(table, test_file).get("test", table)
     show_bars_for(len(table))
     splits, left_out = task.standardise(named_groups(DatasetDict({"test": table}), data), data, model, config)
     processor = task.load_processor(model)

@@ -269,3 +269,14 @@ def test_a_rate_that_nothing_has_is_no_crash():
     content[27] = 2  # the highest byte of the sampling rate
     with pytest.raises(UnusableAudio, match="broken: its header says 33570432 samples a second"):
         decode(bytes(content), SETTINGS)
+
+
+def test_an_mp3_without_a_header_for_its_length_is_whole():
+    stream = io.BytesIO()
+    soundfile.write(stream, np.tile(tones("GO STOP"), 6), 22_050, format="MP3")
+    content = stream.getvalue()
+    told = max(content[:2000].find(b"Info"), content[:2000].find(b"Xing"))
+    assert told > 0
+    frames = content[content.index(b"\xff\xf3", told) :]  # without the frame that tells the number of the others
+    assert decode(frames, SETTINGS).findings == ()
+    assert decode(frames[: len(frames) // 2], SETTINGS).samples.size > 0

@@ -51,10 +51,10 @@ def test_predict_a_file_in_its_order(trained, command, tmp_path):
         assert pipe(record["text"])[0]["score"] == pytest.approx(record["score"], abs=1e-5)
 
 
-def test_predict_takes_blank_and_endless_texts(trained, command):
-    result = command("predict", trained / "full", "", "free " * 20000)
+def test_predict_takes_endless_texts(trained, command):
+    result = command("predict", trained / "full", "free " * 20000)
     assert result.code == 0, result.err
-    assert len(lines(result.out)) == 2
+    assert len(lines(result.out)) == 1
 
 
 PEAK_OF_PREDICTION = """
@@ -222,3 +222,18 @@ def test_evaluate_can_be_appended_to_a_file(trained, tmp_path):
         shell=True, check=True, cwd=ROOT, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     assert log.read_text().startswith("keep me\n{")
+
+
+def test_evaluate_measures_the_test_rows_of_a_divided_table(trained, command, tmp_path):
+    rows = [{**row, "split": "test" if i % 4 == 0 else "train"} for i, row in enumerate(message_rows(40))]
+    result = command("evaluate", trained / "full", "--test_file", write_csv(tmp_path / "t.csv", rows))
+    assert json.loads(result.out)["examples"] == 10
+    assert "divides it: 30 train, 10 test" in result.err
+
+
+def test_a_text_that_is_not_there_gets_no_label(trained, command, tmp_path):
+    result = command("predict", trained / "full", "", "see you at dinner")
+    assert result.code == 2
+    empty, full = map(json.loads, result.out.splitlines())
+    assert empty == {"text": "", "error": "there is no text"}
+    assert full["label"]

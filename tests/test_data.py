@@ -274,3 +274,21 @@ def test_files_of_one_name_date_and_size_are_not_mistaken_for_each_other(tmp_pat
         os.utime("t.csv", (1, 1))
         texts.append(load_file("t.csv")["text"][:])
     assert texts == [["a"], ["b"]]
+
+
+def test_one_rare_label_does_not_spoil_the_others_shares(train, tmp_path):
+    rows = message_rows(60, labels=("a",)) + message_rows(30, labels=("b",)) + message_rows(1, labels=("c",))
+    for i, row in enumerate(rows):
+        row["text"] += f" {i}"
+    file = write_csv(tmp_path / "m.csv", rows)
+    for seed in range(3):
+        _, predictions = train(train_file=str(file), seed=seed, output_dir=str(tmp_path / str(seed)), max_steps=1,
+                               drop_incomplete=True, validation_size=0)  # fmt: skip
+        assert sum(record["label"] == "b" for record in predictions) in (6, 7)
+
+
+def test_a_dataset_that_is_none_is_refused(train):
+    from hf_transfer import InputError
+
+    with pytest.raises(InputError, match="dataset is a int: expected a Dataset"):
+        train(dataset=3)

@@ -116,3 +116,10 @@ def test_thresholds_do_what_was_asked():
         lower = scores[scores < threshold]
         if limit and len(lower):
             assert (scores >= np.sort(lower[truth[scores < threshold] == 0])[-1])[truth == 0].mean() > limit
+
+
+def test_a_perfect_score_is_not_certain():
+    """60 right of 60: the exact interval begins near 0.94."""
+    right = np.ones(60)
+    found = bootstrap(lambda weights: {"accuracy": weights @ right / weights.sum(axis=1)}, 60, seed=0)
+    assert found["accuracy"] == [pytest.approx(0.9404, abs=1e-4), 1.0]

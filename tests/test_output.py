@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -319,3 +320,23 @@ def test_an_unfinished_run_is_not_continued_with_other_arguments(train, tmp_path
     with pytest.raises(InputError, match=r"is of a run with seed 42, not 7; other examples"):
         train(max_steps=6, seed=7, resume_from_checkpoint="true")
     assert (tmp_path / "out.partial" / "checkpoint-2").is_dir()
+
+
+def test_the_result_can_be_read_by_those_whom_the_umask_lets_in(train, tmp_path):
+    train()
+    assert {oct(file.stat().st_mode & 0o777) for file in (tmp_path / "out").iterdir()} == {oct(0o666 & ~_umask())}
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_the_card_does_not_tell_where_folders_lie(train, tmp_path):
+    train()
+    assert str(tmp_path.parent) not in (tmp_path / "out" / "README.md").read_text().replace(str(tmp_path / "out"), "")
+
+
+def test_a_handful_of_test_examples_tells_nothing(train):
+    assert "too few to tell" in str(train(rows=message_rows(12)))

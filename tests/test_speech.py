@@ -328,8 +328,8 @@ def refused(recipe, speech_model, tmp_path):
 def test_bad_speech_data_is_refused(refused, accents, tmp_path):
     rows = write_clips(tmp_path, 12)
     table = write_csv(tmp_path / "t.csv", rows)
-    refused("--dataset_name", accents, "--group_column_name", "accent", "--source_group", "wets",
-            says="Its groups: north, south.")  # fmt: skip
+    refused("--dataset_name", accents, "--group_column_name", "accent", "--source_group", "suth",
+            says="There are: north, south. Did you mean south?")  # fmt: skip
     refused("--dataset_name", accents, "--group_column_name", "accent", "--target_group", "soth",
             says="Did you mean south?")  # fmt: skip
     blank = write_csv(tmp_path / "blank.csv", [{**row, "transcription": ""} for row in rows])

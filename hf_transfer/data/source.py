@@ -100,7 +100,7 @@ def only_groups(splits: DatasetDict, data: DataArguments) -> DatasetDict:
         InputError: there is no such column, or no such group.
     """
     column = str(data.group_column_name)
-    if data.target_group is None:
+    if data.target_group is None and data.source_group is None:
         return splits
     groups = {
         name: [str(group).strip() for group in split[column][:]]
@@ -110,13 +110,17 @@ def only_groups(splits: DatasetDict, data: DataArguments) -> DatasetDict:
     if "train" not in groups:
         shown = ", ".join(splits["train"].column_names)
         raise InputError(f"--group_column_name {column}: the training split has no such column. It has: {shown}.")
-    wanted, there = {*data.target_group, data.source_group}, {group for own in groups.values() for group in own}
-    for group in data.target_group:
-        if group not in there:
-            shown = ", ".join(sorted(there))
-            raise InputError(
-                f"--target_group {group}: there is no such group. There are: {shown}.{nearest(group, there)}"
-            )
+    there = {group for own in groups.values() for group in own}
+    for flag, named in (("target_group", data.target_group or []), ("source_group", [data.source_group])):
+        for group in named:
+            if group is not None and group not in there:
+                shown = ", ".join(sorted(there))
+                raise InputError(
+                    f"--{flag} {group}: there is no such group. There are: {shown}.{nearest(group, there)}"
+                )
+    if data.target_group is None:
+        return splits
+    wanted = {*data.target_group, data.source_group}
     if not any(group in data.target_group for group in groups["train"]):
         raise InputError(f"--target_group {' '.join(data.target_group)}: the training split has no example of it.")
     return DatasetDict(

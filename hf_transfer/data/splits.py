@@ -149,14 +149,14 @@ def complete_splits(
             continue
         if share is None:
             share = min(0.1, ENOUGH_TO_VALIDATE / len(train))
-        keep, taken = _stratified(strata["train"], share, seed)
+        keep, taken, evenly = _stratified(strata["train"], share, seed)
         complete[name], train = train.select(taken), train.select(keep)
         strata[name] = [strata["train"][i] for i in taken]
         strata["train"] = [strata["train"][i] for i in keep]
         made[name] = {"from": "train", "share": len(taken) / len(keep + taken), "seed": seed}
         logger.info(
-            "No %s split: %d examples of the training split are kept for it (stratified, seed %d; --%s_size).",
-            name, len(taken), seed, name,
+            "No %s split: %d examples of the training split are kept for it (%s, seed %d; --%s_size).",
+            name, len(taken), "stratified" if evenly else "at random, as some kinds are too rare", seed, name,
         )  # fmt: skip
     if "test" not in complete:
         raise InputError("There is nothing to measure on: give --test_file, or --test_size above 0.")
@@ -171,13 +171,13 @@ def cut_to_sizes(splits: DatasetDict, strata: dict[str, list[Any]], data: DataAr
     for name, split in splits.items():
         limit = limits[name]
         if limit is not None and limit < len(split):
-            _, taken = _stratified(strata[name], limit, seed)
+            _, taken, _ = _stratified(strata[name], limit, seed)
             cut[name] = split.select(taken)
     return cut
 
 
-def _stratified(strata: list[Any], share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Indices to keep and indices taken, each in their first order."""
+def _stratified(strata: list[Any], share: float, seed: int) -> tuple[list[int], list[int], bool]:
+    """Indices to keep and indices taken, each in their first order; and whether every stratum is on both sides."""
     count = len(strata)
     wanted = share if isinstance(share, int) else max(1, math.ceil(count * share))
     if wanted >= count:
@@ -186,11 +186,14 @@ def _stratified(strata: list[Any], share: float, seed: int) -> tuple[list[int], 
     # Strata of one example cannot be on both sides: they go together, wherever they fall.
     keys = [key if counts[key] > 1 else "\0rare" for key in strata]
     pooled = Counter(keys)
+    if pooled["\0rare"] == 1:  # a single one goes with the commonest
+        keys = [counts.most_common(1)[0][0] if key == "\0rare" else key for key in keys]
+    pooled = Counter(keys)
     fits = min(pooled.values()) > 1 and len(pooled) <= wanted and len(pooled) <= count - wanted
     keep, taken = train_test_split(
         range(count), test_size=wanted, stratify=keys if fits else None, random_state=seed, shuffle=True
     )
-    return sorted(keep), sorted(taken)
+    return sorted(keep), sorted(taken), fits
 
 
 def overlap(splits: DatasetDict, keys: dict[str, list[str]], *, remove: bool) -> tuple[DatasetDict, dict[str, int]]:

@@ -19,7 +19,7 @@ import datasets
 from datasets import Dataset, Features, List, Value
 from tqdm.auto import tqdm
 
-from hf_transfer.errors import Failure, InputError
+from hf_transfer.errors import Failure, InputError, nearest
 
 # Changes with what is made of a file's rows: tables that an older version has cached are read anew.
 READER = 1
@@ -43,10 +43,10 @@ def read_rows(
         InputError: the file is absent, empty, not UTF-8, or a row does not fit its header.
     """
     path = Path(file)
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{path}: the ending is {path.suffix or 'missing'}; expected one of {', '.join(SUFFIXES)}.")
     if path.is_dir():
         raise InputError(f"{path}: that is a folder; expected a file. A folder of data files goes to --dataset_name.")
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{path}: the ending is {path.suffix or 'missing'}; expected one of {', '.join(SUFFIXES)}.")
     if not path.is_file():
         raise InputError(f"{path}: no such file.{_neighbours(path)}")
     if path.stat().st_size == 0:
@@ -72,7 +72,7 @@ def _neighbours(path: Path) -> str:
     if not path.parent.is_dir():
         return f" The folder {path.parent} does not exist either."
     tables = sorted(p.name for p in path.parent.iterdir() if p.suffix.lower() in SUFFIXES)
-    return f" In that folder: {', '.join(tables[:10])}." if tables else ""
+    return f"{nearest(path.name, tables)} In that folder: {', '.join(tables[:10])}." if tables else ""
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
 
 from hf_transfer.evaluation.metrics import Array
 
@@ -21,17 +22,25 @@ def bootstrap(statistic: Callable[[Array], dict[Any, Array]], n: int, *, seed: i
         seed: of the resampling.
 
     Returns:
-        ``[low, high]`` by name, NaN resamples (a label did not occur) left out; empty without examples.
+        ``[low, high]`` by name, NaN resamples (a label did not occur) left out; empty without examples. Where all
+        resamples agree on 0 or 1 the other end is the exact binomial one for `n` of `n` (Clopper & Pearson 1934).
     """
     if n == 0:
         return {}
     parts = [statistic(weights) for weights in _multiplicities(n, seed)]
     values = {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in parts[0]}
-    return {
+    least = float(binomtest(n, n).proportion_ci().low)
+    ends = {
         name: [float(end) for end in np.nanpercentile(value, [2.5, 97.5])]
         for name, value in values.items()
         if not np.isnan(value).all()
     }
+    edges: dict[tuple[float, ...], list[float]] = {(1.0, 1.0): [least, 1.0], (0.0, 0.0): [0.0, 1 - least]}
+    return {name: found if _is_change(name) else edges.get(tuple(found), found) for name, found in ends.items()}
+
+
+def _is_change(name: Any) -> bool:
+    return isinstance(name, tuple) and name[0] == "gain"
 
 
 def _multiplicities(n: int, seed: int) -> Iterator[Array]:

@@ -41,7 +41,9 @@ def model_card(report: dict[str, Any], arguments: dict[str, Any]) -> str:
     name = arguments.get("hub_model_id") or Path(arguments["output_dir"]).name
     numbers = {key: value for key, value in report["metrics"].items() if isinstance(value, float)}
     names = [*report["headline"], *(key for key in numbers if key not in report["headline"])]
-    base = report["model"]
+    base, source = report["model"], report["data"]["source"]
+    # Where a folder lies is nobody's business but its owner's.
+    shown, source = (Path(name).name if _is_local(name) else name for name in (base, source))
     data = ModelCardData(
         base_model=None if _is_local(base) else base,
         datasets=arguments.get("dataset_name") if not _is_local(arguments.get("dataset_name") or "/") else None,
@@ -52,8 +54,8 @@ def model_card(report: dict[str, Any], arguments: dict[str, Any]) -> str:
         eval_results=[
             EvalResult(
                 task_type=report["task"],
-                dataset_type=_slug(report["data"]["source"]),
-                dataset_name=report["data"]["source"],
+                dataset_type=_slug(source),
+                dataset_name=source,
                 dataset_split="test",
                 metric_type=key,
                 metric_value=round(value, 5),
@@ -65,7 +67,7 @@ def model_card(report: dict[str, Any], arguments: dict[str, Any]) -> str:
     cards = Environment(loader=FileSystemLoader(CARDS), trim_blocks=True, lstrip_blocks=True)
     text = cards.get_template(f"{report['task']}.md").render(
         name=cell(name.split("/")[-1]),
-        base_model=cell(base),
+        base_model=cell(shown),
         model_id=name if arguments.get("hub_model_id") else arguments["output_dir"],
         report=report,
         metric_names=names,

@@ -137,6 +137,7 @@ class OutputFolder:
         try:
             staged.mkdir(parents=True)
             yield staged
+            _open_up(staged)
             place = self.path.resolve()
             if place.is_dir():
                 place.rmdir()  # empty, as checked
@@ -200,12 +201,19 @@ def written_whole_folder(folder: Path) -> Iterator[Path]:
         raise InputError(f"{folder} cannot be made: {error.strerror}.") from error
     try:
         yield partial
-        partial.chmod(0o777 & ~_umask())
+        _open_up(partial)
         os.replace(partial, folder)
     except (OSError, SafetensorError) as error:
         raise Failure(f"{folder} could not be written: {_cause(error)}. Nothing is left of it.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _open_up(folder: Path) -> None:
+    """The folder and its files for those whom the process's mask lets in; safetensors are written for one alone."""
+    folder.chmod(0o777 & ~_umask())
+    for file in folder.iterdir():
+        file.chmod(0o666 & ~_umask())
 
 
 def _umask() -> int:

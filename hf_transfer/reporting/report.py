@@ -11,10 +11,15 @@ from shlex import quote
 from typing import Any
 
 import torch
+import yaml
 
 # The packages whose versions decide what a run gives.
 PACKAGES = ("hf-transfer-learning", "torch", "torchaudio", "transformers", "datasets", "peft", "accelerate",
             "evaluate", "huggingface_hub", "numpy")  # fmt: skip
+
+
+# Clips without a word from this share on are worth a line; fewer test examples than these tell nothing.
+SILENT, FEWEST = 0.2, 10
 
 
 def versions() -> dict[str, str]:
@@ -65,7 +70,12 @@ def summary(report: dict[str, Any], folder: Path) -> str:
     lines += [f"{name:{width}}  {before:>6}  {after:>6}   {interval}" for name, before, after, interval in rows]
     data, parameters, training = report["data"], report["parameters"], report["training"]
     if data.get("majority_class_rate") is not None:
-        lines.append(f"Always answering the commonest label: accuracy {data['majority_class_rate']:.3f}.")
+        rate = data["majority_class_rate"]
+        better = " That is better: do not ship this." if rate > report["metrics"]["accuracy"] else ""
+        lines.append(f"Always answering the commonest label: accuracy {rate:.3f}.{better}")
+    silent = report["metrics"].get("empty_hypotheses", 0.0)
+    if silent > SILENT:
+        lines.append(f"It heard nothing at all in {silent:.0%} of the clips: train longer (--num_train_epochs).")
     share = parameters["trainable"] / parameters["total"]
     lines += [
         f"Measured on {data['examples']['test']} test examples; {verdict(report)}",
@@ -78,7 +88,11 @@ def summary(report: dict[str, Any], folder: Path) -> str:
 
 def next_command(result: Finetuned, example: str) -> str:
     """The command that tries the model on an example; on a file of pairs where it classifies pairs."""
-    given = "--file pairs.csv" if result.report["data"].get("pairs") else quote(example)
+    given = quote(example)
+    if result.report["data"].get("pairs"):
+        told = yaml.safe_load((result.folder / "arguments.yaml").read_text(encoding="utf-8"))
+        columns = [name for name in ("text_column_name", "text_pair_column_name") if name in told]
+        given = " ".join(["--file pairs.csv", *(f"--{name} {quote(told[name])}" for name in columns)])
     return f"Try it: {shell_command()} predict {quote(str(result.folder))} {given}"
 
 
@@ -94,6 +108,8 @@ def verdict(report: dict[str, Any]) -> str:
     """In words, whether the gain is more than chance."""
     name, better_up = report["headline"][0], report["greater_is_better"]
     low, high = report["gain"].get(name, (0.0, 0.0))
+    if report["data"]["examples"]["test"] < FEWEST:
+        return "too few to tell whether anything was gained."
     if low <= 0 <= high:
         return f"the change of {name} is within chance ({low:+.3f} to {high:+.3f}, 95 %)."
     least, most = sorted((abs(low), abs(high)))

@@ -22,8 +22,8 @@ from hf_transfer.tasks.text_pipeline import DecidingTextClassificationPipeline
 from hf_transfer.training.losses import ClassificationLoss
 
 TEXT_COLUMNS = ("text", "sentence", "sms", "message", "review", "content", "comment", "tweet", "body", "premise",
-                "sentence1", "question")  # fmt: skip
-PAIRED = {"text": "text_pair", "sentence1": "sentence2", "premise": "hypothesis"}
+                "sentence1", "question1", "question")  # fmt: skip
+PAIRED = {"text": "text_pair", "sentence1": "sentence2", "question1": "question2", "premise": "hypothesis"}
 PAIR_COLUMNS = tuple(PAIRED.values())
 LABEL_COLUMNS = ("label", "labels", "sentiment", "category", "class", "target", "intent")
 

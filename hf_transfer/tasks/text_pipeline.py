@@ -41,17 +41,22 @@ class DecidingTextClassificationPipeline(TextClassificationPipeline):
         return found[:top_k]
 
     def decide(self, rows: list[dict[str, Any]], *, batch_size: int) -> list[dict[str, Any]]:
-        """For each row the decided label (or labels), its score, and the scores of all labels."""
+        """For each row the decided label (or labels), its score, and the scores of all labels; or an ``error``."""
         paired = getattr(self.model.config, "text_pairs", False)
         for row in rows:
             if ("text_pair" in row) != paired:
                 wanted = "pairs: give text and text_pair" if paired else "single texts: give no text_pair"
                 raise InputError(f"The model classifies {wanted} (found {', '.join(row)}).")
         names = self._names()
-        scores = self([{**row} for row in rows], top_k=None, batch_size=batch_size)
-        by_name = [{label["label"]: label["score"] for label in found} for found in scores]
-        probabilities = np.array([[found[name] for name in names] for found in by_name])
-        return decided(probabilities, self._decision(), names)
+        found: list[dict[str, Any]] = [{"error": "there is no text"} for _ in rows]
+        there = [i for i, row in enumerate(rows) if all(str(text).strip() for text in row.values())]
+        if there:
+            scores = self([{**rows[i]} for i in there], top_k=None, batch_size=batch_size)
+            by_name = [{label["label"]: label["score"] for label in labels} for labels in scores]
+            probabilities = np.array([[labels[name] for name in names] for labels in by_name])
+            for i, record in zip(there, decided(probabilities, self._decision(), names), strict=True):
+                found[i] = record
+        return found
 
     def _decision(self) -> Decision:
         return Decision.read(self.model.config)

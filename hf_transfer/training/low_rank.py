@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 
 class LowRankLinear(torch.autograd.Function):
@@ -22,7 +21,14 @@ class LowRankLinear(torch.autograd.Function):
         added = torch.addmm(weight, b, a, alpha=scaling)
         ctx.save_for_backward(x, added, a, b)
         ctx.scaling = scaling
-        return F.linear(x, added, bias)
+        # Into memory of its own: SpecAugment writes into it, which autograd forbids in views that a function returns.
+        output = x.new_empty(*x.shape[:-1], weight.shape[0])
+        rows, flat = x.reshape(-1, weight.shape[1]), output.view(-1, weight.shape[0])
+        if bias is None:
+            torch.mm(rows, added.T, out=flat)
+        else:
+            torch.addmm(bias, rows, added.T, out=flat)
+        return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
