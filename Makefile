@@ -27,7 +27,7 @@ test: $(VENV)/installed ## Lint, types and tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 soak: $(VENV)/installed ## Kill runs two hundred times at random, and compare
 	@cd tests && ../$(BIN)/python soak.py --kills 200

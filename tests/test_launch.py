@@ -28,7 +28,7 @@ def launch(*arguments, processes=1):
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def divided(tiny, speech_model, accents, tmp_path_factory):
     """Runs of every method, their steps divided in four ways: the folders that they left."""
     place = tmp_path_factory.mktemp("divided")
@@ -46,7 +46,6 @@ def divided(tiny, speech_model, accents, tmp_path_factory):
     return place / "out"
 
 
-@pytest.mark.xdist_group("divided")  # the runs are made once
 @pytest.mark.parametrize("method", ["full", "lora", "frozen", "scratch"])
 @pytest.mark.parametrize("task", ["text", "speech"])
 def test_a_step_is_the_same_however_it_is_divided(divided, task, method):
@@ -96,7 +95,6 @@ def _has_ip():
     return shutil.which("ip") is not None
 
 
-@pytest.mark.xdist_group("divided")
 def test_two_machines_give_the_weights_of_one(divided, two_hosts, tmp_path):
     running = [
         subprocess.Popen(

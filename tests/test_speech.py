@@ -541,7 +541,6 @@ def test_time_masks_fit_the_shortest_clip(speech_model, tmp_path, caplog):
     assert "SpecAugment masks" in caplog.text
 
 
-@pytest.mark.xdist_group("trained")
 def test_costs_count_frames(trained):
     cost = json.loads((trained / "full" / "report.json").read_text())["training"]
     frames_a_second = RATE / (5 * 8 * 4)
@@ -591,7 +590,6 @@ def trained(speech_model, accents, tmp_path_factory):
     return place
 
 
-@pytest.mark.xdist_group("trained")
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_predict_and_evaluate_give_what_the_run_measured(trained, accents, command, tmp_path, method):
     records = [json.loads(line) for line in (trained / method / "predictions.jsonl").open()]
@@ -615,7 +613,6 @@ def test_predict_and_evaluate_give_what_the_run_measured(trained, accents, comma
     assert [json.loads(line)["text"] for line in result.out.splitlines()] == [r["prediction"] for r in records]
 
 
-@pytest.mark.xdist_group("trained")
 def test_predict_goes_on_past_a_bad_file(trained, command, tmp_path):
     soundfile.write(tmp_path / "a.wav", tones("STOP"), RATE)
     (tmp_path / "b.wav").write_text("no audio")
@@ -627,7 +624,6 @@ def test_predict_goes_on_past_a_bad_file(trained, command, tmp_path):
     assert result.err.splitlines()[-1].startswith("error: 1 inputs could not be used")
 
 
-@pytest.mark.xdist_group("trained")
 def test_long_files_are_heard_in_chunks_as_if_whole(trained, tmp_path):
     words = ["STOP", "GO", "LEFT", "RIGHT"] * 20
     clips = [tones(word) for word in words]
@@ -660,7 +656,6 @@ def test_what_is_measured_does_not_depend_on_the_batch(speech_model, accents, tm
     assert heard == [record["prediction"] for record in records]
 
 
-@pytest.mark.xdist_group("trained")
 def test_predict_reads_audio_embedded_in_parquet(trained, accents, command, tmp_path):
     from datasets import Dataset
 
@@ -672,7 +667,6 @@ def test_predict_reads_audio_embedded_in_parquet(trained, accents, command, tmp_
     assert [json.loads(line)["text"] for line in result.out.splitlines()] == [r["prediction"] for r in records]
 
 
-@pytest.mark.xdist_group("trained")
 def test_memory_does_not_grow_with_the_length_of_a_file(trained, tmp_path):
     peaks = {}
     for minutes in (2, 20):
@@ -692,7 +686,6 @@ def test_memory_does_not_grow_with_the_length_of_a_file(trained, tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
 
 
-@pytest.mark.xdist_group("trained")
 def test_a_language_model_chooses_among_its_words(trained, command, tmp_path):
     pytest.importorskip("flashlight.lib.text", reason="needs the extra lm")
     soundfile.write(tmp_path / "a.wav", tones("STOP GO"), RATE)
@@ -709,7 +702,6 @@ def test_a_language_model_chooses_among_its_words(trained, command, tmp_path):
     assert [word["word"] for word in found["words"]] == found["text"].split()
 
 
-@pytest.mark.xdist_group("trained")
 def test_a_language_model_that_cannot_be_had_is_refused_with_the_install_command(trained, command, tmp_path):
     soundfile.write(tmp_path / "a.wav", tones("STOP"), RATE)
     (tmp_path / "lm.arpa").write_text("\\data\\\nngram 1=1\n\n\\1-grams:\n-1\tQQQQ\n\n\\end\\\n")

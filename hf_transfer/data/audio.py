@@ -22,7 +22,7 @@ STREAMED = 0x7FFFF000
 WIDTHS = {"PCM_U8": 1, "PCM_S8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}  # bytes a sample
 # A filter from one rate to another has as many parts as their reduced ratio; odder ratios are rounded to this.
 FINEST_RATIO = 1000
-MP3_SHARE = 0.95
+MP3_SHARE = 0.95  # of the frames that an MP3 tells, some are the encoder's padding
 # Beyond these a header is damaged.
 RATES = 1_000, 1_000_000
 SILENT_PEAK = 10 ** (-60 / 20)
@@ -113,9 +113,9 @@ def _require_content(source: Path | bytes) -> None:
 def _expected_frames(source: Path | bytes, file: soundfile.SoundFile) -> int:
     """Frames that the header promises; libsndfile itself cuts a WAV's number to what the file holds."""
     if file.format not in ("WAV", "WAVEX"):
-        # Streams do not say. An MP3 without a header for it is judged by its size, which is a little off.
-        share = MP3_SHARE if file.format == "MP3" else 1
-        return int(share * file.frames) if 0 < file.frames < 2**40 else 0
+        if file.frames >= 2**40 or (file.format == "MP3" and not _tells_its_length(source)):
+            return 0  # streams do not say; libsndfile guesses by the size of the file
+        return int(MP3_SHARE * file.frames) if file.format == "MP3" else file.frames
     width = WIDTHS.get(file.subtype)
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
         stream.seek(12)
@@ -126,6 +126,16 @@ def _expected_frames(source: Path | bytes, file: soundfile.SoundFile) -> int:
                 return size // (width * file.channels) if known and width else 0
             stream.seek(size + size % 2, os.SEEK_CUR)
     return 0
+
+
+def _tells_its_length(source: Path | bytes) -> bool:
+    """Whether an MP3 begins with a frame that tells the number of the others, as not all encoders write."""
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
+        tag = stream.read(10)
+        size = functools.reduce(lambda high, low: high << 7 | low & 0x7F, tag[6:10], 0)
+        stream.seek(10 + size if tag.startswith(b"ID3") else 0)
+        first = stream.read(400)
+    return any(name in first for name in (b"Xing", b"Info", b"VBRI"))
 
 
 class _Resampler:
