@@ -487,7 +487,7 @@ def test_padding_changes_nothing_where_the_model_takes_a_mask(speech_model, fami
         labels, lengths = batch.pop("labels"), batch.pop("length")
         value = loss(model(**batch), labels, lengths, 1)
         value.backward()  # gradients of batches add up
-        return float(value)
+        return value.item()
 
     together = losses(collate(examples))
     of_both = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

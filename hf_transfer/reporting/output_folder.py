@@ -55,9 +55,8 @@ class OutputFolder:
         finished = resume and (self.path / "report.json").is_file()
         if self.path.is_dir() and any(self.path.iterdir()) and not finished:
             held = ", ".join(sorted(file.name for file in self.path.iterdir())[:5])
-            raise InputError(
-                f"--output_dir {path}: the folder exists and holds {held}. Name a new folder, or remove this one."
-            )
+            old = ", or remove this one" if (self.path / "report.json").is_file() else ""
+            raise InputError(f"--output_dir {path}: the folder exists and holds {held}. Name a new folder{old}.")
         foreign = [file.name for file in _entries(self.work) if not file.name.startswith(OURS)]
         if foreign or self.work.is_file():
             raise InputError(
