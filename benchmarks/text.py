@@ -27,7 +27,7 @@ from transformers import (
 from hf_transfer import TextClassification
 from hf_transfer.arguments import Arguments, DataArguments, MethodArguments, ModelArguments, TransferTrainingArguments
 from hf_transfer.data.tables import load_file
-from hf_transfer.methods import Anatomy, apply_method
+from hf_transfer.methods import AddedLinear, Anatomy, apply_method
 from hf_transfer.models import quiet
 from hf_transfer.training.fit import fit, make_trainer, settle_training
 
@@ -51,6 +51,9 @@ def trainer_way(name: str, method: str, table: Dataset, step: int, folder: str, 
     flags = {} if stock else {"train_sampling_strategy": "group_by_length"}
     arguments = TrainingArguments(folder, per_device_train_batch_size=step, **COMMON, **flags)
     model, _ = load(name, method)
+    for module in model.modules():
+        if isinstance(module, AddedLinear):
+            module.__class__ = AddedLinear.__base__  # peft's own
     collator = None if stock else DataCollatorWithPadding(tokenizer)
     return Trainer(model, arguments, train_dataset=examples, data_collator=collator).train
 
