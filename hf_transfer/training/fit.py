@@ -18,6 +18,7 @@ from hf_transfer.evaluation.groups import measure_groups, over_groups
 from hf_transfer.methods import Anatomy, default_learning_rate, train_last_layers
 from hf_transfer.training.checkpoints import was_cached
 from hf_transfer.training.cost import training_cost
+from hf_transfer.training.dropout import quick_dropout
 from hf_transfer.training.feature_cache import FeatureCache, collate_cached
 from hf_transfer.training.interruption import checkpoint_on_signal
 from hf_transfer.training.standardisation import standardised_input
@@ -113,7 +114,7 @@ def fit(
     frozen = arguments.method.method == "frozen"
     layers = arguments.method.trainable_layers
     caching = _cached(trainer, anatomy, layers, folder) if frozen else contextlib.nullcontext(False)
-    with caching as cached, checkpoint_on_signal(trainer):
+    with quick_dropout(trainer.model), caching as cached, checkpoint_on_signal(trainer):
         if checkpoint is not None and was_cached(checkpoint) != cached:
             raise InputError(
                 f"{checkpoint} was written by a run {'with' if was_cached(checkpoint) else 'without'} cached "
