@@ -29,7 +29,15 @@ from hf_transfer.reporting.report import Finetuned, device_name, versions
 from hf_transfer.tasks.task import Task
 from hf_transfer.training.checkpoints import checkpoint_to_resume, describe_run
 from hf_transfer.training.cost import Meter
-from hf_transfer.training.fit import fit, fit_head, make_trainer, settle_best_metric, settle_training
+from hf_transfer.training.fit import (
+    constants,
+    fit,
+    fit_head,
+    make_trainer,
+    predict,
+    settle_best_metric,
+    settle_training,
+)
 from hf_transfer.training.health import require_finite
 from hf_transfer.training.interruption import polite_stops
 
@@ -70,22 +78,22 @@ def finetune(
         measured = {name: run.splits[name] for name in ("test", "source") if name in run.splits}
         with meter.stage("before"):
             trainer = make_trainer(task, arguments, output.work, run.model, run.processor, run.splits, run.inputs)
-            before = {name: trainer.predict(run.inputs[name]).predictions for name in measured}
+            untrained, constant = constants(trainer, run.anatomy, method, run.inputs, measured)
+            before = predict(trainer, {name: run.inputs[name] for name in measured}, untrained)
             settle_best_metric(arguments, task.measure(before["test"], measured["test"], None), run.splits)
         with meter.stage("training"):
             if method.head_first:
-                fit_head(trainer, run.anatomy, arguments, output.work)
+                fit_head(trainer, run.anatomy, arguments, untrained)
             model = apply_method(run.model, run.anatomy, method, revision=arguments.model.model_revision)
             trainer = make_trainer(
                 task, arguments, output.work, model, run.processor, run.splits, run.inputs, run.description
             )
             parameters = count_parameters(model)
-            cost = fit(trainer, run.anatomy, arguments, output.work, run.checkpoint)
+            cost = fit(trainer, run.anatomy, arguments, constant, run.checkpoint)
         with meter.stage("after"):
             require_finite(model, training.learning_rate or 0.0, str(output.work))
-            validation = trainer.predict(run.inputs["validation"]).predictions if "validation" in run.inputs else None
-            decision = task.decide(validation, run.splits.get("validation"), model.config)
-            after = {name: trainer.predict(run.inputs[name]).predictions for name in measured}
+            after = predict(trainer, {name: run.inputs[name] for name in run.inputs if name != "train"}, constant)
+            decision = task.decide(after.get("validation"), run.splits.get("validation"), model.config)
             found = {
                 name: compare(task, before[name], after[name], split, model.config, training.seed)
                 for name, split in measured.items()
@@ -97,7 +105,10 @@ def finetune(
             **found,
             "decision": decision,
             "parameters": parameters,
-            "training": {**cost, "padding_changes_outputs": getattr(run.inputs["train"], "alone", False)},
+            "training": {
+                **cost,
+                "padding_changes_outputs": constant is None and getattr(run.inputs["train"], "alone", False),
+            },
             "history": trainer.state.log_history,
             "seconds": meter.seconds(),
         }

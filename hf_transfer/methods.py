@@ -47,12 +47,14 @@ class Anatomy:
         head: what the task adds: everything beside the trunk, the trunk's pooler, and whatever is newly initialised.
         layers: name of the `ModuleList` of the trunk's layers, or None where layers share weights.
         fixed: names of parameters that the task keeps as they are, whatever the method.
+        front: the part of the trunk that is fixed as a whole, if there is one.
     """
 
     trunk: str
     head: tuple[str, ...]
     layers: str | None
     fixed: frozenset[str]
+    front: str | None = None
 
     @classmethod
     def of(cls, model: PreTrainedModel, newly_initialised: list[str]) -> "Anatomy":
@@ -68,7 +70,13 @@ class Anatomy:
             if not any(module == name or module.startswith(f"{name}.") for name in head):
                 head.append(module)
         fixed = frozenset(name for name, parameter in model.named_parameters() if not parameter.requires_grad)
-        return cls(trunk, tuple(head), _layer_list(model), fixed)
+        fronts = [
+            f"{trunk}.{name}"
+            for name, module in model.base_model.named_children()
+            if _has_parameters(module)
+            and all(f"{trunk}.{name}.{own}" in fixed for own, _ in module.named_parameters())
+        ]
+        return cls(trunk, tuple(head), _layer_list(model), fixed, fronts[0] if len(fronts) == 1 else None)
 
     def depth(self, model: torch.nn.Module) -> int:
         """How many layers there are to freeze or train one by one."""

@@ -234,10 +234,10 @@ def _run_program(path: Path, arguments: Any, monkeypatch: Any, capfd: Any) -> Re
 
 
 @pytest.fixture(scope="session", autouse=True)
-def audio_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Decoded clips are kept apart from those of the person who runs the tests, in child processes too."""
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What is kept from run to run lies apart from what the person has who runs the tests, in child processes too."""
     patch = pytest.MonkeyPatch()
-    place = tmp_path_factory.mktemp("audio_cache")
+    place = tmp_path_factory.mktemp("cache")
     patch.setattr("datasets.config.HF_DATASETS_CACHE", place)
     patch.setenv("HF_DATASETS_CACHE", str(place))
     yield

@@ -1,5 +1,6 @@
 """Batches: each example once, the same steps however the work is divided."""
 
+import itertools
 import json
 import tempfile
 
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
 from hf_transfer import TextClassification, finetune
-from hf_transfer.training.batching import EvaluationBatches, TrainingBatches
+from hf_transfer.training.batching import EvaluationBatches, TrainingBatches, divided
 from hf_transfer.training.losses import ClassificationLoss
 
 LENGTHS = np.random.default_rng(0).integers(3, 60, 101)
@@ -59,6 +60,31 @@ def test_every_process_has_something_to_do_in_a_short_step():
         )
         assert len(batches) == 1
         assert len(batches[0]) == 1  # a real example or a padding one
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_pieces_are_as_even_as_can_be(count):
+    """No way to cut a step leaves a smaller largest piece, padding included."""
+
+    def largest(pieces, lengths):
+        return max(len(piece) * max(lengths[i] for i in piece) for piece in pieces if len(piece))
+
+    source = np.random.default_rng(1)
+    for _ in range(50):
+        lengths = np.sort(source.integers(1, 40, source.integers(1, 9)))
+        indices = np.arange(len(lengths))
+        pieces = divided(indices, lengths, count)
+        assert len(pieces) == count
+        assert np.concatenate(pieces).tolist() == indices.tolist()
+        cuts = itertools.combinations_with_replacement(range(len(lengths) + 1), count - 1)
+        best = min(largest(np.split(indices, cut), lengths) for cut in cuts)
+        assert largest(pieces, lengths) == best
+
+
+def test_the_share_of_padding_is_what_the_batches_hold():
+    batches = TrainingBatches(LENGTHS, step_size=16, accumulation=2, processes=1, rank=0, seed=3, group_by_length=True)
+    padded = sum(len(batch) * max(LENGTHS[i] for i in batch) for batch in batches)
+    assert batches.padding() == pytest.approx(1 - LENGTHS.sum() / padded)
 
 
 def test_grouping_saves_padding():

@@ -1,16 +1,24 @@
 """Cached activations: the same outputs and the same training as without, for every family that allows it."""
 
+import contextlib
+import json
+import os
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from conftest import FAMILIES, message_rows, write_csv
 from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
 
-from hf_transfer import TextClassification, finetune
+from hf_transfer import SpeechRecognition, TextClassification, finetune, load_finetuned
+from hf_transfer.arguments import TransferTrainingArguments
 from hf_transfer.methods import Anatomy
-from hf_transfer.training.feature_cache import CachedExamples, FeatureCache, collate_cached
+from hf_transfer.training.activation_store import _Shard
+from hf_transfer.training.feature_cache import FeatureCache
 from hf_transfer.training.standardisation import standardised_input
 
 
@@ -24,25 +32,31 @@ def prepared(folder):
     return model, Dataset.from_dict(columns), DataCollatorWithPadding(tokenizer)
 
 
+def from_cache(model, dataset, collator, layers, folder):
+    """The cache below the last `layers`, and the examples from it."""
+    anatomy = Anatomy.of(model, [])
+    args = TransferTrainingArguments(str(folder), per_device_eval_batch_size=8, disable_tqdm=True, use_cpu=True)
+    cache = FeatureCache(model, anatomy, anatomy.depth(model) - layers, collator, Accelerator(cpu=True))
+    assert cache.enter(dataset)
+    return cache, cache.examples({"train": dataset}, args)["train"]
+
+
 def outputs(model, batch):
     with torch.inference_mode():
-        return model(**{name: value for name, value in batch.items() if name != "labels"})["logits"]
+        return model(**{name: value for name, value in batch.items() if name not in ("labels", "length")})["logits"]
 
 
 @pytest.mark.parametrize("layers", [0, 1])
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "albert"])
 def test_cached_and_live_outputs_agree(tiny, tmp_path, family, layers):
     model, dataset, collator = prepared(tiny(family))
-    anatomy = Anatomy.of(model, [])
-    cache = FeatureCache(model, anatomy.layers, layers, anatomy.trunk, tmp_path / "features")
-    assert cache.enter(dataset, collator)
-    examples = cache.compute(dataset, collator, 8, "train", main=True, show=False)
+    cache, examples = from_cache(model, dataset, collator, layers, tmp_path)
     assert cache.first_token_only == (layers == 0 and family != "modernbert")  # ModernBERT averages the tokens here
     indices = [0, 7, 30, 12, 3]
     live = outputs(model, collator([{k: v for k, v in dataset[i].items() if k != "length"} for i in indices]))
     names = [name for name, _ in model.named_modules()]
-    with cache.skipping():
-        cached = outputs(model, collate_cached(examples.__getitems__(indices)))
+    with cache.entry.skipping():
+        cached = outputs(model, cache.cached_collator(examples.__getitems__(indices)))
     torch.testing.assert_close(cached, live, atol=1e-5, rtol=0)
     assert [name for name, _ in model.named_modules()] == names  # and the model is whole again
     torch.testing.assert_close(outputs(model, collator(
@@ -81,27 +95,28 @@ def test_training_from_the_cache_is_training(tiny, tmp_path, monkeypatch):
 def test_no_room_on_the_disk_means_no_cache(tiny, tmp_path, monkeypatch, caplog):
     import shutil
 
-    model, dataset, collator = prepared(tiny())
-    cache = FeatureCache(model, "bert.encoder.layer", 0, "bert", tmp_path)
-    assert cache.enter(dataset, collator)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    file = write_csv(tmp_path / "m.csv", message_rows(60))
+    monkeypatch.setattr("hf_transfer.reporting.output_folder.OutputFolder.require_space", lambda *_: None)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
     with caplog.at_level("INFO", "hf_transfer"):
-        assert cache.compute(dataset, collator, 8, "train", main=True, show=False) is None
-    assert "not cached" in caplog.text
+        report = finetune(
+            TextClassification(), model_name_or_path=str(tiny()), train_file=str(file), method="frozen",
+            output_dir=str(tmp_path / "out"), max_steps=2, disable_tqdm=True,
+        ).report  # fmt: skip
+    assert "Activations are not cached: 0.0 GB" in caplog.text
+    assert report["training"]["cached_activations"] is False
 
 
 def test_standardising_the_heads_input_changes_nothing_but_the_coordinates(tiny, tmp_path):
     model, dataset, collator = prepared(tiny())
-    anatomy = Anatomy.of(model, [])
-    cache = FeatureCache(model, anatomy.layers, 0, anatomy.trunk, tmp_path)
-    cache.enter(dataset, collator)
-    examples = cache.compute(dataset, collator, 8, "train", main=True, show=False)
-    assert isinstance(examples, CachedExamples)
-    batch = collate_cached(examples.__getitems__(list(range(40))))
+    cache, examples = from_cache(model, dataset, collator, 0, tmp_path)
+    trainer = SimpleNamespace(model=model, train_dataset=examples, data_collator=cache.cached_collator)
+    batch = cache.cached_collator(examples.__getitems__(list(range(40))))
     seen = []
-    with cache.skipping():
+    with cache.entry.skipping():
         live = outputs(model, batch)
-        with standardised_input(model, anatomy.head, examples):
+        with standardised_input(trainer, Anatomy.of(model, []).head):
             inside = outputs(model, batch)
             hook = model.bert.pooler.dense.register_forward_hook(lambda _, args, out: seen.append(args[0]))
             outputs(model, batch)
@@ -111,3 +126,150 @@ def test_standardising_the_heads_input_changes_nothing_but_the_coordinates(tiny,
     torch.testing.assert_close(after, live, atol=1e-5, rtol=0)
     np.testing.assert_allclose(seen[0].mean(dim=0), 0, atol=1e-4)
     np.testing.assert_allclose(seen[0].std(dim=0, correction=0), 1, atol=1e-3)
+
+
+# --- speech -----------------------------------------------------------------------------------------------------
+
+AS_THEY_ARE = {"speed_perturbation": 0.0, "mask_time_prob": 0.0}
+
+
+def learn(output, model, accents, task=None, **arguments):
+    settings = {"max_steps": 5, "per_device_train_batch_size": 8, "report_to": "none", "disable_tqdm": True,
+                "learning_rate": 1e-3, "dataset_name": str(accents)}  # fmt: skip
+    task = task or SpeechRecognition(**AS_THEY_ARE)
+    return finetune(task, output_dir=str(output), model_name_or_path=str(model), **{**settings, **arguments}).report
+
+
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [
+        (family, {"method": "frozen", "trainable_layers": 1})
+        for family in ("wav2vec2-layer", "mms", "hubert", "wav2vec2-bert")
+    ]
+    + [(family, {"method": method}) for family in ("wav2vec2-layer", "wavlm") for method in ("full", "lora")]
+    + [("hubert", {"method": "frozen", "trainable_layers": 0})],
+)
+def test_speech_is_trained_from_the_cache_as_it_is_live(speech_model, accents, tmp_path, monkeypatch, family, method):
+    found, outputs = {}, {}
+    for name in ("cached", "live"):
+        if name == "live":
+            monkeypatch.setattr(FeatureCache, "enter", lambda *_: False)
+            # Without the cache the head of `frozen` is not trained in coordinates of its own.
+        else:
+            monkeypatch.setattr("hf_transfer.training.fit.standardised_input", lambda *_: contextlib.nullcontext())
+        report = learn(tmp_path / name, speech_model(family), accents, **method)
+        assert report["training"]["cached_activations"] == (name == "cached")
+        weights = "adapter_model" if method["method"] == "lora" else "model"
+        found[name], outputs[name] = load_file(tmp_path / name / f"{weights}.safetensors"), report["baseline"]
+    assert outputs["cached"] == outputs["live"]
+    for key, value in found["live"].items():
+        torch.testing.assert_close(found["cached"][key], value, atol=2e-5, rtol=0, msg=key)
+
+
+@pytest.mark.parametrize("method", [{"method": "full"}, {"method": "frozen", "trainable_layers": 1}])
+def test_from_the_cache_padding_changes_no_output_of_a_group_norm_model(speech_model, accents, tmp_path, method):
+    report = learn(tmp_path / "out", speech_model("wav2vec2-group"), accents, **method, per_device_eval_batch_size=8)
+    assert report["training"]["padding_changes_outputs"] is False
+    told = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    heard = load_finetuned(tmp_path / "out")
+    clips = [str(accents / record["audio"]) for record in told]
+    assert [heard(clip)["text"] for clip in clips] == [record["prediction"] for record in told]
+
+
+@pytest.mark.parametrize(
+    ("task", "says"),
+    [
+        (SpeechRecognition(speed_perturbation=0.1, mask_time_prob=0.0), "another way in each epoch"),
+        (SpeechRecognition(speed_perturbation=0.0, mask_time_prob=0.2), "SpecAugment masks other parts"),
+    ],
+)
+def test_what_changes_from_epoch_to_epoch_is_not_cached(speech_model, accents, tmp_path, caplog, task, says):
+    with caplog.at_level("INFO", "hf_transfer"):
+        report = learn(tmp_path / "out", speech_model(), accents, task, method="frozen", trainable_layers=1)
+    assert report["training"]["cached_activations"] is False
+    assert says in caplog.text
+
+
+# --- shared by runs ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def computed(monkeypatch, tmp_path):
+    """How many examples' activations were computed, counted anew for a cache of the test's own."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    counts = []
+    add = _Shard.add
+    monkeypatch.setattr(_Shard, "add", lambda self, *example: counts.append(1) or add(self, *example))
+
+    def ask():
+        found = sum(counts)
+        counts.clear()
+        return found
+
+    return ask
+
+
+def frozen(folder, tiny, file, **arguments):
+    settings = {"method": "frozen", "trainable_layers": 1, "num_train_epochs": 1, "disable_tqdm": True}
+    return finetune(
+        TextClassification(), model_name_or_path=str(tiny()), train_file=str(file), output_dir=str(folder),
+        **{**settings, **arguments},
+    )  # fmt: skip
+
+
+def test_each_examples_activations_are_computed_by_the_first_run_that_needs_them(tiny, tmp_path, computed):
+    rows = message_rows(90)
+    some, every = write_csv(tmp_path / "some.csv", rows[:60]), write_csv(tmp_path / "every.csv", rows)
+    frozen(tmp_path / "a", tiny, some)
+    assert computed() == 60
+    frozen(tmp_path / "b", tiny, some, seed=3)  # other splits of the same texts
+    assert computed() == 0
+    frozen(tmp_path / "c", tiny, every)
+    assert 25 < computed() <= 30  # some texts are the same to the tokenizer
+    frozen(tmp_path / "d", tiny, some, trainable_layers=2)  # another place in the model
+    assert computed() == 60
+
+
+def test_other_weights_have_activations_of_their_own(tiny, tmp_path, computed):
+    file = write_csv(tmp_path / "m.csv", message_rows(60))
+    model = AutoModelForSequenceClassification.from_pretrained(tiny())
+    with torch.no_grad():
+        model.bert.encoder.layer[0].output.dense.bias += 1
+    model.save_pretrained(tmp_path / "other")
+    AutoTokenizer.from_pretrained(tiny()).save_pretrained(tmp_path / "other")
+    frozen(tmp_path / "a", tiny, file)
+    computed()
+    frozen(tmp_path / "b", lambda: tmp_path / "other", file)
+    assert computed() == 60
+
+
+def test_a_baseline_is_computed_once_for_all_methods(tiny, tmp_path, computed):
+    file = write_csv(tmp_path / "m.csv", message_rows(60))
+    reports = [
+        frozen(tmp_path / name, tiny, file, method=name, trainable_layers=0).report for name in ("full", "lora")
+    ]
+    assert computed() == reports[0]["data"]["examples"]["test"]
+    assert reports[0]["baseline"] == reports[1]["baseline"]
+
+
+def test_a_run_that_ends_while_it_computes_leaves_nothing_half_done(tiny, tmp_path, computed, monkeypatch):
+    file = write_csv(tmp_path / "m.csv", message_rows(60))
+    with monkeypatch.context() as patch:
+        patch.setattr("hf_transfer.training.activation_store._Shard.finish", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            frozen(tmp_path / "a", tiny, file)
+    assert [
+        path.name for path in (tmp_path / "cache").rglob("*") if path.is_file() and "activations" in str(path)
+    ] == []
+    computed()
+    frozen(tmp_path / "a", tiny, file)
+    assert computed() == 60
+
+
+def test_what_no_run_has_asked_for_in_a_month_is_removed(tiny, tmp_path, computed):
+    file = write_csv(tmp_path / "m.csv", message_rows(60))
+    frozen(tmp_path / "a", tiny, file)
+    (old,) = (tmp_path / "cache" / "hf_transfer_activations").iterdir()
+    os.utime(old, (0, 0))
+    frozen(tmp_path / "b", tiny, file, trainable_layers=2)
+    assert not old.exists()

@@ -295,7 +295,7 @@ def test_cached_and_live_checkpoints_are_not_mixed(tiny, texts, tmp_path, monkey
         patch.setattr("hf_transfer.finetuning.model_card", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run_of(tmp_path / "out", tiny(), settings)
-    monkeypatch.setattr("hf_transfer.training.feature_cache.FeatureCache.compute", lambda *_, **__: None)
+    monkeypatch.setattr("hf_transfer.training.feature_cache.FeatureCache.examples", lambda *_: None)
     with pytest.raises(InputError, match="was written by a run with cached activations"):
         run_of(tmp_path / "out", tiny(), {**settings, "resume_from_checkpoint": "true"})
 

@@ -545,7 +545,10 @@ def test_costs_count_frames(trained):
     cost = json.loads((trained / "full" / "report.json").read_text())["training"]
     frames_a_second = RATE / (5 * 8 * 4)
     assert cost["real_tokens_per_second"] < cost["samples_per_second"] * 4 * frames_a_second
-    assert cost["flops_utilisation"] is None
+    assert 0 < cost["flops_utilisation"] < 1
+    assert cost["audio_seconds_per_second"] == pytest.approx(
+        cost["real_tokens_per_second"] / frames_a_second, rel=0.05
+    )
 
 
 def test_every_setting_survives_arguments_yaml(speech_model, accents, tmp_path):

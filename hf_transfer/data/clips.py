@@ -18,7 +18,7 @@ class Clips(Dataset):
     """Clips of a split with the token ids of their transcripts; samples are read from disk when asked for.
 
     Args:
-        table: with the columns ``store``, ``offset`` and ``length`` of each clip's samples.
+        table: with the columns ``store``, ``offset``, ``length`` and ``checksum`` of each clip's samples.
         labels: token ids of each transcript.
         sampling_rate: of the samples, in Hz.
         positions: for each clip, the frames that the model makes of it.
@@ -42,6 +42,7 @@ class Clips(Dataset):
     ):
         self.stores: list[str] = table["store"][:]
         self.offsets, self.lengths = np.asarray(table["offset"][:]), np.asarray(table["length"][:])
+        self.checksums: list[str] = table["checksum"][:]
         self.labels, self.sampling_rate = labels, sampling_rate
         self.positions, self.alone = positions, alone
         self.augmentation, self.min_samples, self.seed = augmentation, min_samples, seed
@@ -91,16 +92,22 @@ class SpeechCollator:
             return_tensors="pt",
         )
         batch = dict(features)
-        longest = max(len(example["labels"]) for example in examples)
-        labels = torch.full((len(examples), longest), -100, dtype=torch.long)
-        for row, example in zip(labels, examples, strict=True):
-            row[: len(example["labels"])] = torch.tensor(example["labels"], dtype=torch.long)
-        batch["labels"] = labels
+        batch["labels"] = padded_labels([example["labels"] for example in examples])
         if "input_features" in batch:
             batch["length"] = batch["attention_mask"].sum(dim=-1)
         else:
             batch["length"] = torch.tensor([example["length"] for example in examples])
         return batch
+
+
+def padded_labels(labels: list[Any]) -> torch.Tensor:
+    """A batch's labels [batch] or [batch, labels]; token ids of different number are padded with -100."""
+    if not isinstance(labels[0], list) or any(isinstance(each, float) for each in labels[0]):
+        return torch.tensor(labels)
+    padded = torch.full((len(labels), max(len(ids) for ids in labels)), -100, dtype=torch.long)
+    for row, ids in zip(padded, labels, strict=True):
+        row[: len(ids)] = torch.tensor(ids, dtype=torch.long)
+    return padded
 
 
 def spelling_frames(labels: list[int]) -> int:

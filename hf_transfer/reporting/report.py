@@ -81,9 +81,25 @@ def summary(report: dict[str, Any], folder: Path) -> str:
         f"Measured on {data['examples']['test']} test examples; {verdict(report)}",
         f"Method {report['method']}: {parameters['trainable']:,} of {parameters['total']:,} weights trained "
         f"({share:.1%}) in {training['seconds']:.0f} s of training, {report['seconds']['total']:.0f} s in all.",
+        throughput(training),
         f"The model lies in {folder}.",
     ]
     return "\n".join(lines)
+
+
+def throughput(training: dict[str, Any]) -> str:
+    """How fast it was trained, and how much of the machine that used."""
+    if "audio_seconds_per_second" in training:
+        rate = f"{training['audio_seconds_per_second']:.1f} s of audio a second"
+    else:
+        rate = f"{training['real_tokens_per_second']:,.0f} tokens a second"
+    used = training["flops_utilisation"]
+    share = "" if used is None else f", {used:.0%} of the rate of a matrix product"
+    cached = "; the layers below were computed once" if training["cached_activations"] else ""
+    return (
+        f"{rate[0].upper()}{rate[1:]}, {training['padding']:.0%} of the positions padding{share}{cached}; "
+        f"peak memory {training['peak_memory_bytes'] / 1e9:.1f} GB."
+    )
 
 
 def next_command(result: Finetuned, example: str) -> str:

@@ -14,8 +14,9 @@ class TrainingBatches(Sampler[list[int]]):
     """Micro-batches of one process.
 
     An optimizer step covers the same examples however many processes and accumulation steps it is spread over: it is
-    drawn first, sorted by length, and then cut into one piece for each. A piece that stays empty (the last step of
-    an epoch may have fewer examples than there are pieces) is one padding example, written as ``-1 - index``.
+    drawn first, sorted by length, and then cut into one piece for each, all of about the same size with their padding:
+    no process waits for another one's long examples, and no piece needs much more memory. A piece that stays empty
+    (the last step of an epoch may have fewer examples than there are pieces) is one padding example, ``-1 - index``.
 
     Args:
         lengths: of each example, in tokens or frames.
@@ -60,7 +61,7 @@ class TrainingBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in self._steps():
-            pieces = np.array_split(step, self.accumulation * self.processes)
+            pieces = divided(step, self.lengths[step], self.accumulation * self.processes)
             for i in range(self.accumulation):
                 piece = pieces[i * self.processes + self.rank].tolist()
                 yield piece or [-1 - int(step[0])]
@@ -81,6 +82,40 @@ class TrainingBatches(Sampler[list[int]]):
 
     def _by_length(self, indices: np.ndarray) -> np.ndarray:
         return indices[np.argsort(self.lengths[indices], kind="stable")]
+
+    def padding(self) -> float:
+        """Share of an epoch's positions that are padding, over all processes."""
+        padded = sum(
+            len(piece) * int(self.lengths[piece[-1]])
+            for step in self._steps()
+            for piece in divided(step, self.lengths[step], self.accumulation * self.processes)
+            if len(piece)
+        )
+        return 1 - float(self.lengths.sum()) / padded
+
+
+def divided(indices: np.ndarray, lengths: np.ndarray, count: int) -> list[np.ndarray]:
+    """Cut `indices`, whose `lengths` ascend, into `count` pieces so that the largest is as small as can be.
+
+    A piece is as large as its examples times the longest of them.
+    """
+    if count == 1:
+        return [indices]
+
+    def ends(limit: int) -> list[int]:
+        found, start = [], 0
+        for end, length in enumerate(lengths.tolist()):
+            if (end + 1 - start) * length > limit and end > start:
+                found.append(end)
+                start = end
+        return found
+
+    low, high = int(lengths.max()), len(lengths) * int(lengths.max())
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(ends(middle)) < count else (middle + 1, high)
+    pieces = np.split(indices, ends(low))
+    return pieces + [indices[:0]] * (count - len(pieces))
 
 
 class EvaluationBatches(Sampler[list[int]]):

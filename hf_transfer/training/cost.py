@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-
-from hf_transfer.arguments import MethodArguments
-from hf_transfer.methods import Anatomy, count_parameters
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 
 class Meter:
@@ -18,77 +17,115 @@ class Meter:
     def __init__(self) -> None:
         self.started = time.perf_counter()
         self.stages: dict[str, float] = {}
+        self.running: tuple[str, float, float] | None = None
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Count the time of the block as `name`."""
-        started = time.perf_counter()
-        yield
-        self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - started
+        before = self.stages.get(name, 0.0)
+        self.running = name, before, time.perf_counter()
+        try:
+            yield
+        finally:
+            self._note()
+            self.running = None
+
+    def _note(self) -> None:
+        if self.running is not None:
+            name, before, started = self.running
+            self.stages[name] = before + time.perf_counter() - started
 
     def seconds(self) -> dict[str, float]:
-        """Rounded, with the ``total`` so far."""
+        """Rounded, the stage that is running among them, with the ``total`` so far."""
+        self._note()
         return {
             **{k: round(v, 2) for k, v in self.stages.items()},
             "total": round(time.perf_counter() - self.started, 2),
         }
 
 
-def training_cost(
-    trainer: Any, anatomy: Anatomy, method: MethodArguments, seconds: float, *, cached: bool
-) -> dict[str, Any]:
-    """Throughput of the training just done.
+def training_cost(trainer: Any, examples: Any, seconds: float, *, cached: bool) -> dict[str, Any]:
+    """Throughput of the training just done, in what the model was given: tokens, or frames of a clip's samples.
 
     ``flops_utilisation`` is the arithmetic of the real tokens over what one large matrix product reaches on the same
-    device: 2 FLOPs a weight and token forward, as much for the gradient of the activations, as much for the gradient
-    of the weights, each where the method needs it; attention's own products and the embedding look-up are left out.
-    It is null where activations were cached, as most of the work was not done, and for models with convolutions, whose
-    arithmetic that formula does not count.
+    device and in the same precision. It is counted, forward and backward, as the method does it: what is frozen has no
+    gradients, what is cached is not computed. Padding, dropout and recomputation are no use and are not counted. It is
+    null where the model reads a single position of each example, as nothing is left that lengths could be told from.
+
+    Args:
+        trainer: still as it trained.
+        examples: that it trained on, before anything of them was cached.
+        seconds: that it took.
+        cached: whether it trained from cached activations.
     """
-    state, dataset = trainer.state, trainer.train_dataset
-    # What the model's layers see: tokens, or the frames that are made of a clip's samples.
-    lengths = np.asarray(getattr(dataset, "positions", None) or dataset["length"][:])
+    state, lengths = trainer.state, _positions(examples)
+    batches = trainer.get_train_dataloader().batch_sampler
     done_now = (state.global_step - trainer._initial_global_step) / max(1, state.global_step)
     epochs = (state.epoch or 0.0) * done_now  # a resumed run has done the rest before
-    examples, tokens = epochs * len(lengths), epochs * float(lengths.sum())
-    convolves = any(isinstance(module, torch.nn.Conv1d) for module in trainer.model.modules())
-    flops = None if cached or convolves else tokens * _flops_a_token(trainer.model, anatomy, method)
+    left = _positions(trainer.train_dataset)
+    flops = None if left.max() == 1 else epochs * _flops_an_epoch(trainer, left)
+    rate = _matmul_rate(trainer.model.device, trainer.accelerator.mixed_precision)
+    sampled = getattr(examples, "sampling_rate", None)
+    heard = (
+        {"audio_seconds_per_second": round(epochs * float(sum(examples["length"])) / sampled / seconds, 2)}
+        if sampled
+        else {}
+    )
     return {
         "seconds": round(seconds, 2),
         "steps": state.global_step,
-        "samples_per_second": round(examples / seconds, 2),
-        "real_tokens_per_second": round(tokens / seconds, 1),
-        "flops_utilisation": None if flops is None else round(flops / seconds / _matmul_rate(trainer.model.device), 4),
+        "samples_per_second": round(epochs * len(lengths) / seconds, 2),
+        "real_tokens_per_second": round(epochs * float(lengths.sum()) / seconds, 1),
+        **heard,
+        "padding": round(batches.padding(), 4),
+        "flops": flops,
+        "flops_utilisation": None if flops is None else round(flops / seconds / rate, 4),
         "cached_activations": cached,
         "peak_memory_bytes": _peak_memory(),
     }
 
 
-def _flops_a_token(model: torch.nn.Module, anatomy: Anatomy, method: MethodArguments) -> float:
-    linear = sum(
-        module.weight.numel()
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and ".original_module" not in name and "lora_" not in name
-    )
-    trainable = count_parameters(model)["trainable"]
-    if method.method in ("full", "scratch"):
-        return 6.0 * linear
-    if method.method == "lora":
-        return 4.0 * linear + 6.0 * trainable
-    return 2.0 * linear + 4.0 * trainable
+def _flops_an_epoch(trainer: Any, lengths: np.ndarray) -> float:
+    """Counted for three examples by themselves; in between, arithmetic is a parabola of the length (attention).
+
+    What does not grow with the length is left out: LoRA adds its update into the weights once a step.
+    """
+    some = np.argsort(lengths, kind="stable")[[len(lengths) // 4, len(lengths) // 2, (3 * len(lengths) - 1) // 4]]
+    counted = {int(lengths[i]): _flops_of(trainer, int(i)) for i in some}
+    parabola = np.polyfit(list(counted), list(counted.values()), len(counted) - 1)
+    if len(counted) > 1:
+        parabola[-1] = 0.0
+    return float(np.polyval(parabola, lengths).sum())
 
 
-def _matmul_rate(device: torch.device, size: int = 1024) -> float:
-    """FLOPs a second of a large float32 matrix product here."""
-    a = torch.randn(size, size, device=device)
+def _positions(examples: Any) -> np.ndarray:
+    return np.asarray(getattr(examples, "positions", None) or examples["length"][:])
+
+
+def _flops_of(trainer: Any, i: int) -> int:
+    """FLOPs of one example, forward and backward; nothing of the model changes."""
+    model = trainer.model
+    inputs = trainer._prepare_inputs(trainer.data_collator(trainer.train_dataset.__getitems__([i])))
+    model.eval()
+    # Fused attention is not counted; as separate products it is.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+        trainer.compute_loss(model, inputs, num_items_in_batch=1).backward()
+    model.zero_grad(set_to_none=True)
+    return counter.get_total_flops()
+
+
+def _matmul_rate(device: torch.device, precision: str) -> float:
+    """FLOPs a second of a large matrix product here."""
+    size = 8192 if device.type == "cuda" else 1024
+    kinds = {"fp16": torch.float16, "bf16": torch.bfloat16}
+    a = torch.randn(size, size, device=device, dtype=kinds.get(precision, torch.float32))
     best = float("inf")
-    for _ in range(5):
+    for _ in range(8):
         started = time.perf_counter()
-        b = a @ a
+        a @ a
         if device.type == "cuda":
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - started)
-    del b
     return 2.0 * size**3 / best
 
 

@@ -1,39 +1,50 @@
 """Activations below the first trainable layer, computed once and kept on disk.
 
-Under `frozen` they do not change, so training reads them instead of running the layers that make them.
+They do not change in training, nor from one run to the next with the same model, so each example's are computed by
+the first run that needs them, and read by all that come later.
 """
 
 import contextlib
-import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+import transformers
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from hf_transfer.data.clips import padded_labels
 from hf_transfer.errors import logger
+from hf_transfer.methods import Anatomy
+from hf_transfer.training.activation_store import ActivationStore
 from hf_transfer.training.batching import EvaluationBatches
+from hf_transfer.training.entry import Entry
 
+# Part of the key: raise it when what is kept changes.
+VERSION = 1
 # Cached and live outputs that differ by more than rounding mean that this model cannot be entered half-way.
 TOLERANCE = 1e-4
+# Settings of a model's config that its activations do not depend on.
+OF_NO_MATTER = ("id2label", "label2id", "num_labels", "problem_type", "calibration", "text_pairs", "_name_or_path",
+                "architectures", "vocab_size", "pad_token_id")  # fmt: skip
 
 
 class CachedExamples(Dataset):
     """Examples whose input is the cached activation, memory-mapped.
 
     Args:
-        features: [tokens of all examples, hidden size] in float32.
-        offsets: where each example begins, [n + 1].
+        files: each [positions, width] in float32.
+        places: for each example its file's number, its first row there and its number of rows, [n, 3].
         labels: of each example.
         lengths: of each example, as it was.
     """
 
-    def __init__(self, features: np.ndarray, offsets: np.ndarray, labels: list[Any], lengths: list[int]):
-        self.features, self.offsets, self.labels, self.lengths = features, offsets, labels, lengths
+    def __init__(self, files: list[np.ndarray], places: np.ndarray, labels: list[Any], lengths: list[int]):
+        self.files, self.places, self.labels, self.lengths = files, places, labels, lengths
+        self.positions = places[:, 2].tolist()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -42,219 +53,255 @@ class CachedExamples(Dataset):
         return {"length": self.lengths, "labels": self.labels}[key]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        return [
-            {
-                "features": self.features[self.offsets[i] : self.offsets[i + 1]],
-                "labels": self.labels[i],
-                "length": self.lengths[i],
-            }
-            for i in indices
-        ]
+        return [{"features": self._features(i), "labels": self.labels[i], "length": self.lengths[i]} for i in indices]
+
+    def _features(self, i: int) -> np.ndarray:
+        file, start, count = self.places[i]
+        return self.files[file][start : start + count]
 
 
-def collate_cached(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """A padded batch: ``inputs_embeds`` [batch, tokens, hidden size], ``attention_mask``, ``labels``, ``length``."""
-    longest = max(len(example["features"]) for example in examples)
-    embeds = np.zeros((len(examples), longest, examples[0]["features"].shape[1]), dtype=np.float32)
-    mask = np.zeros((len(examples), longest), dtype=np.int64)
-    for i, example in enumerate(examples):
-        embeds[i, : len(example["features"])] = example["features"]
-        mask[i, : len(example["features"])] = 1
-    return {
-        "inputs_embeds": torch.from_numpy(embeds),
-        "attention_mask": torch.from_numpy(mask),
-        "labels": torch.tensor([example["labels"] for example in examples]),
-        "length": torch.tensor([example["length"] for example in examples]),
-    }
+class CachedCollator:
+    """A padded batch: the activations [batch, positions, width], ``attention_mask``, ``labels``, ``length``.
 
+    Args:
+        main_input: what the model calls its input.
+    """
 
-class _Given(nn.Module):
-    """Stands in for the frozen modules: hands on the activations that the model was given as its embeddings."""
+    def __init__(self, main_input: str):
+        self.text = main_input == "input_ids"
+        self.name = "inputs_embeds" if self.text else main_input
 
-    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        for value in (kwargs.get("inputs_embeds"), *args, *kwargs.values()):
-            if isinstance(value, torch.Tensor) and value.is_floating_point() and value.dim() == 3:
-                return value
-        raise ValueError("no activations were given")
-
-
-class _Unchanged(nn.Module):
-    """Stands in for all layers where none is trained and the model cannot do without one."""
-
-    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
-        return hidden_states, None
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        longest = max(len(example["features"]) for example in examples)
+        states = np.zeros((len(examples), longest, examples[0]["features"].shape[1]), dtype=np.float32)
+        mask: Any = np.zeros((len(examples), longest), dtype=np.int64 if self.text else np.bool_)
+        for i, example in enumerate(examples):
+            states[i, : len(example["features"])] = example["features"]
+            mask[i, : len(example["features"])] = 1
+        return {
+            self.name: torch.from_numpy(states),
+            "attention_mask": torch.from_numpy(mask),
+            "labels": padded_labels([example["labels"] for example in examples]),
+            "length": torch.tensor([example["length"] for example in examples]),
+        }
 
 
 class FeatureCache:
-    """A model entered at its first trainable layer.
+    """The activations of one model at one place, kept for all examples that any run has asked for.
 
     Args:
-        model: with its frozen part in front.
-        layers: name of the `ModuleList` of layers.
-        trainable_layers: how many of the last are trained.
-        trunk: name of the base model.
-        folder: where the activations are kept; removed at the end.
+        model: the plain model before training.
+        anatomy: its parts.
+        first: index of the first layer that is not constant; None where only the fixed front is.
+        collator: of the examples.
+        accelerator: of all processes, which share the work.
     """
 
-    def __init__(self, model: Any, layers: str, trainable_layers: int, trunk: str, folder: Path):
-        self.model, self.layers, self.trunk, self.folder = model, layers, trunk, folder
-        self.layer_list = model.get_submodule(layers)
-        self.first = len(self.layer_list) - trainable_layers
+    def __init__(
+        self, model: Any, anatomy: Anatomy, first: int | None, collator: Callable[..., Any], accelerator: Any
+    ):
+        self.model, self.anatomy, self.collator, self.accelerator = model, anatomy, collator, accelerator
+        self.entry = Entry(model, anatomy, first)
         self.first_token_only = False
-        self.below: list[str] = []
-        self.kept = list(self.layer_list)[self.first :]
+        self.counts_positions = False  # whether a batch's ``length`` counts these and not what the dataset counts
+        self.cached_collator = CachedCollator(model.main_input_name)
 
-    def enter(self, dataset: Any, collator: Callable[..., Any]) -> bool:
-        """Find out how the frozen part is skipped; False where this model does not allow it."""
-        order = np.argsort(dataset["length"][:], kind="stable")
-        batch = to_device(self.model.device, collator(dataset.__getitems__([*order[:4], *order[-4:]])))
-        if "input_ids" not in batch:
-            logger.info("Activations are not cached: that is for texts.")
-            return False
-        mask = batch["attention_mask"]
+    # --- whether --------------------------------------------------------------------------------------------------
+
+    def enter(self, dataset: Any) -> bool:
+        """Find out how the constant part is skipped; False, and a line that says why, where it cannot be."""
+        obstacle = self._obstacle(dataset)
+        if obstacle is not None and self.entry.first is not None:
+            logger.info("Activations are not cached: %s.", obstacle)
+        return obstacle is None
+
+    def _obstacle(self, dataset: Any) -> str | None:
+        config = self.model.config
+        if getattr(dataset, "augmentation", None) is not None:
+            return "training clips are another way in each epoch (--speed_perturbation and the like)"
+        masks = getattr(config, "mask_time_prob", 0.0) > 0 or getattr(config, "mask_feature_prob", 0.0) > 0
+        if self.entry.first is not None and masks and getattr(config, "apply_spec_augment", False):
+            return "SpecAugment masks other parts of them in each epoch (--mask_time_prob 0 --mask_feature_prob 0)"
+        order = np.argsort(dataset["length"][:], kind="stable").tolist()
+        rows = [*order[:3], order[len(order) // 2]]
+        some = dataset.__getitems__(rows)
         self.model.eval()
-        with torch.inference_mode():
-            live = self.model(**batch)["logits"]
-        hidden = self._capture(batch, note_below=True)
         try:
-            with self.skipping():
-                self.first_token_only = self._reads_first_token_only(hidden, mask)
+            with self._computing():
+                collated = self.collator(some)
+                self.entry.learn(self._on_device(collated))
+                live = [self.model(**self._on_device(self.collator([example])))["logits"][0] for example in some]
+            self.counts_positions = collated["length"].tolist() != [dataset["length"][i] for i in rows]
+            found = [self._captured(dataset, [i])[0] for i in rows]
+            with self.entry.skipping():
+                batch = self._batch(found)
+                self.first_token_only = self._reads_first_token_only(batch)
                 if self.first_token_only:
-                    hidden, mask = hidden[:, :1], mask[:, :1]
-                with torch.inference_mode():
-                    cached = self.model(inputs_embeds=hidden, attention_mask=mask)["logits"]
-            difference = float((cached - live).abs().max())
+                    batch = self._batch([states[:1] for states in found])
+                with self._computing():
+                    cached = self.model(**batch)["logits"]
+            pairs = [
+                (row, own) if own.dim() == 1 else (row[: len(states)], own[: len(states)])
+                for row, own, states in zip(cached, live, found, strict=True)
+            ]
+            difference = max(float((row - own).abs().max()) for row, own in pairs)
         except Exception:  # whatever a model's forward pass raises says the same: it cannot be entered here
             difference = float("inf")
-        if not difference <= TOLERANCE:
-            logger.info("Activations are not cached: a %s cannot be entered at a layer.", self.model.config.model_type)
-            return False
-        return True
+        scale = 1.0 if self.accelerator.mixed_precision == "no" else 100.0
+        if not difference <= TOLERANCE * scale:
+            return f"a {config.model_type} cannot be entered at a layer"
+        return None
 
-    def compute(
-        self, dataset: Any, collator: Callable[..., Any], batch_size: int, name: str, *, main: bool, show: bool
-    ) -> CachedExamples | None:
-        """The activations of every example of `dataset`; None where the disk has no room.
+    def _batch(self, states: list[np.ndarray]) -> dict[str, torch.Tensor]:
+        examples = [{"features": rows, "labels": 0, "length": len(rows)} for rows in states]
+        return self._on_device(self.cached_collator(examples))
 
-        Args:
-            dataset: preprocessed examples.
-            collator: of the dataset.
-            batch_size: examples at once.
-            name: of the dataset.
-            main: whether this process computes them, or reads what the main process has computed.
-            show: whether to show a progress bar.
-        """
-        lengths = np.asarray(dataset["length"][:])
-        offsets = np.concatenate([[0], np.cumsum(np.ones_like(lengths) if self.first_token_only else lengths)])
-        shape = (int(offsets[-1]), self.model.config.hidden_size)
-        file = self.folder / f"{name}.npy"
-        if main:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            size, free = shape[0] * shape[1] * 4, shutil.disk_usage(self.folder).free
-            if size > 0.8 * free:
-                logger.info("Activations are not cached: %.1f GB, and the disk has %.1f.", size / 1e9, free / 1e9)
-                return None
-            logger.info("Activations of %s below the first trained layer are cached: %.1f MB.", name, size / 1e6)
-            self._fill(file, shape, offsets, dataset, collator, batch_size, show)
-        elif not file.exists():
-            return None
-        return CachedExamples(np.load(file, mmap_mode="r"), offsets, dataset["labels"][:], lengths.tolist())
-
-    def _fill(
-        self,
-        file: Path,
-        shape: tuple[int, int],
-        offsets: np.ndarray,
-        dataset: Any,
-        collator: Callable[..., Any],
-        batch_size: int,
-        show: bool,
-    ) -> None:
-        features = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
-        batches = EvaluationBatches(dataset["length"][:], batch_size=batch_size).batches
-        self.model.eval()
-        for indices in tqdm(batches, desc="Activations", disable=not show, delay=2, leave=False):
-            batch = to_device(self.model.device, collator(dataset.__getitems__(indices)))
-            states, mask = self._capture(batch).float().cpu().numpy(), batch["attention_mask"].cpu().numpy() > 0
-            for i, rows, real in zip(indices, states, mask, strict=True):
-                features[offsets[i] : offsets[i + 1]] = rows[:1] if self.first_token_only else rows[real]
-        features.flush()
+    def _on_device(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        return to_device(self.model.device, batch)
 
     @contextlib.contextmanager
-    def skipping(self) -> Iterator[None]:
-        """Run the model from given activations on, inside the block."""
-        trunk = self.model.get_submodule(self.trunk)
-        parent, _, name = self.layers.rpartition(".")
-        swaps: list[tuple[Any, str, nn.Module]] = [(trunk, below, _Given()) for below in self.below]
-        swaps.append((self.model.get_submodule(parent), name, nn.ModuleList(self.kept)))
-        before = [(owner, attribute, getattr(owner, attribute)) for owner, attribute, _ in swaps]
-        for owner, attribute, module in swaps:
-            setattr(owner, attribute, module)
-        try:
+    def _computing(self) -> Iterator[None]:
+        with torch.inference_mode(), self.accelerator.autocast():
             yield
-        finally:
-            for owner, attribute, module in before:
-                setattr(owner, attribute, module)
 
-    # --- entering ---------------------------------------------------------------------------------------------
-
-    def _capture(self, batch: dict[str, torch.Tensor], *, note_below: bool = False) -> torch.Tensor:
-        """What goes into the first trainable layer, or the head where there is none, [batch, tokens, hidden size]."""
-        caught: list[torch.Tensor] = []
-        below: list[str] = []
-
-        def before_layer(_: nn.Module, args: tuple, kwargs: dict) -> None:
-            caught.append(args[0] if args else kwargs["hidden_states"])
-            raise _Stop
-
-        def after_layer(_: nn.Module, args: tuple, output: Any) -> None:
-            caught.append(output[0] if isinstance(output, tuple) else output)
-            self.kept = [_Unchanged()] if isinstance(output, tuple) else []
-            raise _Stop
-
-        if self.first == len(self.layer_list):
-            hooks = [self.layer_list[-1].register_forward_hook(after_layer)]
-        else:
-            hooks = [self.layer_list[self.first].register_forward_pre_hook(before_layer, with_kwargs=True)]
-        if note_below:
-            for name, child in self.model.get_submodule(self.trunk).named_children():
-                if not self.layers.startswith(f"{self.trunk}.{name}"):
-                    hooks.append(child.register_forward_hook(_noting(below, name)))
-        try:
-            with torch.inference_mode(), contextlib.suppress(_Stop):
-                self.model(**batch)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        if note_below:
-            self.below = below
-        return caught[0]
-
-    def _reads_first_token_only(self, hidden: torch.Tensor, mask: torch.Tensor) -> bool:
+    def _reads_first_token_only(self, batch: dict[str, torch.Tensor]) -> bool:
         """Whether the outputs depend on the first token's activation alone: then no other need be kept."""
-        if self.first < len(self.layer_list) or hidden.shape[1] < 2:
+        states = batch[self.cached_collator.name]
+        if self.entry.first != len(self.entry.layers) or self.entry.first is None or states.shape[1] < 2:
             return False
-        states = hidden.clone().detach().requires_grad_(True)
+        states = states.clone().requires_grad_(True)
         with torch.enable_grad():
-            logits = self.model(inputs_embeds=states, attention_mask=mask)["logits"]
+            logits = self.model(**{**batch, self.cached_collator.name: states.clone()})["logits"]
             (gradient,) = torch.autograd.grad(logits.float().pow(2).sum() + logits.float().sum(), states)
         return not bool(gradient[:, 1:].abs().max() > 0)
 
+    # --- what is kept ---------------------------------------------------------------------------------------------
 
-def _noting(below: list[str], name: str) -> Callable[..., None]:
-    """A hook that notes the name of a module that makes activations [batch, tokens, hidden size]."""
+    def examples(self, inputs: Mapping[str, Any], args: Any) -> dict[str, CachedExamples] | None:
+        """The examples of each split with their activations as input, computed where no run has yet.
 
-    def hook(_: nn.Module, args: tuple, output: Any) -> None:
-        if isinstance(output, torch.Tensor) and output.dim() == 3:
-            below.append(name)
+        Args:
+            inputs: preprocessed examples by split.
+            args: the training arguments.
 
-    return hook
+        Returns:
+            None where the disk of a machine has no room.
+        """
+        store = ActivationStore(self._key())
+        digests = {name: _digests(dataset) for name, dataset in inputs.items()}
+        # All processes first; then, on machines that do not share the folder, one of each for what the others have.
+        shares = [slice(self.accelerator.process_index, None, self.accelerator.num_processes)]
+        if self.accelerator.num_processes > 1:
+            shares.append(slice(None if self.accelerator.is_local_main_process else 0))
+        for mine in shares:
+            missing = store.missing(digests)
+            own = {name: rows[mine] for name, rows in missing.items()}
+            done = torch.tensor([self._compute(store, inputs, digests, own, args)], device=self.accelerator.device)
+            if not bool(self.accelerator.gather(done).all()):
+                return None
+        files, found = store.files(), {}
+        for name, dataset in inputs.items():
+            places = store.places(digests[name])
+            lengths = places[:, 2] if self.counts_positions else np.asarray(dataset["length"][:])
+            found[name] = CachedExamples(files, places, dataset["labels"][:], lengths.tolist())
+        return found
+
+    def _compute(
+        self,
+        store: ActivationStore,
+        inputs: Mapping[str, Any],
+        digests: dict[str, np.ndarray],
+        rows: dict[str, np.ndarray],
+        args: Any,
+    ) -> bool:
+        work = [(name, indices) for name, own in rows.items() for indices in self._batches(inputs[name], own, args)]
+        counts = {name: self._positions(dataset) for name, dataset in inputs.items()}
+        total = sum(int(counts[name][own].sum()) for name, own in rows.items())
+        if not work:
+            return True
+        width = self._captured(inputs[work[0][0]], work[0][1][:1])[0].shape[1]
+        size, free = total * width * 4, store.free()
+        if size > 0.5 * free:
+            logger.info("Activations are not cached: %.1f GB, and the disk has %.1f left.", size / 1e9, free / 1e9)
+            return False
+        if args.should_log:
+            logger.info("Activations that training does not change are computed once and kept: %.1f MB in %s.",
+                        size / 1e6, store.folder)  # fmt: skip
+        try:
+            with store.shard(total, width) as shard:
+                for name, indices in tqdm(
+                    work, desc="Activations", disable=args.disable_tqdm or not args.should_log, delay=2, leave=False
+                ):
+                    for i, states in zip(indices, self._captured(inputs[name], indices), strict=True):
+                        shard.add(digests[name][i], states)
+        except OSError as error:
+            logger.info("Activations are not cached: %s (%s).", error.strerror or error, store.folder)
+            return False
+        return True
+
+    def _batches(self, dataset: Any, rows: np.ndarray, args: Any) -> list[list[int]]:
+        size = 1 if getattr(dataset, "alone", False) else args.per_device_eval_batch_size
+        lengths = np.asarray(dataset["length"][:])[rows]
+        return [rows[batch].tolist() for batch in EvaluationBatches(lengths, batch_size=size)]
+
+    def _positions(self, dataset: Any) -> np.ndarray:
+        lengths = np.asarray(getattr(dataset, "positions", None) or dataset["length"][:])
+        return np.ones_like(lengths) if self.first_token_only else lengths
+
+    def _captured(self, dataset: Any, indices: list[int]) -> list[np.ndarray]:
+        """The activations of examples, each [positions, width]."""
+        batch = self._on_device(self.collator(dataset.__getitems__(indices)))
+        self.model.eval()
+        with self._computing():
+            states = self.entry.capture(batch).float().cpu().numpy()
+        if self.first_token_only:
+            return [rows[:1] for rows in states]
+        positions = getattr(dataset, "positions", None)
+        if positions is not None:
+            return [rows[: positions[i]] for i, rows in zip(indices, states, strict=True)]
+        mask = batch["attention_mask"].cpu().numpy() > 0
+        return [rows[real] for rows, real in zip(states, mask, strict=True)]
+
+    def _key(self) -> str:
+        """Changes with everything that the activations depend on, but for the examples."""
+        kept = {
+            k: v for k, v in self.model.config.to_dict().items() if k not in OF_NO_MATTER and not k.startswith("mask_")
+        }
+        told = (
+            VERSION, torch.__version__, transformers.__version__, type(self.model).__name__, self.entry.first,
+            self.first_token_only, self.accelerator.mixed_precision, self.model.device.type,
+            getattr(self.collator, "feature_extractor", None), json.dumps(kept, sort_keys=True, default=str),
+        )  # fmt: skip
+        digest = hashlib.blake2b(repr(told).encode(), digest_size=16)
+        for name, tensor in self._constant():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def _constant(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The weights that make the activations."""
+        if self.entry.first is None:
+            yield from self.entry.front.state_dict().items()  # type: ignore[union-attr]
+            return
+        prefixes = [*self.anatomy.head]
+        prefixes += [f"{self.anatomy.layers}.{i}" for i in range(self.entry.first, len(self.entry.layers))]
+        for name, tensor in self.model.state_dict().items():
+            if not any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes):
+                yield name, tensor
 
 
-class _Stop(Exception):
-    """Ends a forward pass where the rest of it is not needed."""
+def _digests(dataset: Any) -> np.ndarray:
+    """What tells an example's input from all others, [n]."""
+    told = getattr(dataset, "checksums", None)
+    if told is None:
+        names = [name for name in dataset.column_names if name not in ("labels", "length")]
+        rows = dataset.select_columns(names)
+        told = (repr(tuple(row)) for start in range(0, len(rows), 1000)
+                for row in zip(*rows[start : start + 1000].values(), strict=True))  # fmt: skip
+    found = [int.from_bytes(hashlib.blake2b(str(each).encode(), digest_size=8).digest()) for each in told]
+    return np.array(found, np.uint64)
 
 
-def to_device(device: torch.device, batch: Any) -> dict[str, torch.Tensor]:
+def to_device(device: torch.device, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The model's inputs of a batch, on `device`."""
     return {name: value.to(device) for name, value in batch.items() if name not in ("labels", "length")}

@@ -3,23 +3,25 @@
 import contextlib
 import copy
 import math
-import shutil
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 from transformers import EarlyStoppingCallback
 
-from hf_transfer.arguments import Arguments
+from hf_transfer.arguments import Arguments, MethodArguments
 from hf_transfer.errors import Failure, InputError, logger, nearest
 from hf_transfer.evaluation.groups import measure_groups, over_groups
 from hf_transfer.methods import Anatomy, default_learning_rate, train_last_layers
 from hf_transfer.training.checkpoints import was_cached
 from hf_transfer.training.cost import training_cost
 from hf_transfer.training.dropout import quick_dropout
-from hf_transfer.training.feature_cache import FeatureCache, collate_cached
+from hf_transfer.training.entry import Entry
+from hf_transfer.training.feature_cache import CachedCollator, CachedExamples, FeatureCache
 from hf_transfer.training.interruption import checkpoint_on_signal
 from hf_transfer.training.standardisation import standardised_input
 from hf_transfer.training.trainer import TransferTrainer
@@ -106,32 +108,128 @@ def settle_best_metric(arguments: Arguments, metrics: dict[str, float], splits: 
     training.greater_is_better = task.greater_is_better and not ("loss" in name or "error" in name)
 
 
+@dataclass(frozen=True)
+class Constant:
+    """The part of the work that training does not change, done.
+
+    Attributes:
+        entry: into the model above it.
+        examples: by split, with activations as input.
+        collator: of those.
+        layers: how many layers are run above it; None where it is the fixed front alone.
+    """
+
+    entry: Entry
+    examples: Mapping[str, CachedExamples]
+    collator: CachedCollator
+    layers: int | None
+
+    @contextlib.contextmanager
+    def beneath(self, trainer: TransferTrainer) -> Iterator[None]:
+        """Let the trainer work from the activations inside the block."""
+        kept = (trainer.train_dataset, trainer.eval_dataset, trainer.data_collator)
+        trainer.train_dataset, trainer.eval_dataset = self.examples.get("train"), self.examples.get("validation")
+        trainer.data_collator = self.collator
+        try:
+            with self.entry.skipping():
+                yield
+        finally:
+            trainer.train_dataset, trainer.eval_dataset, trainer.data_collator = kept
+
+
+def constant_part(
+    trainer: TransferTrainer, anatomy: Anatomy, inputs: Mapping[str, Any], layers: int | None, *, small: bool = False
+) -> Constant | None:
+    """What lies below the last `layers`, or the fixed front where that is None; nothing where it cannot be skipped.
+
+    Args:
+        trainer: of the untrained model.
+        anatomy: the model's parts.
+        inputs: preprocessed examples by split.
+        layers: how many of the last layers are not constant.
+        small: only where one position of each example is all that the rest of the model reads.
+    """
+    args, depth = trainer.args, anatomy.depth(trainer.model)
+    # These reach into the modules that are skipped.
+    reached = args.gradient_checkpointing or args.activation_checkpointing or args.neftune_noise_alpha
+    if reached or (anatomy.front is None if layers is None else not depth or layers >= depth):
+        return None
+    first = None if layers is None else depth - layers
+    cache = FeatureCache(trainer.model, anatomy, first, trainer.data_collator, trainer.accelerator)
+    if not cache.enter(inputs.get("train", next(iter(inputs.values())))) or (small and not cache.first_token_only):
+        return None
+    examples = cache.examples(inputs, args)
+    return None if examples is None else Constant(cache.entry, examples, cache.cached_collator, layers)
+
+
+def constants(
+    trainer: TransferTrainer, anatomy: Anatomy, method: MethodArguments, inputs: Mapping[str, Any], measured: Any
+) -> tuple[Constant | None, Constant | None]:
+    """What need not be computed twice: until training begins, and from then on.
+
+    Args:
+        trainer: of the untrained model.
+        anatomy: the model's parts.
+        method: what will be trained.
+        inputs: preprocessed examples by split.
+        measured: names of the splits that are measured before training.
+    """
+    if method.method == "scratch":
+        return None, None
+    constant = constant_part(trainer, anatomy, inputs, method.trainable_layers if method.method == "frozen" else None)
+    if method.head_first:
+        return constant_part(trainer, anatomy, inputs, 0), constant
+    if constant is None and method.method != "frozen":
+        return constant_part(trainer, anatomy, {name: inputs[name] for name in measured}, 0, small=True), None
+    return constant, constant
+
+
+def predict(trainer: TransferTrainer, inputs: Mapping[str, Any], constant: Constant | None) -> dict[str, np.ndarray]:
+    """What is kept of the outputs for each of `inputs`, [examples]; from their activations where there are any."""
+    if constant is None:
+        return {name: trainer.predict(dataset).predictions for name, dataset in inputs.items()}
+    with constant.beneath(trainer):
+        return {name: trainer.predict(constant.examples[name]).predictions for name in inputs}
+
+
 def fit(
-    trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, folder: Path, checkpoint: Path | None
+    trainer: TransferTrainer,
+    anatomy: Anatomy,
+    arguments: Arguments,
+    constant: Constant | None,
+    checkpoint: Path | None,
 ) -> dict[str, Any]:
-    """Train, from `checkpoint` on where there is one, and say what it cost."""
+    """Train, from `checkpoint` on where there is one and from what is constant, and say what it cost."""
     started = time.perf_counter()
-    frozen = arguments.method.method == "frozen"
-    layers = arguments.method.trainable_layers
-    caching = _cached(trainer, anatomy, layers, folder) if frozen else contextlib.nullcontext(False)
-    with quick_dropout(trainer.model), caching as cached, checkpoint_on_signal(trainer):
-        if checkpoint is not None and was_cached(checkpoint) != cached:
-            raise InputError(
-                f"{checkpoint} was written by a run {'with' if was_cached(checkpoint) else 'without'} cached "
-                "activations, and this one is the other way: is the disk fuller or emptier, or the model's device "
-                "another? Make it as it was, or start anew in another --output_dir."
-            )
-        trainer.run = {**trainer.run, "cached": cached}
+    cached = constant is not None
+    if checkpoint is not None and was_cached(checkpoint) != cached:
+        raise InputError(
+            f"{checkpoint} was written by a run {'with' if was_cached(checkpoint) else 'without'} cached "
+            "activations, and this one is the other way: is the disk fuller or emptier, or the model's device "
+            "another? Make it as it was, or start anew in another --output_dir."
+        )
+    trainer.run = {**trainer.run, "cached": cached}
+    examples = trainer.train_dataset
+    with quick_dropout(trainer.model), _beneath(trainer, anatomy, constant), checkpoint_on_signal(trainer):
         try:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         except UnpicklingError as error:
             # Loaded with weights_only: what holds more than tensors and numbers was not written by a run.
             raise Failure(f"{checkpoint} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
-    seconds = time.perf_counter() - started
-    return training_cost(trainer, anatomy, arguments.method, seconds, cached=bool(cached))
+        return training_cost(trainer, examples, time.perf_counter() - started, cached=cached)
 
 
-def fit_head(trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, folder: Path) -> None:
+@contextlib.contextmanager
+def _beneath(trainer: TransferTrainer, anatomy: Anatomy, constant: Constant | None) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        if constant is not None:
+            stack.enter_context(constant.beneath(trainer))
+            if constant.layers == 0:
+                stack.enter_context(standardised_input(trainer, anatomy.head))
+        yield
+
+
+def fit_head(trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, constant: Constant | None) -> None:
     """Fit the head alone first, so that a random head does not distort the trunk (LP-FT).
 
     Kumar et al. 2022, https://arxiv.org/abs/2202.10054.
@@ -143,50 +241,6 @@ def fit_head(trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, f
     trainer.args.save_strategy = trainer.args.eval_strategy = "no"
     trainer.remove_callback(EarlyStoppingCallback)  # nothing is evaluated here
     train_last_layers(trainer.model, anatomy, 0)
-    with _cached(trainer, anatomy, 0, folder):
+    with _beneath(trainer, anatomy, constant):
         trainer.train()
     trainer.args = asked
-
-
-@contextlib.contextmanager
-def _cached(trainer: TransferTrainer, anatomy: Anatomy, layers: int, folder: Path) -> Iterator[bool]:
-    """Let the trainer work from cached activations inside the block, where the model allows it."""
-    kept = (trainer.train_dataset, trainer.eval_dataset, trainer.data_collator)
-    cache = None
-    args = trainer.args
-    # These reach into the modules that the cache takes out.
-    untouched = not (args.gradient_checkpointing or args.activation_checkpointing or args.neftune_noise_alpha)
-    if anatomy.layers is not None and untouched:
-        cache = FeatureCache(trainer.model, anatomy.layers, layers, anatomy.trunk, folder / "features")
-    examples = _examples(trainer, cache) if cache is not None else None
-    if cache is None or examples is None:
-        yield False
-        return
-    trainer.train_dataset, trainer.eval_dataset = examples
-    trainer.data_collator = collate_cached
-    try:
-        with cache.skipping(), contextlib.ExitStack() as stack:
-            if layers == 0:
-                stack.enter_context(standardised_input(trainer.model, anatomy.head, examples[0]))
-            yield True
-    finally:
-        trainer.train_dataset, trainer.eval_dataset, trainer.data_collator = kept
-        if args.should_save:
-            shutil.rmtree(folder / "features", ignore_errors=True)
-
-
-def _examples(trainer: TransferTrainer, cache: FeatureCache) -> tuple[Any, Any] | None:
-    args = trainer.args
-    if not cache.enter(trainer.train_dataset, trainer.data_collator):
-        return None
-    found = []
-    for name, dataset in (("train", trainer.train_dataset), ("validation", trainer.eval_dataset)):
-        with args.main_process_first(local=False, desc="activations"):  # all machines see the folder
-            examples = None if dataset is None else cache.compute(
-                dataset, trainer.data_collator, args.per_device_eval_batch_size, name, main=args.should_save,
-                show=not args.disable_tqdm,
-            )  # fmt: skip
-        if dataset is not None and examples is None:
-            return None
-        found.append(examples)
-    return found[0], found[1]

@@ -8,21 +8,21 @@ import torch
 from torch import nn
 
 from hf_transfer.training.batching import EvaluationBatches
-from hf_transfer.training.feature_cache import CachedExamples, collate_cached, to_device
+from hf_transfer.training.feature_cache import to_device
 
 
 @contextlib.contextmanager
-def standardised_input(model: Any, head: tuple[str, ...], examples: CachedExamples) -> Iterator[None]:
+def standardised_input(trainer: Any, head: tuple[str, ...]) -> Iterator[None]:
     """Train the head on inputs of mean 0 and spread 1, inside the block.
 
-    The first linear layer is written anew in standardised coordinates, where Adam's one step size suits every
+    The head's first linear layer is written anew in standardised coordinates, where Adam's one step size suits every
     dimension, and written back at the end: the function is the same at both moments.
     """
-    linear = _first_linear(model, head, examples)
+    linear = _first_linear(trainer, head)
     if linear is None:
         yield
         return
-    mean, spread = _moments(model, linear, examples)
+    mean, spread = _moments(trainer, linear)
     with torch.no_grad():
         if linear.bias is not None:
             linear.bias.add_(linear.weight @ mean)
@@ -38,23 +38,23 @@ def standardised_input(model: Any, head: tuple[str, ...], examples: CachedExampl
                 linear.bias.sub_(linear.weight @ mean)
 
 
-def _first_linear(model: Any, head: tuple[str, ...], examples: CachedExamples) -> nn.Linear | None:
+def _first_linear(trainer: Any, head: tuple[str, ...]) -> nn.Linear | None:
     """The head's linear layer that is called first, if it has a bias to take up the mean."""
     called: list[nn.Linear] = []
     hooks = [
         module.register_forward_hook(lambda module, *_: called.append(module))
         for name in head
-        for module in model.get_submodule(name).modules()
+        for module in trainer.model.get_submodule(name).modules()
         if isinstance(module, nn.Linear)
     ]
     with torch.inference_mode():
-        model(**to_device(model.device, collate_cached(examples.__getitems__([0]))))
+        _run(trainer, [0])
     for hook in hooks:
         hook.remove()
     return called[0] if called and called[0].bias is not None else None
 
 
-def _moments(model: Any, linear: nn.Linear, examples: CachedExamples) -> tuple[torch.Tensor, torch.Tensor]:
+def _moments(trainer: Any, linear: nn.Linear) -> tuple[torch.Tensor, torch.Tensor]:
     total = torch.zeros(linear.in_features, dtype=torch.float64, device=linear.weight.device)
     squares, count = total.clone(), 0
 
@@ -66,13 +66,18 @@ def _moments(model: Any, linear: nn.Linear, examples: CachedExamples) -> tuple[t
         count += len(rows)
 
     hook = linear.register_forward_pre_hook(add)
-    model.eval()
+    trainer.model.eval()
     with torch.inference_mode():
-        for indices in EvaluationBatches(examples.lengths, batch_size=256):
-            model(**to_device(model.device, collate_cached(examples.__getitems__(indices))))
+        for indices in EvaluationBatches(trainer.train_dataset["length"][:], batch_size=256):
+            _run(trainer, indices)
     hook.remove()
     mean = total / count
     spread = (squares / count - mean.square()).clamp(min=0).sqrt()
     # A dimension that never varies stays as it is.
     spread = torch.where(spread > 1e-4, spread, torch.ones_like(spread))
     return mean.float(), spread.float()
+
+
+def _run(trainer: Any, indices: list[int]) -> None:
+    batch = trainer.data_collator(trainer.train_dataset.__getitems__(indices))
+    trainer.model(**to_device(trainer.model.device, batch))
