@@ -44,7 +44,7 @@ class Meter:
         }
 
 
-def training_cost(trainer: Any, examples: Any, seconds: float, *, cached: bool) -> dict[str, Any]:
+def training_cost(trainer: Any, examples: Any, seconds: float, *, cached: bool, packed: bool) -> dict[str, Any]:
     """Throughput of the training just done, in what the model was given: tokens, or frames of a clip's samples.
 
     ``flops_utilisation`` is the arithmetic of the real tokens over what one large matrix product reaches on the same
@@ -57,6 +57,7 @@ def training_cost(trainer: Any, examples: Any, seconds: float, *, cached: bool) 
         examples: that it trained on, before anything of them was cached.
         seconds: that it took.
         cached: whether it trained from cached activations.
+        packed: whether the layers computed no padding.
     """
     state, lengths = trainer.state, _positions(examples)
     batches = trainer.get_train_dataloader().batch_sampler
@@ -77,7 +78,7 @@ def training_cost(trainer: Any, examples: Any, seconds: float, *, cached: bool) 
         "samples_per_second": round(epochs * len(lengths) / seconds, 2),
         "real_tokens_per_second": round(epochs * float(lengths.sum()) / seconds, 1),
         **heard,
-        "padding": round(batches.padding(), 4),
+        "padding": 0.0 if packed else round(batches.padding(), 4),
         "flops": flops,
         "flops_utilisation": None if flops is None else round(flops / seconds / rate, 4),
         "cached_activations": cached,

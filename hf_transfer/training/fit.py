@@ -23,6 +23,7 @@ from hf_transfer.training.dropout import quick_dropout
 from hf_transfer.training.entry import Entry
 from hf_transfer.training.feature_cache import CachedCollator, CachedExamples, FeatureCache
 from hf_transfer.training.interruption import checkpoint_on_signal
+from hf_transfer.training.packing import packed
 from hf_transfer.training.standardisation import standardised_input
 from hf_transfer.training.trainer import TransferTrainer
 
@@ -210,13 +211,19 @@ def fit(
         )
     trainer.run = {**trainer.run, "cached": cached}
     examples = trainer.train_dataset
-    with quick_dropout(trainer.model), _beneath(trainer, anatomy, constant), checkpoint_on_signal(trainer):
+    with (
+        quick_dropout(trainer.model),
+        _beneath(trainer, anatomy, constant),
+        packed(trainer, anatomy) as without_padding,
+        checkpoint_on_signal(trainer),
+    ):
         try:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         except UnpicklingError as error:
             # Loaded with weights_only: what holds more than tensors and numbers was not written by a run.
             raise Failure(f"{checkpoint} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
-        return training_cost(trainer, examples, time.perf_counter() - started, cached=cached)
+        seconds = time.perf_counter() - started
+        return training_cost(trainer, examples, seconds, cached=cached, packed=without_padding)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,226 @@
+"""Layers that compute no padding: the real positions of a batch one after another, attention within each example.
+
+What a layer does to each position by itself (its matrix products) takes all of them as one long example; attention
+takes a few groups of examples of similar length, padded.
+"""
+
+import collections
+import contextlib
+import inspect
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hf_transfer.methods import Anatomy
+from hf_transfer.training.batching import divided
+
+# More groups have less padding, and each costs a round of small operations in every layer.
+GROUPS = 4
+# Outputs of packed and padded layers that differ by more than rounding mean that this model's cannot be packed.
+TOLERANCE = 1e-4
+
+
+class Packing:
+    """Where the real positions of a padded batch are; a layer is given it in place of its attention mask.
+
+    Args:
+        mask: [batch, 1, positions, positions], True where a position attends to another.
+        counts: of real positions, [batch]; padding is behind them.
+    """
+
+    def __init__(self, mask: torch.Tensor, counts: np.ndarray):
+        order = np.argsort(counts, kind="stable")
+        self.shape = torch.Size((len(counts), mask.shape[-1]))
+        self.rows = _real(order, counts[order], mask.shape[-1])
+        self.groups: list[_Group] = []
+        self.height = 0
+        padded = []
+        for members in divided(order, counts[order], min(GROUPS, len(order))):
+            if not len(members):
+                continue
+            shape = torch.Size((len(members), int(counts[members[-1]])))
+            padded.append(self.height + _real(np.arange(len(members)), counts[members], shape[1]))
+            rows = slice(self.height, self.height + shape.numel())
+            self.groups.append(_Group(shape, rows, mask[torch.from_numpy(members), :, : shape[1], : shape[1]]))
+            self.height = rows.stop
+        self.padded = torch.cat(padded)
+
+    def pack(self, states: torch.Tensor) -> torch.Tensor:
+        """[batch or 1, positions, width] to [1, real positions, width]."""
+        return _Gather.apply(states.expand(*self.shape, -1).flatten(0, 1), self.rows)[None]
+
+    def unpack(self, states: torch.Tensor) -> torch.Tensor:
+        """[1, real positions, width] to [batch, positions, width]; padding is 0."""
+        return _Scatter.apply(states[0], self.rows, self.shape.numel()).unflatten(0, self.shape)
+
+    def attend(
+        self,
+        attention: Callable[..., tuple[torch.Tensor, None]],
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+    ) -> torch.Tensor:
+        """`attention(query, key, value, mask)` of each group, [1, real positions, heads, size].
+
+        Args:
+            attention: transformers' kind; its tensors are [group, heads, positions, size].
+            query: [1, heads, real positions, size], as `key` and `value`.
+            key: see `query`.
+            value: see `query`.
+        """
+        every = [
+            _Scatter.apply(states.transpose(1, 2).flatten(2)[0], self.padded, self.height).unflatten(
+                1, (states.shape[1], -1)
+            )
+            for states in (query, key, value)
+        ]
+        found = []
+        for group in self.groups:
+            own = [states[group.rows].unflatten(0, group.shape).transpose(1, 2) for states in every]
+            found.append(attention(*own, group.mask)[0].flatten(0, 1).flatten(1))
+        return _Gather.apply(torch.cat(found), self.padded).unflatten(1, (query.shape[1], -1))[None]
+
+
+@dataclass(frozen=True)
+class _Group:
+    shape: torch.Size
+    rows: slice
+    mask: torch.Tensor
+
+
+def _real(examples: np.ndarray, counts: np.ndarray, longest: int) -> torch.Tensor:
+    found = [i * longest + np.arange(count) for i, count in zip(examples.tolist(), counts.tolist(), strict=True)]
+    return torch.from_numpy(np.concatenate(found))
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of a matrix, none of them twice: gradients are put back, where PyTorch's own have to be added up."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(rows)
+        ctx.height = len(x)
+        return x.index_select(0, rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (rows,) = ctx.saved_tensors
+        return gradient.new_zeros(ctx.height, *gradient.shape[1:]).index_copy_(0, rows, gradient), None
+
+
+class _Scatter(torch.autograd.Function):
+    """The other way round: a matrix of so many rows, 0 where none is put."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, rows: torch.Tensor, height: int) -> torch.Tensor:
+        ctx.save_for_backward(rows)
+        return x.new_zeros(height, *x.shape[1:]).index_copy_(0, rows, x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (rows,) = ctx.saved_tensors
+        return gradient.index_select(0, rows), None, None
+
+
+@contextlib.contextmanager
+def packed(trainer: Any, anatomy: Anatomy) -> Iterator[bool]:
+    """Let the layers of the trainer's model compute no padding inside the block, where they can; says whether.
+
+    On a processor alone: elsewhere, finding out how long each example is would hold up the device. The attention of
+    the model has to be that of `quick_dropout`.
+
+    Args:
+        trainer: as it will train.
+        anatomy: of its model without adapters.
+    """
+    model, args = trainer.model, trainer.args
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if anatomy.layers is None or model.device.type != "cpu" or args.torch_compile:
+        yield False
+        return
+    # What is skipped has a stand-in already.
+    layers = [layer for layer in plain.get_submodule(anatomy.layers) if "forward" not in vars(layer)]
+    with contextlib.ExitStack() as stack:
+        possible = bool(layers) and _agree(trainer, layers)
+        if possible:
+            stack.enter_context(_packing(layers))
+        yield possible
+
+
+@contextlib.contextmanager
+def _packing(layers: list[nn.Module]) -> Iterator[Collection[Any]]:
+    """Inside the block, `layers` are packed; what is given grows where they are."""
+    # Layers share masks: one for all of them, or one for each kind of attention.
+    known: collections.deque[tuple[torch.Tensor, Packing | None]] = collections.deque(maxlen=2)
+
+    def packing_of(mask: torch.Tensor) -> Packing | None:
+        for other, packing in known:
+            if other is mask:
+                return packing
+        counts = mask[:, 0].any(dim=1).sum(dim=1).numpy()
+        known.append((mask, Packing(mask, counts) if counts.min() < mask.shape[-1] else None))
+        return known[-1][1]
+
+    def wrap(layer: nn.Module) -> Callable[..., Any]:
+        forward = layer.forward
+        signature = inspect.signature(forward)
+
+        def packed_forward(*args: Any, **kwargs: Any) -> Any:
+            given = signature.bind(*args, **kwargs)
+            mask = given.arguments.get("attention_mask")
+            if mask is None or mask.dtype != torch.bool or mask.dim() != 4:
+                return forward(*args, **kwargs)
+            packing = packing_of(mask)
+            if packing is None:
+                return forward(*args, **kwargs)
+            given.arguments["hidden_states"] = packing.pack(given.arguments["hidden_states"])
+            given.arguments["attention_mask"] = packing
+            if given.arguments.get("position_embeddings") is not None:
+                given.arguments["position_embeddings"] = tuple(
+                    packing.pack(each) for each in given.arguments["position_embeddings"]
+                )
+            found = forward(*given.args, **given.kwargs)
+            return packing.unpack(found) if isinstance(found, torch.Tensor) else (packing.unpack(found[0]), *found[1:])
+
+        return packed_forward
+
+    for layer in layers:
+        layer.forward = wrap(layer)
+    try:
+        yield known
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _agree(trainer: Any, layers: list[nn.Module]) -> bool:
+    """Whether the model gives some examples of different lengths what it gives them padded."""
+    lengths = np.asarray(trainer.train_dataset["length"][:])
+    rows = np.argsort(lengths, kind="stable")[:: max(1, len(lengths) // 4)].tolist()[:5]
+    batch = trainer._prepare_inputs(trainer.data_collator(trainer.train_dataset.__getitems__(rows)))
+    model, training = trainer.model, trainer.model.training
+    model.eval()
+
+    def outputs() -> torch.Tensor:
+        loss, found = trainer.compute_loss(model, batch, return_outputs=True)
+        logits = found["logits"]
+        # Of a sequence the first: at the end there is padding, of which nothing is asked.
+        return torch.cat([(logits if logits.dim() == 2 else logits[:, 0]).flatten(), loss[None]]).float()
+
+    model.eval()
+    try:
+        with torch.inference_mode(), trainer.accelerator.autocast():
+            padded = outputs()
+            with _packing(layers) as packings:
+                own = outputs()
+    except Exception:  # whatever a layer raises says the same: it cannot take positions in one row
+        return False
+    finally:
+        model.train(training)
+        trainer.compute_loss_func.watched()  # these examples do not count
+    tolerance = TOLERANCE if trainer.accelerator.mixed_precision == "no" else 100 * TOLERANCE
+    return len(packings) > 0 and torch.allclose(padded, own, rtol=tolerance, atol=tolerance)
