@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,8 @@ from hf_transfer.parity import check_parity
 from hf_transfer.parsing import make_arguments
 from hf_transfer.reporting.model_card import model_card
 from hf_transfer.reporting.output_folder import OutputFolder, write_json, write_jsonl
-from hf_transfer.reporting.report import Finetuned, device_name, versions
+from hf_transfer.reporting.page import report_page
+from hf_transfer.reporting.report import Finetuned, describe_lengths, device_name, versions
 from hf_transfer.tasks.task import Task
 from hf_transfer.training.checkpoints import checkpoint_to_resume, describe_run
 from hf_transfer.training.cost import Meter
@@ -166,6 +168,7 @@ def _prepare(
             if facts["examples"][name] > len(split):
                 facts["left_out"].setdefault(name, {})["does not fit the model"] = facts["examples"][name] - len(split)
         facts["examples"] = {name: len(split) for name, split in splits.items()}
+        facts["lengths"] = describe_lengths(inputs)
         settle_training(arguments, model.config, len(inputs["train"]))
     description = describe_run(arguments, splits, inputs)
     checkpoint = checkpoint_to_resume(
@@ -216,6 +219,8 @@ def _deliver(
         write_json(folder / "report.json", report)
         write_jsonl(folder / "predictions.jsonl", predictions)
         (folder / "README.md").write_text(model_card(report, told), encoding="utf-8")
+        media = task.media(run.splits["test"], run.inputs["test"], report.get("worst", []))
+        (folder / "report.html").write_text(report_page(report, told, media), encoding="utf-8")
     _push(arguments, output)
 
 
@@ -269,6 +274,7 @@ def _prepare_splits(
     if "validation" not in splits and evaluates:
         raise InputError("--eval_strategy needs a validation split: raise --validation_size, or leave it at `no`.")
     source = data.dataset_name or Path(data.train_file or "memory").name
+    grouped = {name: Counter(split["group"]) for name, split in splits.items() if "group" in split.column_names}
     return splits, {
         "source": source,
         "left_out": {name: {why: n for why, n in counts.items() if n} for name, counts in left_out.items()},
@@ -276,6 +282,7 @@ def _prepare_splits(
         "replayed": replayed,
         "also_in_training": also_in_training,
         "examples": {name: len(split) for name, split in splits.items()},
+        **({"group_counts": {name: dict(counts) for name, counts in grouped.items()}} if grouped else {}),
         **task.facts(splits),
     }
 

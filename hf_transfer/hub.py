@@ -15,6 +15,7 @@ from hf_transfer.inference import load_finetuned
 from hf_transfer.models import quiet
 from hf_transfer.reporting.model_card import model_card
 from hf_transfer.reporting.output_folder import as_json, write_json, written_whole_folder
+from hf_transfer.reporting.page import report_page
 
 # The test split's texts are the user's own and stay at home.
 KEPT = ("predictions.jsonl",)
@@ -76,7 +77,9 @@ def push(
             repository = api.create_repo(hub_model_id, private=private, exist_ok=True).repo_id
             files: dict[str, Any] = {f.name: f for f in sorted(source.iterdir()) if f.is_file() and f.name not in KEPT}
             files["README.md"] = _card_of(source, hub_model_id=repository).encode()
-            files["report.json"] = _report_without_examples(source).encode()
+            published = _without_examples(source)
+            files["report.json"] = as_json(published).encode()
+            files["report.html"] = report_page(published, {**_told(source), "hub_model_id": repository}, {}).encode()
             done = api.create_commit(
                 repository,
                 [
@@ -128,16 +131,19 @@ def _warn_of_local_base(folder: Path) -> None:
 def _card_of(folder: Path, **arguments: Any) -> str:
     """The card of a finished run, written anew with some arguments changed."""
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    told = yaml.safe_load((folder / "arguments.yaml").read_text(encoding="utf-8"))
-    return model_card(report, {**told, **arguments})
+    return model_card(report, {**_told(folder), **arguments})
 
 
-def _report_without_examples(folder: Path) -> str:
-    """The report as it may be published: without what the test clips say and where they lie."""
+def _told(folder: Path) -> dict[str, Any]:
+    return yaml.safe_load((folder / "arguments.yaml").read_text(encoding="utf-8"))
+
+
+def _without_examples(folder: Path) -> dict[str, Any]:
+    """The report as it may be published: without what the test examples say and where they lie."""
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     for part in (report, report.get("source", {})):
         part.pop("worst", None)
-    return as_json(report)
+    return report
 
 
 def _reason(error: Exception) -> str:

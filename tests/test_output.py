@@ -19,7 +19,7 @@ from hf_transfer import Failure, InputError, TextClassification, finetune, load_
 from hf_transfer.training.interruption import _StopAfterStep
 
 STEPS = {"max_steps": 2, "disable_tqdm": True}
-DOCUMENTS = {"README.md", "report.json", "arguments.yaml", "predictions.jsonl", "config.json", "tokenizer.json",
+DOCUMENTS = {"README.md", "report.html", "report.json", "arguments.yaml", "predictions.jsonl", "config.json", "tokenizer.json",
              "tokenizer_config.json"}  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Audio files to samples: decoded with soundfile, resampled with torchaudio, checked."""
 
+import base64
 import functools
 import io
 import os
@@ -237,3 +238,10 @@ def _refuse_long(source: Path | bytes, limit: float) -> None:
         return  # decoding says what is wrong
     if info.frames < 2**40 and info.duration > limit:
         raise UnusableAudio("too long", f"{info.duration:.1f} s, more than {limit:g}")
+
+
+def as_data_uri(samples: np.ndarray, sampling_rate: int) -> str:
+    """A clip [samples] as a page can play it: MP3, which every browser knows."""
+    stream = io.BytesIO()
+    soundfile.write(stream, samples, sampling_rate, format="MP3")
+    return f"data:audio/mpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"

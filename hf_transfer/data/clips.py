@@ -61,8 +61,12 @@ class Clips(Dataset):
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         return [self._example(i) for i in indices]
 
+    def samples(self, i: int) -> np.ndarray:
+        """A clip as it is, [samples] in float32."""
+        return samples_of(self.stores[i], int(self.offsets[i]), int(self.lengths[i]))
+
     def _example(self, i: int) -> dict[str, Any]:
-        samples = samples_of(self.stores[i], int(self.offsets[i]), int(self.lengths[i]))
+        samples = self.samples(i)
         if self.augmentation is not None:
             # Drawn for this clip and epoch alone: resuming, or another number of processes, changes nothing.
             generator = np.random.default_rng([self.seed, self.epoch, i])

@@ -13,6 +13,8 @@ from hf_transfer.evaluation.decision import (
     Decision,
     expected_calibration_error,
     fit_temperature,
+    precision_recall,
+    reliability_bins,
     threshold_for_best_f1,
     threshold_for_false_positive_rate,
 )
@@ -25,6 +27,9 @@ from hf_transfer.evaluation.metrics import (
     multilabel_metrics,
     ranking_metrics,
 )
+
+# How many examples a report shows as the worst; with more labels than these a matrix is no picture any more.
+WORST, MOST_LABELS = 10, 40
 
 
 def references(split: Dataset) -> Array:
@@ -151,3 +156,59 @@ def decided(probabilities: Array, decision: Decision, names: list[str]) -> list[
         else:
             found.append({"label": names[chosen], "score": float(scores[chosen]), "scores": by_name})
     return found
+
+
+def findings(logits: Any, truth: Array, decision: Decision) -> dict[str, Any]:
+    """What charts are drawn from: ``confusion_matrix``, ``precision_recall``, ``reliability``, as far as they apply.
+
+    Args:
+        logits: [n, num_labels].
+        truth: references.
+        decision: of the model.
+
+    Returns:
+        ``confusion_matrix`` [labels, predictions]; ``precision_recall`` of label 1 where there are two labels, with
+        the point ``chosen`` by the threshold; ``reliability``, the mean ``confidence`` and ``accuracy`` of bins of
+        ``examples``, as trained and with the temperature. Nothing where an example may have several labels.
+    """
+    if decision.multi_label:
+        return {}
+    probabilities = decision.probabilities(logits)
+    labels, size = decision.labels(probabilities), probabilities.shape[1]
+    reliability = {"as trained": reliability_bins(Decision().probabilities(logits), truth)}
+    if decision.temperature != 1.0:
+        reliability["calibrated"] = reliability_bins(probabilities, truth)
+    found: dict[str, Any] = {"reliability": reliability}
+    if size <= MOST_LABELS:
+        found["confusion_matrix"] = confusion_matrix(truth, labels, size).astype(int).tolist()
+    if size == 2 and len(set(truth.tolist())) == 2:
+        hits = labels == 1
+        found["precision_recall"] = precision_recall(probabilities[:, 1], truth) | {
+            "chosen": {
+                "threshold": 0.5 if decision.threshold is None else decision.threshold,
+                "precision": float(truth[hits].mean()) if hits.any() else 0.0,
+                "recall": float(hits[truth == 1].mean()),
+            }
+        }
+    return found
+
+
+def least_likely(logits: Any, truth: Array, decision: Decision, names: list[str]) -> list[dict[str, Any]]:
+    """Where the model is most wrong: ``row``, ``label``, ``prediction``, and the label's ``probability``.
+
+    Where an example may have several labels, the probability is that of the least likely of its right answers.
+    """
+    probabilities = decision.probabilities(logits)
+    if decision.multi_label:
+        right = np.where(truth == 1, probabilities, 1 - probabilities).min(axis=1)
+    else:
+        right = probabilities[np.arange(len(truth)), truth]
+    rows = np.argsort(right, kind="stable")[:WORST]
+    records = decided(probabilities[rows], decision, names)
+    labels = [
+        [names[k] for k in np.flatnonzero(truth[row])] if decision.multi_label else names[truth[row]] for row in rows
+    ]
+    return [
+        {"row": int(row), "label": label, "prediction": record["label"], "probability": float(right[row])}
+        for row, label, record in zip(rows, labels, records, strict=True)
+    ]

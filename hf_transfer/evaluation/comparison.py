@@ -29,5 +29,5 @@ def compare(task: Any, before: Any, after: Any, split: Dataset, config: Any, see
         "confidence": found["after"],
         "gain": found["gain"],
         "groups": groups,
-        **task.findings(after, split),
+        **task.findings(after, split, config),
     }

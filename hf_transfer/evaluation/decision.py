@@ -76,8 +76,10 @@ def fit_temperature(logits: Array, references: Array, *, multi_label: bool = Fal
     return float(np.exp(found.x)) if found.fun < loss(0.0) else 1.0
 
 
-def expected_calibration_error(probabilities: Array, references: Array, bins: int = 15) -> float:
-    """Mean gap between confidence and accuracy over equal-width bins (Guo et al. 2017).
+def reliability_bins(probabilities: Array, references: Array, bins: int = 15) -> list[dict[str, float]]:
+    """Mean ``confidence`` and ``accuracy`` of the ``examples`` in each of equal-width bins that holds any.
+
+    Guo et al. 2017.
 
     Args:
         probabilities: [n, num_labels].
@@ -87,9 +89,29 @@ def expected_calibration_error(probabilities: Array, references: Array, bins: in
     confidence = probabilities.max(axis=-1)
     right = probabilities.argmax(axis=-1) == references
     which = np.minimum((confidence * bins).astype(int), bins - 1)
-    weight = np.bincount(which, minlength=bins)
-    gap = np.abs(np.bincount(which, right, bins) - np.bincount(which, confidence, bins))
-    return float(gap[weight > 0].sum() / len(references))
+    counts = np.bincount(which, minlength=bins)
+    sums = np.bincount(which, confidence, bins), np.bincount(which, right, bins)
+    return [
+        {"confidence": float(sums[0][i] / n), "accuracy": float(sums[1][i] / n), "examples": int(n)}
+        for i, n in enumerate(counts)
+        if n
+    ]
+
+
+def expected_calibration_error(probabilities: Array, references: Array) -> float:
+    """Mean gap between confidence and accuracy over the bins above (Guo et al. 2017)."""
+    gaps = [
+        bin_["examples"] * abs(bin_["accuracy"] - bin_["confidence"])
+        for bin_ in reliability_bins(probabilities, references)
+    ]
+    return float(sum(gaps) / len(references))
+
+
+def precision_recall(scores: Array, references: Array) -> dict[str, list[float]]:
+    """``precision`` and ``recall`` of label 1 by falling threshold on `scores` [n], at most 200 points."""
+    precision, recall, _ = precision_recall_curve(references, scores)
+    some = np.unique(np.linspace(0, len(recall) - 1, min(200, len(recall))).astype(int))[::-1]
+    return {"precision": precision[some].round(5).tolist(), "recall": recall[some].round(5).tolist()}
 
 
 def threshold_for_best_f1(scores: Array, references: Array) -> float:

@@ -8,6 +8,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader
 
 from hf_transfer.evaluation.bootstrap import RESAMPLES
+from hf_transfer.reporting.report import is_local, local_name
 
 # One template a task, named by its pipeline tag, on top of base.md.
 CARDS = Path(__file__).with_name("cards")
@@ -42,11 +43,10 @@ def model_card(report: dict[str, Any], arguments: dict[str, Any]) -> str:
     numbers = {key: value for key, value in report["metrics"].items() if isinstance(value, float)}
     names = [*report["headline"], *(key for key in numbers if key not in report["headline"])]
     base, source = report["model"], report["data"]["source"]
-    # Where a folder lies is nobody's business but its owner's.
-    shown, source = (Path(name).name if _is_local(name) else name for name in (base, source))
+    shown, source = local_name(base), local_name(source)
     data = ModelCardData(
-        base_model=None if _is_local(base) else base,
-        datasets=arguments.get("dataset_name") if not _is_local(arguments.get("dataset_name") or "/") else None,
+        base_model=None if is_local(base) else base,
+        datasets=arguments.get("dataset_name") if not is_local(arguments.get("dataset_name") or "/") else None,
         library_name="peft" if report["adapter"] else "transformers",
         pipeline_tag=report["task"],
         tags=["hf-transfer-learning", report["method"]],
@@ -95,10 +95,6 @@ def cell(value: Any) -> str:
     """Text from the data as it may stand in Markdown: no markup, no table borders, no line breaks."""
     text = " ".join(str(value).split())
     return re.sub(r"([\\`*_\[\]<>|#!~$])", r"\\\1", text).replace("\\<", "&lt;").replace("\\>", "&gt;")
-
-
-def _is_local(name: str) -> bool:
-    return name.startswith(("/", ".", "~")) or Path(name).exists() or name.count("/") > 1
 
 
 def _slug(text: str) -> str:

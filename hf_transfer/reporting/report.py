@@ -4,14 +4,17 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import yaml
+from markupsafe import escape
 
 # The packages whose versions decide what a run gives.
 PACKAGES = ("hf-transfer-learning", "torch", "torchaudio", "transformers", "datasets", "peft", "accelerate",
@@ -42,7 +45,7 @@ def device_name() -> str:
 
 @dataclass(frozen=True)
 class Finetuned:
-    """A finished run.
+    """A finished run; a notebook shows its ``report.html``.
 
     Attributes:
         folder: the output folder.
@@ -54,6 +57,72 @@ class Finetuned:
 
     def __str__(self) -> str:
         return summary(self.report, self.folder)
+
+    def _repr_html_(self) -> str:
+        return in_notebook((self.folder / "report.html").read_text(encoding="utf-8"))
+
+
+def in_notebook(page: str) -> str:
+    """A page as a cell of a notebook shows it: in a frame, so that neither's style reaches the other."""
+    return (
+        f'<iframe srcdoc="{escape(page)}" style="width: 100%; height: 40rem; border: 1px solid #8888" '
+        'sandbox="" title="report"></iframe>'
+    )
+
+
+def answer(report: Mapping[str, Any]) -> str:
+    """The run in a sentence: what was gained, with how much of the model trained, in what time."""
+    key, name = report["data"]["answer"]
+    before, after = report["baseline"].get(key), report["metrics"][key]
+    ends = report["confidence"].get(key)
+    shown = f"{name} {_short(before)} → {_short(after)}" + (f" [{_short(ends[0])}, {_short(ends[1])}]" if ends else "")
+    share = 100 * report["parameters"]["trainable"] / report["parameters"]["total"]
+    trained = f"{share:.2g}" if share < 10 else f"{share:.0f}"
+    return f"{shown} with {trained} % of the weights trained, in {_duration(report['seconds']['total'])}."
+
+
+def _short(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:.2f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def describe_lengths(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """How long the examples of each split are, with counts over bins that all splits share.
+
+    Args:
+        inputs: preprocessed examples by split: see `Task.preprocess`.
+    """
+    rate = getattr(next(iter(inputs.values())), "sampling_rate", None)
+    lengths = {name: np.asarray(dataset["length"][:]) / (rate or 1) for name, dataset in inputs.items()}
+    edges = np.histogram_bin_edges(np.concatenate(list(lengths.values())), bins=24)
+    return {
+        "unit": "seconds" if rate else "tokens",
+        "edges": [round(float(edge), 4) for edge in edges],
+        "splits": {
+            name: {
+                "shortest": float(own.min()),
+                "median": float(np.median(own)),
+                "longest": float(own.max()),
+                "counts": np.histogram(own, edges)[0].tolist(),
+            }
+            for name, own in lengths.items()
+        },
+    }
+
+
+def local_name(name: str) -> str:
+    """A model or dataset by its name: where a folder lies is nobody's business but its owner's."""
+    return Path(name).name if is_local(name) else name
+
+
+def is_local(name: str) -> bool:
+    """Whether this is a path, and not the name of something on the Hub."""
+    return name.startswith(("/", ".", "~")) or Path(name).exists() or name.count("/") > 1
 
 
 def summary(report: dict[str, Any], folder: Path) -> str:
@@ -78,7 +147,7 @@ def summary(report: dict[str, Any], folder: Path) -> str:
         lines.append(f"It heard nothing at all in {silent:.0%} of the clips: train longer (--num_train_epochs).")
     share = parameters["trainable"] / parameters["total"]
     lines += [
-        f"Measured on {data['examples']['test']} test examples; {verdict(report)}",
+        f"Measured on {data['examples']['test']} test examples; {verdict(report).text}",
         f"Method {report['method']}: {parameters['trainable']:,} of {parameters['total']:,} weights trained "
         f"({share:.1%}) in {training['seconds']:.0f} s of training, {report['seconds']['total']:.0f} s in all.",
         throughput(training),
@@ -120,15 +189,29 @@ def shell_command() -> str:
     return os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside)
 
 
-def verdict(report: dict[str, Any]) -> str:
-    """In words, whether the gain is more than chance."""
+class Verdict(NamedTuple):
+    """Whether the gain is more than chance.
+
+    Attributes:
+        kind: ``good``, ``bad`` or ``unclear``.
+        text: in words.
+    """
+
+    kind: str
+    text: str
+
+
+def verdict(report: Mapping[str, Any]) -> Verdict:
+    """Whether the first of the run's metrics got better, by its interval."""
     name, better_up = report["headline"][0], report["greater_is_better"]
     low, high = report["gain"].get(name, (0.0, 0.0))
     if report["data"]["examples"]["test"] < FEWEST:
-        return "too few to tell whether anything was gained."
+        return Verdict("unclear", "too few to tell whether anything was gained.")
     if low <= 0 <= high:
-        return f"the change of {name} is within chance ({low:+.3f} to {high:+.3f}, 95 %)."
+        return Verdict("unclear", f"the change of {name} is within chance ({low:+.3f} to {high:+.3f}, 95 %).")
     least, most = sorted((abs(low), abs(high)))
     rose = low > 0
     change = f"{'rose' if rose else 'fell'} by {least:.3f} to {most:.3f} (95 %)"
-    return f"{name} {change}." if rose == better_up else f"{name} {change.upper()}: do not ship this."
+    if rose == better_up:
+        return Verdict("good", f"{name} {change}.")
+    return Verdict("bad", f"{name} {change.upper()}: do not ship this.")

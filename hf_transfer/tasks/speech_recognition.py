@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict
 from transformers import AutoModelForCTC, PreTrainedModel, Wav2Vec2BertProcessor, Wav2Vec2Processor
 
 from hf_transfer.arguments import DataArguments, ModelArguments
-from hf_transfer.data.audio import AudioSettings
+from hf_transfer.data.audio import AudioSettings, as_data_uri
 from hf_transfer.data.augmentation import Augmentation
 from hf_transfer.data.clips import Clips, SpeechCollator, samples_for, spelling_frames
 from hf_transfer.data.recordings import (
@@ -215,6 +215,7 @@ class SpeechRecognition:
                 for name, split in splits.items()
                 if "speaker" in split.column_names
             },
+            "answer": ("wer", "Word error rate"),
         }
 
     # --- model ------------------------------------------------------------------------------------------------
@@ -351,12 +352,17 @@ class SpeechRecognition:
         speakers = split["speaker"][:] if "speaker" in split.column_names else None
         return transcription.intervals(split["text"][:], list(before), list(after), speakers, seed)
 
-    def findings(self, outputs: Any, split: Dataset) -> dict[str, Any]:
+    def findings(self, outputs: Any, split: Dataset, config: Any) -> dict[str, Any]:
         references, hypotheses = split["text"][:], list(outputs)
         return {
             "errors": transcription.commonest_errors(references, hypotheses),
             "worst": transcription.worst_clips(split["audio"][:], references, hypotheses),
         }
+
+    def media(self, split: Dataset, inputs: Clips, worst: list[dict[str, Any]]) -> dict[str, str]:
+        names = split["audio"][:]
+        return {one["audio"]: as_data_uri(inputs.samples(names.index(one["audio"])), inputs.sampling_rate)
+                for one in worst}  # fmt: skip
 
     def predictions(self, outputs: Any, split: Dataset, config: Any) -> list[dict[str, Any]]:
         names = [name for name in ("audio", "speaker", "group") if name in split.column_names]

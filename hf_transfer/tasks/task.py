@@ -16,7 +16,7 @@ class Task(Protocol):
     """
 
     pipeline_tag: ClassVar[str]
-    """The task's name on the Hub; ``reporting/cards/<name>.md`` is its model card."""
+    """The task's name on the Hub; ``reporting/cards/<name>.md`` is its model card, ``pages/<name>.html`` its page."""
     main_input: ClassVar[str]
     """What the pipeline is given in the first place: ``text``, ``audio``."""
     headline: ClassVar[tuple[str, ...]]
@@ -94,8 +94,11 @@ class Task(Protocol):
     def intervals(self, before: Any, after: Any, split: Dataset, config: Any, seed: int) -> dict[str, Any]:
         """95 % bootstrap intervals of the metrics after training and of what was gained."""
 
-    def findings(self, outputs: Any, split: Dataset) -> dict[str, Any]:
-        """What else the report says of the outputs."""
+    def findings(self, outputs: Any, split: Dataset, config: Any) -> dict[str, Any]:
+        """What else the report says of the outputs; ``worst`` are examples, which are not published."""
+
+    def media(self, split: Dataset, inputs: Any, worst: list[dict[str, Any]]) -> dict[str, str]:
+        """Data URIs of what is to be heard or seen of the `worst` examples of a split, by their names there."""
 
     def predictions(self, outputs: Any, split: Dataset, config: Any) -> list[dict[str, Any]]:
         """A JSON-ready record an example: input, reference, prediction, scores."""
@@ -104,4 +107,7 @@ class Task(Protocol):
         """The `transformers.Pipeline` that uses the model as it was measured."""
 
     def facts(self, splits: DatasetDict) -> dict[str, Any]:
-        """What the report and card say of the data and labels."""
+        """What the report, card and page say of the data and labels.
+
+        ``answer`` is the metric that a run's result is told by in a sentence, and its name there.
+        """

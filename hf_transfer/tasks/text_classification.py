@@ -25,6 +25,7 @@ TEXT_COLUMNS = ("text", "sentence", "sms", "message", "review", "content", "comm
                 "sentence1", "question1", "question")  # fmt: skip
 PAIRED = {"text": "text_pair", "sentence1": "sentence2", "question1": "question2", "premise": "hypothesis"}
 PAIR_COLUMNS = tuple(PAIRED.values())
+LONGEST_SHOWN = 600  # letters of a text in a report
 LABEL_COLUMNS = ("label", "labels", "sentiment", "category", "class", "target", "intent")
 
 
@@ -186,7 +187,13 @@ class TextClassification:
             "pairs": "text_pair" in splits["train"].column_names,
             "label_counts": {name: label_counts(split, names) for name, split in splits.items()},
             "majority_class_rate": None if _several(splits["train"]) else _majority_rate(splits["test"]),
+            "answer": self._answer(splits["train"], names),
         }
+
+    def _answer(self, train: Dataset, names: list[str]) -> tuple[str, str]:
+        if len(names) == 2 and not _several(train):
+            return "f1", f"{names[1][:40].capitalize()} F1"
+        return ("f1", "Mean F1 of the labels") if _several(train) else ("accuracy", "Accuracy")
 
     # --- model ------------------------------------------------------------------------------------------------
 
@@ -267,7 +274,16 @@ class TextClassification:
         decision = _decision(split, config)
         return classification.intervals(np.stack(before), np.stack(after), references, decision, seed)
 
-    def findings(self, outputs: Any, split: Dataset) -> dict[str, Any]:
+    def findings(self, outputs: Any, split: Dataset, config: Any) -> dict[str, Any]:
+        logits, decision, names = np.stack(outputs), _decision(split, config), _names(split)
+        truth = classification.references(split)
+        worst = classification.least_likely(logits, truth, decision, names)
+        texts = split.select([one.pop("row") for one in worst])
+        return classification.findings(logits, truth, decision) | {
+            "worst": [{"text": text, **one} for text, one in zip(_shown_texts(texts), worst, strict=True)]
+        }
+
+    def media(self, split: Dataset, inputs: Any, worst: list[dict[str, Any]]) -> dict[str, str]:
         return {}
 
     def predictions(self, outputs: Any, split: Dataset, config: Any) -> list[dict[str, Any]]:
@@ -288,6 +304,13 @@ class TextClassification:
 def _names(split: Dataset) -> list[str]:
     feature = split.features["label"]
     return list(getattr(feature, "feature", feature).names)
+
+
+def _shown_texts(split: Dataset) -> list[str]:
+    """Texts, or pairs of them, as far as a table shows them."""
+    both = zip(split["text"], split["text_pair"], strict=True) if "text_pair" in split.column_names else None
+    whole = split["text"][:] if both is None else [f"{text} ⏐ {pair}" for text, pair in both]
+    return [text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} …" for text in whole]
 
 
 def _several(split: Dataset) -> bool:

@@ -1,0 +1,85 @@
+"""`report.html`: the run as a page that needs nothing from elsewhere, from its report and arguments."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from hf_transfer.reporting import charts
+from hf_transfer.reporting.report import answer, local_name, verdict
+
+# base.html, and on top of it a template a task, named by its pipeline tag.
+PAGES = Path(__file__).with_name("pages")
+
+
+def report_page(report: Mapping[str, Any], arguments: Mapping[str, Any], media: Mapping[str, str]) -> str:
+    """The page of a run.
+
+    Args:
+        report: as in ``report.json``.
+        arguments: as in ``arguments.yaml``.
+        media: data URIs of the examples that are to be heard or seen, by their name in the report.
+    """
+    name = Path(str(arguments.get("hub_model_id") or arguments["output_dir"])).name
+    return render(
+        f"{report['task']}.html",
+        title=name,
+        answer=answer(report),
+        report=report,
+        arguments=arguments,
+        verdict=verdict(report),
+        base_model=local_name(report["model"]),
+        source=local_name(report["data"]["source"]),
+        curves=learning_curves(report["history"]),
+        media=media,
+    )
+
+
+def learning_curves(history: list[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """What was logged while training, by unit, as lines over steps: ``loss``, and the metrics of evaluations."""
+    found: dict[str, dict[str, Any]] = {}
+    for entry in history:
+        for key, value in entry.items():
+            if isinstance(value, (int, float)) and (key == "loss" or key.startswith("eval_")):
+                line = found.setdefault(key, {"name": key.removeprefix("eval_"), "x": [], "y": []})
+                line["x"].append(entry["step"])
+                line["y"].append(value)
+    names = {"loss": "training", "eval_loss": "validation"}
+    losses = [found[key] | {"name": name} for key, name in names.items() if key in found]
+    speeds = ("_runtime", "_per_second", "_preparation_time")
+    metrics = [line for key, line in found.items() if key not in ("loss", "eval_loss") and not key.endswith(speeds)]
+    return {"loss": losses, "metrics": metrics}
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from a template of `PAGES`; what comes from the data cannot write markup into it."""
+    pages = Environment(
+        loader=FileSystemLoader(PAGES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    pages.filters |= {"number": number, "interval": interval, "percent": percent, "amount": amount}
+    return pages.get_template(template).render(charts=charts, **values)
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A metric as it is shown; a dash for what is not there."""
+    return "–" if value is None or value != value else f"{value:.{digits}f}"
+
+
+def interval(ends: Any, digits: int = 3) -> str:
+    """``[low, high]``, or nothing."""
+    return f"[{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]" if ends else ""
+
+
+def percent(value: Any) -> str:
+    """A share, with a decimal where it is small."""
+    return "–" if value is None else f"{value:.0%}" if value >= 0.1 or value == 0 else f"{value:.1%}"
+
+
+def amount(value: Any) -> str:
+    """A whole number with separators."""
+    return "–" if value is None else f"{value:,.0f}"
