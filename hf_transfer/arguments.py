@@ -24,6 +24,7 @@ DATA_RANGES: dict[str, Range] = {
     "replay": (0, None),
     "max_train_samples": (1, None),
     "max_eval_samples": (1, None),
+    "split_seed": (0, None),
 }
 METHOD_RANGES: dict[str, Range] = {
     "trainable_layers": (0, None),
@@ -120,6 +121,13 @@ class DataArguments:
         metadata={
             "help": "Share of the training split to choose on where there is no validation split; 0: none "
             "(default: a tenth, at most 400 examples)."
+        },
+    )
+    split_seed: int | None = field(
+        default=None,
+        metadata={
+            "help": "Seed of the splits that are made where there are none and of --max_eval_samples "
+            "(default: --seed)."
         },
     )
     max_train_samples: int | None = field(

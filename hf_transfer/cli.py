@@ -1,4 +1,4 @@
-"""`hf-transfer`: predict, evaluate, push, env. Heavy imports wait until a command needs them."""
+"""`hf-transfer`: predict, evaluate, compare, study, push, env. Heavy imports wait until a command needs them."""
 
 import argparse
 import json
@@ -24,7 +24,9 @@ def main() -> NoReturn:
 def _command() -> None:
     parser = _parser()
     arguments, unknown = parser.parse_known_args()
-    if unknown:
+    if "finetuning" in arguments:
+        arguments.finetuning = unknown  # the flags of recipes, which are parsed by what parses theirs
+    elif unknown:
         known = [f"--{name}" for name in vars(arguments)]
         raise InputError(f"Unknown argument {unknown[0]}.{nearest(unknown[0], known)} See {parser.prog} --help.")
     arguments.run(arguments)
@@ -59,6 +61,26 @@ def _parser() -> argparse.ArgumentParser:
     _add_columns(command)
     command.set_defaults(run=_evaluate)
 
+    command = commands.add_parser(
+        "compare", help="fine-tune with several methods and seeds, and say which to take", allow_abbrev=False,
+        usage="hf-transfer compare [--config FILE.yaml] [--methods A,B] [--seeds N] [--models A,B] "
+        "--output_dir FOLDER [any flag of the recipes]",
+    )  # fmt: skip
+    _add_methods(command, "full,lora,frozen,scratch")
+    command.add_argument("--seeds", type=int, default=3, help="runs of each method (default: 3)")
+    command.add_argument("--models", type=_listed, default=[], help="models to compare, separated by commas")
+    command.set_defaults(run=_compare, finetuning=None)
+
+    command = commands.add_parser(
+        "study", help="measure how quality grows with the number of labelled examples", allow_abbrev=False,
+        usage="hf-transfer study [--config FILE.yaml] [--methods A,B] [--sizes 8,16,32] [--draws N] "
+        "--output_dir FOLDER [any flag of the recipes]",
+    )  # fmt: skip
+    _add_methods(command, "frozen,scratch")
+    command.add_argument("--sizes", type=_listed, help="numbers of training examples (default: 8, 16, 32 ... all)")
+    command.add_argument("--draws", type=int, default=3, help="draws of each number of examples (default: 3)")
+    command.set_defaults(run=_study, finetuning=None)
+
     command = commands.add_parser("push", help="upload a finished run to the Hub", allow_abbrev=False)
     command.add_argument("folder", help="output folder of a run")
     command.add_argument("--hub_model_id", help="repository to push to (default: the folder's name)")
@@ -82,6 +104,16 @@ def _add_columns(command: argparse.ArgumentParser) -> None:
     command.add_argument("--text_pair_column_name", help="column of the second texts, for pairs")
     command.add_argument("--column_names", nargs="+", help="column names of a file without a header")
     command.add_argument("--delimiter", help="delimiter of a CSV or TSV file")
+
+
+def _add_methods(command: argparse.ArgumentParser, default: str) -> None:
+    command.add_argument("--methods", type=_listed, default=default, help=f"separated by commas (default: {default})")
+    command.add_argument("--config", help="YAML file of a recipe's arguments")
+    command.add_argument("--output_dir", help="folder for the result and for the runs")
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _predict(arguments: argparse.Namespace) -> None:
@@ -189,6 +221,38 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             stream.write(as_json(found))
     else:
         sys.stdout.write(as_json(found))
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from hf_transfer.comparing import compare
+
+    task, values = _finetuning(arguments, arguments.models)
+    found = compare(task, methods=arguments.methods, seeds=arguments.seeds, models=arguments.models, **values)
+    sys.stdout.write(f"\n{found}\n")
+
+
+def _study(arguments: argparse.Namespace) -> None:
+    from hf_transfer.studying import study
+
+    task, values = _finetuning(arguments, [])
+    found = study(task, methods=arguments.methods, sizes=arguments.sizes, draws=arguments.draws, **values)
+    sys.stdout.write(f"\n{found}\n")
+
+
+def _finetuning(arguments: argparse.Namespace, models: list[str]) -> tuple[Any, dict[str, Any]]:
+    """The task that the model is for, with its settings, and the other arguments of its runs."""
+    from hf_transfer.parsing import given_arguments, model_named
+    from hf_transfer.tasks import task_for
+
+    flags = list(arguments.finetuning)
+    for name in ("config", "output_dir"):
+        if getattr(arguments, name) is not None:
+            flags += [f"--{name}", getattr(arguments, name)]
+    model = next(iter(models), None) or model_named(flags)
+    task_class = task_for(model)
+    values = given_arguments(task_class, flags)
+    own = {name: values.pop(name) for name in list(values) if name in task_class.__dataclass_fields__}
+    return task_class(**own), values
 
 
 def _push(arguments: argparse.Namespace) -> None:

@@ -256,6 +256,7 @@ def _prepare_splits(
 ) -> tuple[DatasetDict, dict[str, Any]]:
     """Checked train, validation and test splits, and what the report says of them."""
     data, seed = arguments.data, arguments.training.seed
+    split_seed = seed if data.split_seed is None else data.split_seed
     given = _in_memory(dataset, data) if dataset is not None else load_splits(data)
     given = only_groups(named_groups(given, data), data)
     show_bars_for(sum(len(split) for split in given.values()))
@@ -264,9 +265,9 @@ def _prepare_splits(
     evaluates = str(arguments.training.eval_strategy) not in ("no", "IntervalStrategy.NO")
     if data.validation_size is None and not (task.decides or evaluates):
         data = dataclasses.replace(data, validation_size=0)  # nothing would be asked of it
-    splits, made = complete_splits(splits, strata, data, seed)
-    splits, pool = separate_source(splits, data, seed)
-    splits = cut_to_sizes(splits, {name: task.strata(split) for name, split in splits.items()}, data, seed)
+    splits, made = complete_splits(splits, strata, data, split_seed)
+    splits, pool = separate_source(splits, data, split_seed)
+    splits = cut_to_sizes(splits, {name: task.strata(split) for name, split in splits.items()}, data, seed, split_seed)
     splits, replayed = replay(splits, pool, data, seed)
     identities = {name: task.identities(split) for name, split in splits.items()}
     splits, also_in_training = overlap(splits, identities, remove=data.deduplicate)

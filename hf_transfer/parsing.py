@@ -38,24 +38,64 @@ def parse_arguments(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     defaults, without_data = dict(defaults or {}), dict(defaults_without_data or {})
-    parser = _Parser(_groups_of(task_class), description=description, allow_abbrev=False)
-    parser.add_argument("--config", metavar="FILE", help="YAML file of arguments; flags win over it.")
     if {"-h", "--help"} & set(argv):
+        parser = _parser(task_class, description)
         parser.set_defaults(**{**defaults, **without_data})
         parser.print_help()
         sys.exit(0)
-    flags = parser.given(argv, "the command line")
-    config = flags.pop("config", None)
-    chosen = flags
-    if config is not None:
-        chosen = {**parser.given(_as_flags(_read_yaml(config), config), config), **flags}
+    chosen = given_arguments(task_class, argv)
     if "train_file" not in chosen and "dataset_name" not in chosen:
         defaults |= without_data
-    return _build(task_class, {**defaults, **chosen})
+    return build_arguments(task_class, {**defaults, **chosen})
+
+
+def given_arguments(task_class: type, argv: Sequence[str]) -> dict[str, Any]:
+    """The arguments that a YAML file (``--config``) and flags set, by name, without any default; flags win.
+
+    Raises:
+        InputError: an argument is unknown, misspelt or has a wrong value.
+    """
+    parser = _parser(task_class)
+    flags = parser.given(argv, "the command line")
+    config = flags.pop("config", None)
+    if config is None:
+        return flags
+    return {**parser.given(_as_flags(_read_yaml(config), config), config), **flags}
+
+
+def model_named(argv: Sequence[str]) -> str:
+    """The ``--model_name_or_path`` among flags, or in their ``--config``: it tells the task, and that the other flags.
+
+    Raises:
+        InputError: there is none.
+    """
+    parser = _Parser([], add_help=False, allow_abbrev=False)
+    parser.add_argument("--model_name_or_path")
+    parser.add_argument("--config")
+    found, _ = parser.parse_known_args(list(argv))
+    name = found.model_name_or_path or (_read_yaml(found.config) if found.config else {}).get("model_name_or_path")
+    if not name:
+        raise InputError("--model_name_or_path is missing: expected a Hub id or a local model folder.")
+    return str(name)
+
+
+def _parser(task_class: type, description: str | None = None) -> "_Parser":
+    parser = _Parser(_groups_of(task_class), description=description, allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE", help="YAML file of arguments; flags win over it.")
+    return parser
 
 
 def make_arguments(task: Any, keywords: Mapping[str, Any]) -> Arguments:
     """Arguments for `task`, a task's instance, from Python keywords named as the flags are.
+
+    Raises:
+        InputError: a keyword is unknown or misspelt.
+    """
+    return dataclasses.replace(build_arguments(type(task), keyword_arguments(task, keywords)), task=task)
+
+
+def keyword_arguments(task: Any, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Python keywords as values by flag name.
 
     Raises:
         InputError: a keyword is unknown or misspelt.
@@ -67,18 +107,19 @@ def make_arguments(task: Any, keywords: Mapping[str, Any]) -> Arguments:
             raise InputError(f"{key} is a setting of the task: pass it as {type(task).__name__}({key}=...).")
         if key not in names:
             raise InputError(f"Unknown argument {key}.{nearest(key, names)}")
-    arguments = _build(
-        type(task),
-        {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in keywords.items()},
-    )
-    return dataclasses.replace(arguments, task=task)
+    return {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in keywords.items()}
 
 
 def _groups_of(task_class: type) -> list[type]:
     return [ModelArguments, DataArguments, task_class, MethodArguments, TransferTrainingArguments]
 
 
-def _build(task_class: type, values: Mapping[str, Any]) -> Arguments:
+def build_arguments(task_class: type, values: Mapping[str, Any]) -> Arguments:
+    """`Arguments` of values by flag name.
+
+    Raises:
+        InputError: they do not fit together.
+    """
     model, data, task, method, training = (
         group(**{f.name: values[f.name] for f in dataclasses.fields(group) if f.init and f.name in values})
         for group in _groups_of(task_class)

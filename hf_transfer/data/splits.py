@@ -164,14 +164,16 @@ def complete_splits(
     return DatasetDict({name: complete[name] for name in SPLITS if name in complete}), made
 
 
-def cut_to_sizes(splits: DatasetDict, strata: dict[str, list[Any]], data: DataArguments, seed: int) -> DatasetDict:
-    """The splits with no more examples than --max_train_samples and --max_eval_samples, stratified."""
+def cut_to_sizes(
+    splits: DatasetDict, strata: dict[str, list[Any]], data: DataArguments, seed: int, split_seed: int
+) -> DatasetDict:
+    """The splits with no more examples than --max_train_samples (by `seed`) and --max_eval_samples, stratified."""
     limits = dict.fromkeys(SPLITS, data.max_eval_samples) | {"train": data.max_train_samples, "replay": None}
     cut = DatasetDict(splits)
     for name, split in splits.items():
         limit = limits[name]
         if limit is not None and limit < len(split):
-            _, taken, _ = _stratified(strata[name], limit, seed)
+            _, taken, _ = _stratified(strata[name], limit, seed if name == "train" else split_seed)
             cut[name] = split.select(taken)
     return cut
 

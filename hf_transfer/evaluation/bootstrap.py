@@ -1,6 +1,7 @@
 """95 % bootstrap intervals: percentile method, Efron & Tibshirani (1993), chapter 13."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,19 @@ from hf_transfer.evaluation.metrics import Array
 
 RESAMPLES = 1000
 _CELLS_AT_ONCE = 4_000_000
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """What a bootstrap over kept predictions needs.
+
+    Attributes:
+        units: for each example the number of what is drawn together: itself, or its speaker, [n].
+        metrics: from weights of the examples [..., n] to values [...] by name.
+    """
+
+    units: Array
+    metrics: Callable[[Array], dict[str, Array]]
 
 
 def bootstrap(statistic: Callable[[Array], dict[Any, Array]], n: int, *, seed: int) -> dict[Any, list[float]]:
@@ -27,7 +41,7 @@ def bootstrap(statistic: Callable[[Array], dict[Any, Array]], n: int, *, seed: i
     """
     if n == 0:
         return {}
-    parts = [statistic(weights) for weights in _multiplicities(n, seed)]
+    parts = [statistic(weights) for weights in multiplicities(n, seed)]
     values = {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in parts[0]}
     least = float(binomtest(n, n).proportion_ci().low)
     ends = {
@@ -43,7 +57,8 @@ def _is_change(name: Any) -> bool:
     return isinstance(name, tuple) and name[0] == "gain"
 
 
-def _multiplicities(n: int, seed: int) -> Iterator[Array]:
+def multiplicities(n: int, seed: int) -> Iterator[Array]:
+    """How often each of `n` is drawn in each resample, [some resamples, n] at a time."""
     generator = np.random.default_rng(seed)
     at_once = max(1, min(RESAMPLES, _CELLS_AT_ONCE // n))
     for start in range(0, RESAMPLES, at_once):

@@ -133,8 +133,18 @@ def intervals(before: Any, after: Any, truth: Array, decision: Decision, seed: i
 
 def _weighted_metrics(logits: Any, truth: Array, decision: Decision) -> Callable[[Array], dict[str, Array]]:
     probabilities = decision.probabilities(logits)
-    labels = decision.labels(probabilities)
-    if decision.multi_label:
+    return weighted_metrics(truth, decision.labels(probabilities), probabilities)
+
+
+def weighted_metrics(truth: Array, labels: Array, probabilities: Array) -> Callable[[Array], dict[str, Array]]:
+    """Metrics of decided `labels`, each [...], as a function of the examples' weights [..., n].
+
+    Args:
+        truth: label ids [n], or a 0/1 matrix [n, num_labels] where an example may have several.
+        labels: predicted, as `truth`.
+        probabilities: [n, num_labels].
+    """
+    if truth.ndim == 2:
         return lambda weights: multilabel_metrics(truth, labels, weights)
     size = probabilities.shape[1]
     ranked = size == 2 and len(set(truth.tolist())) == 2

@@ -75,11 +75,10 @@ def intervals(
         seed: of the resampling.
     """
     earlier, later = count_errors(references, before), count_errors(references, after)
-    if speakers is not None and len(set(speakers)) >= ENOUGH_SPEAKERS:
-        _, which = np.unique(np.asarray(speakers), return_inverse=True)
-        earlier, later = (
-            {name: np.bincount(which, values) for name, values in counts.items()} for counts in (earlier, later)
-        )
+    which = units(speakers, len(references))
+    earlier, later = (
+        {name: np.bincount(which, values) for name, values in counts.items()} for counts in (earlier, later)
+    )
 
     def both(weights: Array) -> dict[Any, Array]:
         old, new = rates(earlier, weights), rates(later, weights)
@@ -87,6 +86,13 @@ def intervals(
 
     found = bootstrap(both, len(later["words"]), seed=seed)
     return {kind: {key[1]: ends for key, ends in found.items() if key[0] == kind} for kind in ("after", "gain")}
+
+
+def units(speakers: Sequence[str] | None, clips: int) -> Array:
+    """What is resampled together, by number for each clip: speakers where enough are known, else each clip alone."""
+    if speakers is None or len(set(speakers)) < ENOUGH_SPEAKERS:
+        return np.arange(clips)
+    return np.unique(np.asarray(speakers), return_inverse=True)[1]
 
 
 def commonest_errors(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, list[dict[str, Any]]]:

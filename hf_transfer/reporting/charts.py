@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from typing import Any
 
@@ -234,4 +234,30 @@ def bars(values: Mapping[str, float], *, label: str, x: str) -> Markup:
     for y, name in enumerate(names):
         axes.text(values[name], y, f" {values[name]:.3g}", va="center", fontsize=8)
     axes.margins(x=0.12)
+    return _svg(figure, label)
+
+
+@_with_style
+def points(runs: Iterable[tuple[str, Mapping[str, Any]]], *, metric: str, label: str, x: str, y: str) -> Markup:
+    """Each run's quality by its seconds of training.
+
+    Args:
+        runs: names, and runs as in ``comparison.json``.
+        metric: that is shown.
+        label: what the chart shows, for readers who do not see it.
+        x: what runs to the right.
+        y: what runs upwards.
+    """
+    figure, axes = _figure()
+    for i, (name, run) in enumerate(runs):
+        value, seconds = run["metrics"][metric], run["training_seconds"]
+        low, high = run["confidence"][metric]
+        axes.plot([seconds, seconds], [low, high], color=SERIES[i % len(SERIES)], linewidth=3, alpha=0.4)
+        axes.plot(seconds, value, "o", color=SERIES[i % len(SERIES)], markersize=5)
+        axes.annotate(_plain(name), (seconds, value), xytext=(6, 4), textcoords="offset points", fontsize=8)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.set_xlim(left=0)
+    axes.margins(x=0.2)
+    axes.grid(color=FAINT, linewidth=0.4)
     return _svg(figure, label)

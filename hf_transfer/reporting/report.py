@@ -78,14 +78,15 @@ def answer(report: Mapping[str, Any]) -> str:
     shown = f"{name} {_short(before)} → {_short(after)}" + (f" [{_short(ends[0])}, {_short(ends[1])}]" if ends else "")
     share = 100 * report["parameters"]["trainable"] / report["parameters"]["total"]
     trained = f"{share:.2g}" if share < 10 else f"{share:.0f}"
-    return f"{shown} with {trained} % of the weights trained, in {_duration(report['seconds']['total'])}."
+    return f"{shown} with {trained} % of the weights trained, in {duration(report['seconds']['total'])}."
 
 
 def _short(value: float | None) -> str:
     return "–" if value is None or value != value else f"{value:.2f}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

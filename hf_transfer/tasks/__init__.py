@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from hf_transfer.arguments import ModelArguments
 from hf_transfer.errors import InputError
 
 
@@ -11,11 +12,34 @@ def task_of(config: Any, name: str) -> Any:
     Raises:
         InputError: `config` is of a model without a task's head.
     """
-    from hf_transfer.tasks.speech_recognition import SpeechRecognition
-    from hf_transfer.tasks.text_classification import TextClassification
-
     architectures = getattr(config, "architectures", None) or ["none"]
-    for task in (TextClassification, SpeechRecognition):
+    for task in _every():
         if any(architecture.endswith(task.architecture_suffix) for architecture in architectures):
             return task
     raise InputError(f"{name} is no fine-tuned model: its config.json names the architecture {architectures[0]}.")
+
+
+def task_for(model: str) -> Any:
+    """The task class that a pretrained model can be adapted to.
+
+    Raises:
+        InputError: there is no such model, or no task for its kind.
+    """
+    from hf_transfer.models import load_config
+
+    errors = []
+    for task in _every():
+        try:
+            load_config(ModelArguments(model), task.auto_model)
+        except InputError as error:
+            errors.append(error)
+        else:
+            return task
+    raise errors[0]
+
+
+def _every() -> tuple[Any, ...]:
+    from hf_transfer.tasks.speech_recognition import SpeechRecognition
+    from hf_transfer.tasks.text_classification import TextClassification
+
+    return TextClassification, SpeechRecognition

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
 from transformers import AutoModelForCTC, PreTrainedModel, Wav2Vec2BertProcessor, Wav2Vec2Processor
@@ -28,6 +29,7 @@ from hf_transfer.data.splits import find_column
 from hf_transfer.data.transcripts import build_tokenizer, covers, letters_of, normalise, unknown_letters
 from hf_transfer.errors import InputError, logger, nearest
 from hf_transfer.evaluation import transcription
+from hf_transfer.evaluation.bootstrap import Resampled
 from hf_transfer.models import load_config, load_pretrained
 from hf_transfer.tasks.ctc_models import frames_of, input_length, load_feature_extractor, load_vocabulary, renew_head
 from hf_transfer.tasks.speech_pipeline import SpeechPipeline
@@ -369,11 +371,21 @@ class SpeechRecognition:
         counts = transcription.count_errors(split["text"][:], list(outputs))
         return [
             {name: example[name] for name in names}
-            | {"reference": example["text"], "prediction": text, "word_errors": int(errors), "words": int(words)}
-            for example, text, errors, words in zip(
-                split, outputs, counts["word_errors"], counts["words"], strict=True
-            )
+            | {"reference": example["text"], "prediction": text}
+            | {name: int(values[i]) for name, values in counts.items()}
+            for i, (example, text) in enumerate(zip(split, outputs, strict=True))
         ]
+
+    def resampled(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> Resampled:
+        counts = {
+            name: np.array([record[name] for record in records], dtype=float)
+            for pair in transcription.RATES.values()
+            for name in pair
+        }
+        speakers = [record["speaker"] for record in records] if "speaker" in records[0] else None
+        return Resampled(
+            transcription.units(speakers, len(records)), lambda weights: transcription.rates(counts, weights)
+        )
 
     def pipeline(self, model: Any, processor: Any) -> SpeechPipeline:
         return SpeechPipeline(

@@ -7,6 +7,7 @@ from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel
 
 from hf_transfer.arguments import DataArguments, ModelArguments
+from hf_transfer.evaluation.bootstrap import Resampled
 
 
 class Task(Protocol):
@@ -102,6 +103,14 @@ class Task(Protocol):
 
     def predictions(self, outputs: Any, split: Dataset, config: Any) -> list[dict[str, Any]]:
         """A JSON-ready record an example: input, reference, prediction, scores."""
+
+    def resampled(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> Resampled:
+        """The metrics of such records, under resampling.
+
+        Args:
+            records: from `predictions`, as ``predictions.jsonl`` holds them.
+            facts: of the data, as in the report.
+        """
 
     def pipeline(self, model: Any, processor: Any) -> Any:
         """The `transformers.Pipeline` that uses the model as it was measured."""

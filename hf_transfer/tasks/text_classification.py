@@ -16,6 +16,7 @@ from hf_transfer.data.examples import encode_labels, label_counts, learnable_lab
 from hf_transfer.data.splits import find_column
 from hf_transfer.errors import InputError, logger
 from hf_transfer.evaluation import classification
+from hf_transfer.evaluation.bootstrap import Resampled
 from hf_transfer.evaluation.decision import Decision
 from hf_transfer.models import load_config, load_pretrained, load_tokenizer, longest_input, renew_unlike_head
 from hf_transfer.tasks.text_pipeline import DecidingTextClassificationPipeline
@@ -296,6 +297,18 @@ class TextClassification:
             | {"prediction": record.pop("label"), **record}
             for example, record in zip(split, records, strict=True)
         ]
+
+    def resampled(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> Resampled:
+        names = facts["labels"]
+
+        def ids(values: list[Any]) -> np.ndarray:
+            if facts["multi_label"]:
+                return np.array([[int(name in value) for name in names] for value in values])
+            return np.array([names.index(value) for value in values])
+
+        scores = np.array([[record["scores"][name] for name in names] for record in records])
+        truth, labels = (ids([record[key] for record in records]) for key in ("label", "prediction"))
+        return Resampled(np.arange(len(records)), classification.weighted_metrics(truth, labels, scores))
 
     def pipeline(self, model: Any, processor: Any) -> Any:
         return DecidingTextClassificationPipeline(model=model, tokenizer=processor)

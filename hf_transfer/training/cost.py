@@ -3,18 +3,21 @@
 import contextlib
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import nnls
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 
 class Meter:
-    """Seconds by stage of the run."""
+    """Seconds by stage of the run; peak memory counts from here on."""
 
     def __init__(self) -> None:
+        _forget_peak_memory()
         self.started = time.perf_counter()
         self.stages: dict[str, float] = {}
         self.running: tuple[str, float, float] | None = None
@@ -87,16 +90,20 @@ def training_cost(trainer: Any, examples: Any, seconds: float, *, cached: bool, 
 
 
 def _flops_an_epoch(trainer: Any, lengths: np.ndarray) -> float:
-    """Counted for three examples by themselves; in between, arithmetic is a parabola of the length (attention).
+    """Counted for five examples by themselves; in between, arithmetic is a parabola of the length (attention).
 
-    What does not grow with the length is left out: LoRA adds its update into the weights once a step.
+    None of its three parts is negative: a fit that may be takes the rounding of convolutions for curvature. What does
+    not grow with the length is left out: LoRA adds its update into the weights once a step.
     """
-    some = np.argsort(lengths, kind="stable")[[len(lengths) // 4, len(lengths) // 2, (3 * len(lengths) - 1) // 4]]
+    some = np.argsort(lengths, kind="stable")[np.linspace(0, len(lengths) - 1, 5).astype(int)]
     counted = {int(lengths[i]): _flops_of(trainer, int(i)) for i in some}
-    parabola = np.polyfit(list(counted), list(counted.values()), len(counted) - 1)
-    if len(counted) > 1:
-        parabola[-1] = 0.0
-    return float(np.polyval(parabola, lengths).sum())
+    own, flops = np.array(list(counted)), np.array(list(counted.values()), dtype=float)
+    if len(own) == 1:
+        return float(flops[0]) * len(lengths)
+    longest = own.max()
+    powers = np.arange(min(len(own), 3))
+    parts, _ = nnls((own[:, None] / longest) ** powers, flops)
+    return float((((lengths[:, None] / longest) ** powers[1:]) @ parts[1:]).sum())
 
 
 def _positions(examples: Any) -> np.ndarray:
@@ -128,6 +135,14 @@ def _matmul_rate(device: torch.device, precision: str) -> float:
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - started)
     return 2.0 * size**3 / best
+
+
+def _forget_peak_memory() -> None:
+    """Let the next run in this process have a peak of its own, where the system can: see proc(5), clear_refs."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _peak_memory() -> int:

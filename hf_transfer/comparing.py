@@ -1,0 +1,260 @@
+"""`compare()`: several methods, models and seeds on the same data, measured against each other."""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from datasets import Dataset, DatasetDict
+
+from hf_transfer.errors import Failure, InputError, logger
+from hf_transfer.evaluation.several_runs import measure_several, recommend
+from hf_transfer.finetuning import finetune
+from hf_transfer.parsing import build_arguments, keyword_arguments
+from hf_transfer.reporting.comparison import reason, summary
+from hf_transfer.reporting.output_folder import as_json, written_whole
+from hf_transfer.reporting.page import render
+from hf_transfer.reporting.report import Finetuned, duration, in_notebook, local_name
+
+METHODS = ("full", "lora", "frozen", "scratch")
+# Settings that belong to some methods only; the others do without.
+OF_METHODS = {"trainable_layers": ("frozen",), "merge": ("lora",), "head_first": ("full", "lora")}
+RECORD = "comparison.json"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A finished comparison; a notebook shows its ``report.html``.
+
+    Attributes:
+        folder: with ``comparison.json``, ``report.html`` and the output folder of each run.
+        report: what ``comparison.json`` holds.
+    """
+
+    folder: Path
+    report: dict[str, Any]
+
+    def __str__(self) -> str:
+        return summary(self.report, self.folder)
+
+    def _repr_html_(self) -> str:
+        return in_notebook((self.folder / "report.html").read_text(encoding="utf-8"))
+
+
+def compare(
+    task: Any,
+    *,
+    methods: Sequence[str] = METHODS,
+    seeds: int = 3,
+    models: Sequence[str] = (),
+    dataset: DatasetDict | Dataset | None = None,
+    **keywords: Any,
+) -> Compared:
+    """Fine-tune with each method (and model) from several seeds, and say which to take.
+
+    All runs share the splits, whatever their seed. Each is a run of `finetune()`, in a folder of its own inside
+    ``output_dir``; called again with the same arguments, a comparison that was interrupted goes on.
+
+    Args:
+        task: as for `finetune()`.
+        methods: to compare.
+        seeds: how many runs of each; the first has the seed that is given, the next ones those after it.
+        models: to compare; ``model_name_or_path`` alone if there are none.
+        dataset: as for `finetune()`.
+        **keywords: as for `finetune()`.
+
+    Raises:
+        InputError: the arguments are wrong, or the folder holds another comparison.
+        Failure: no run could be finished.
+    """
+    values = keyword_arguments(task, keywords)
+    seed = int(values.setdefault("seed", 42))
+    values.setdefault("split_seed", seed)
+    ways = _ways(methods, models or [values.get("model_name_or_path")])
+    if seeds < 1:
+        raise InputError(f"--seeds is {seeds}: expected 1 or more.")
+    folder = claim(values, {"methods": list(methods), "seeds": seeds, "models": list(models)}, "a comparison")
+    planned = []
+    for own_seed in range(seed, seed + seeds):
+        for name, (model, method) in ways.items():
+            place = folder / name / f"seed-{own_seed}"
+            begun = place.exists() or place.with_name(f"{place.name}.partial").exists()
+            own = {"model_name_or_path": model, "method": method, "seed": own_seed, "output_dir": str(place)}
+            own |= {"resume_from_checkpoint": "true"} if begun else {}
+            arguments = build_arguments(type(task), {**fitting(values, method), **own})
+            planned.append((name, dataclasses.replace(arguments, task=task)))
+    done: dict[str, list[Finetuned]] = {name: [] for name in ways}
+    failed: list[dict[str, Any]] = []
+    with said_once():
+        for i, (name, arguments) in enumerate(planned, start=1):
+            logger.info("%d of %d: %s, seed %d.", i, len(planned), name, arguments.training.seed)
+            try:
+                result = finetune(task, arguments, dataset=dataset)
+            except Failure as error:
+                logger.warning("%s, seed %d failed: %s", name, arguments.training.seed, error)
+                failed.append({"name": name, "seed": arguments.training.seed, "why": str(error)})
+                continue
+            done[name].append(result)
+            logger.info("  %s", _line(result.report))
+    whole = {name: results for name, results in done.items() if len(results) == seeds}
+    if not whole:
+        raise Failure(f"No method could be finished. {failed[0]['why']}")
+    report = _report(task, whole, ways, failed, seed)
+    if planned[0][1].training.should_save:
+        write_record(folder, RECORD, report, "comparison.html")
+    return Compared(folder, report)
+
+
+def _ways(methods: Sequence[str], models: Sequence[Any]) -> dict[str, tuple[Any, str]]:
+    """Model and method by the name of the folder that their runs lie in."""
+    unknown = [method for method in methods if method not in METHODS]
+    if unknown or not methods:
+        raise InputError(f"--methods {','.join(methods)}: expected some of {', '.join(METHODS)}.")
+    if len(set(methods)) < len(methods) or len(set(models)) < len(models):
+        raise InputError("Methods and models are compared once each: one is named twice.")
+    names = [str(model).rstrip("/").split("/")[-1] for model in models]
+    if len(set(names)) < len(names):
+        names = [f"model-{i}" for i in range(1, len(models) + 1)]
+    return {
+        method if len(models) == 1 else f"{name}-{method}": (model, method)
+        for name, model in zip(names, models, strict=True)
+        for method in methods
+    }
+
+
+def fitting(values: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """The arguments without those that only other methods take."""
+    return {key: value for key, value in values.items() if method in OF_METHODS.get(key, (method,))}
+
+
+def claim(values: Mapping[str, Any], own: Mapping[str, Any], what: str) -> Path:
+    """The folder to work in: new, or one where the same was begun.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    if not values.get("output_dir"):
+        raise InputError("--output_dir is missing: expected the folder to write the result to.")
+    folder, told = Path(str(values["output_dir"])), {**own, **values}
+    record = folder / "arguments.yaml"
+    # As it is read back: tuples are lists there.
+    text = yaml.safe_dump(json.loads(json.dumps(told, default=str)), sort_keys=False, allow_unicode=True)
+    if record.is_file() and not (folder / "report.json").exists():
+        if record.read_text(encoding="utf-8") != text:
+            raise InputError(f"--output_dir {folder}: {what} with other arguments lies there. Name another folder.")
+        return folder
+    if folder.exists() and (folder.is_file() or any(folder.iterdir())):
+        raise InputError(f"--output_dir {folder}: there is something of that name. Name a new folder for {what}.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        record.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--output_dir {folder}: the folder cannot be made: {error.strerror}.") from error
+    return folder
+
+
+def write_record(folder: Path, name: str, report: Mapping[str, Any], template: str, **shown: Any) -> None:
+    """The result as JSON and as a page, each whole or absent."""
+    with written_whole(folder / name) as stream:
+        stream.write(as_json(report))
+    with written_whole(folder / "report.html") as stream:
+        stream.write(render(template, title=folder.name, report=report, **shown))
+
+
+@contextlib.contextmanager
+def said_once() -> Iterator[None]:
+    """Inside the block, what one run has said of data and model is not said again by the next."""
+    heard: set[str] = set()
+
+    def new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        known = text in heard
+        heard.add(text)
+        return not known
+
+    logger.addFilter(new)
+    try:
+        yield
+    finally:
+        logger.removeFilter(new)
+
+
+def _line(report: Mapping[str, Any]) -> str:
+    key, name = report["data"]["answer"]
+    return f"{name} {report['metrics'][key]:.3f}, {duration(report['seconds']['total'])}."
+
+
+def _kept_predictions(task: Any, result: Finetuned) -> Any:
+    """A run's test predictions under resampling, and what tells its test examples from others."""
+    with (result.folder / "predictions.jsonl").open(encoding="utf-8") as stream:
+        records = [record for line in stream if "split" not in (record := json.loads(line))]
+    examples = [
+        [record.get(name) for name in ("text", "text_pair", "audio", "label", "reference")] for record in records
+    ]
+    return task.resampled(records, result.report["data"]), examples
+
+
+def _report(
+    task: Any,
+    done: Mapping[str, list[Finetuned]],
+    ways: Mapping[str, tuple[Any, str]],
+    failed: list[dict[str, Any]],
+    seed: int,
+) -> dict[str, Any]:
+    runs: dict[str, list[Any]] = {}
+    tested = None
+    for name, results in done.items():
+        runs[name] = []
+        for result in results:
+            resampled, examples = _kept_predictions(task, result)
+            tested = examples if tested is None else tested
+            if examples != tested:
+                raise InputError(
+                    f"{result.folder} was measured on other test examples: did the data change? Remove that folder."
+                )
+            runs[name].append(resampled)
+    reports = {name: [result.report for result in results] for name, results in done.items()}
+    first = next(iter(reports.values()))
+    facts = first[0]["data"]
+    metric, metric_name = facts["answer"]
+    measured = measure_several(runs, metric, greater_is_better=task.greater_is_better, seed=seed)
+    found = {
+        name: {
+            "model": ways[name][0],
+            "method": ways[name][1],
+            **measured[name],
+            "by_seed": {report["seed"]: report["metrics"][metric] for report in own},
+            "trained_share": own[0]["parameters"]["trainable"] / own[0]["parameters"]["total"],
+            "seconds": statistics.median(report["seconds"]["total"] for report in own),
+            "training_seconds": statistics.median(report["training"]["seconds"] for report in own),
+            "peak_memory_bytes": max(report["training"]["peak_memory_bytes"] for report in own),
+            "bytes": sum(file.stat().st_size for file in done[name][0].folder.glob("*.safetensors")),
+            "folders": [f"{name}/{result.folder.name}" for result in done[name]],
+        }
+        for name, own in sorted(
+            reports.items(), key=lambda item: measured[item[0]]["metrics"][metric], reverse=task.greater_is_better
+        )
+    }
+    best, recommended = recommend(measured, {name: one["training_seconds"] for name, one in found.items()})
+    report = {
+        "task": task.pipeline_tag,
+        "metric": metric,
+        "metric_name": metric_name,
+        "greater_is_better": task.greater_is_better,
+        "source": local_name(facts["source"]),
+        "examples": facts["examples"],
+        "seeds": [report["seed"] for report in first],
+        "device": first[0]["device"],
+        "untrained": first[0]["baseline"].get(metric),
+        "runs": found,
+        "failed": failed,
+        "best": best,
+        "recommended": recommended,
+    }
+    return report | {"reason": reason(report)}

@@ -1,0 +1,84 @@
+"""Runs on the same test examples against each other: intervals over examples and seeds, and which to take."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hf_transfer.evaluation.bootstrap import RESAMPLES, Resampled, multiplicities
+from hf_transfer.evaluation.metrics import Array
+
+
+def measure_several(
+    runs: Mapping[str, Sequence[Resampled]], metric: str, *, greater_is_better: bool, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Every metric of each way, averaged over its seeds, and its distance to the best way in `metric`.
+
+    A resample draws test examples (or speakers) and seeds, the same for all ways: differences are paired.
+
+    Args:
+        runs: by way, one for each seed, on the same examples in the same order.
+        metric: that decides which is the best.
+        greater_is_better: whether more of it is better.
+        seed: of the resampling.
+
+    Returns:
+        By way: ``metrics``, ``confidence`` (95 %), and of `metric` what the way has more than the best one:
+        ``against_best`` (95 %) and ``standard_error``, 0 for the best itself.
+    """
+    first = next(iter(runs.values()))[0]
+    count, seeds = int(first.units.max()) + 1, min(len(own) for own in runs.values())
+    generator = np.random.default_rng([seed, 1])
+    drawn_seeds = generator.multinomial(seeds, [1 / seeds] * seeds, size=RESAMPLES) / seeds
+    drawn = {way: [[] for _ in own[:seeds]] for way, own in runs.items()}  # type: dict[str, list[list[dict[str, Array]]]]
+    for weights in multiplicities(count, seed):
+        of_examples = weights[:, first.units]
+        for way, own in runs.items():
+            for kept, run in zip(drawn[way], own, strict=False):
+                kept.append(run.metrics(of_examples))
+    resamples = {
+        way: {
+            name: sum(
+                drawn_seeds[:, i] * np.concatenate([np.atleast_1d(part[name]) for part in kept])
+                for i, kept in enumerate(own)
+            )
+            for name in own[0][0]
+        }
+        for way, own in drawn.items()
+    }
+    plain = np.ones(len(first.units))
+    means = {way: _mean([run.metrics(plain) for run in own[:seeds]]) for way, own in runs.items()}
+    best = max(means, key=lambda way: means[way][metric] * (1 if greater_is_better else -1))
+    found = {}
+    for way, values in resamples.items():
+        distance = values[metric] - resamples[best][metric]
+        found[way] = {
+            "metrics": means[way],
+            "confidence": {name: _ends(value) for name, value in values.items() if not np.isnan(value).all()},
+            "difference": means[way][metric] - means[best][metric],
+            "against_best": _ends(distance),
+            "standard_error": float(np.nanstd(distance)),
+        }
+    return found
+
+
+def _mean(metrics: list[dict[str, Array]]) -> dict[str, float]:
+    return {name: float(np.mean([float(one[name]) for one in metrics])) for name in metrics[0]}
+
+
+def _ends(values: Array) -> list[float]:
+    return [float(end) for end in np.nanpercentile(values, [2.5, 97.5])]
+
+
+def recommend(measured: Mapping[str, Mapping[str, Any]], costs: Mapping[str, float]) -> tuple[str, str]:
+    """The best way, and the cheapest of those that are no further from it than one standard error.
+
+    The one-standard-error rule: Breiman et al. 1984, chapter 3; Hastie et al. 2009, section 7.10.
+
+    Args:
+        measured: from `measure_several`.
+        costs: of each way.
+    """
+    best = next(way for way, found in measured.items() if found["difference"] == 0)
+    near = [way for way, found in measured.items() if abs(found["difference"]) <= found["standard_error"]]
+    return best, min(near, key=lambda way: costs[way])

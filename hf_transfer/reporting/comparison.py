@@ -1,0 +1,60 @@
+"""A comparison of runs in words: which to take and why, and the table on the screen."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hf_transfer.reporting.report import duration
+
+
+def reason(report: Mapping[str, Any]) -> str:
+    """Why this one, in words."""
+    runs, best, taken = report["runs"], report["best"], report["recommended"]
+    name, metric = report["metric_name"], report["metric"]
+    value = f"{name} {runs[taken]['metrics'][metric]:.3f}"
+    if taken != best:
+        ratio = runs[taken]["training_seconds"] / max(runs[best]["training_seconds"], 1e-9)
+        return (
+            f"{value} is within a standard error ({runs[taken]['standard_error']:.3f}) of the best "
+            f"({best}, {runs[best]['metrics'][metric]:.3f}), in {ratio:.2f} of its training time, with "
+            f"{runs[taken]['trained_share']:.1%} of the weights trained and {size(runs[taken]['bytes'])} on disk "
+            f"({best}: {size(runs[best]['bytes'])})."
+        )
+    others = {way: run for way, run in runs.items() if way != best}
+    if not others:
+        return f"{value}; there is nothing to compare it with."
+    beyond = [way for way, run in others.items() if not run["against_best"][0] <= 0 <= run["against_best"][1]]
+    unclear = [way for way in others if way not in beyond]
+    said = [f"better than {', '.join(beyond)} beyond chance (95 %)"] if beyond else []
+    said += [f"not told apart from {', '.join(unclear)} by these test examples and seeds"] if unclear else []
+    return f"{value} is the best: {'; '.join(said)}."
+
+
+def size(count: float) -> str:
+    """Bytes as a person reads them."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def summary(report: Mapping[str, Any], folder: Path) -> str:
+    """The comparison as a table, and which to take."""
+    metric = report["metric"]
+    head = ("", report["metric_name"], "95 % interval", "against the best", "trained", "time", "memory", "on disk")
+    rows = [head]
+    for way, run in report["runs"].items():
+        rows.append((
+            way + (" *" if way == report["recommended"] else ""), f"{run['metrics'][metric]:.3f}",
+            "[{:.3f}, {:.3f}]".format(*run["confidence"][metric]),
+            "best" if way == report["best"] else "{:+.3f} to {:+.3f}".format(*run["against_best"]),
+            f"{run['trained_share']:.1%}", duration(run["seconds"]), size(run["peak_memory_bytes"]),
+            size(run["bytes"]),
+        ))  # fmt: skip
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    seeds = len(report["seeds"])
+    lines += [f"{one['name']}, seed {one['seed']} failed: {one['why']}" for one in report["failed"]]
+    lines += [
+        f"Measured on {report['examples']['test']} test examples, {seeds} seed{'s' if seeds > 1 else ''} each.",
+        f"* Take {report['recommended']}: {report['reason']}",
+        f"The page is {folder / 'report.html'}.",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,198 @@
+"""`study()`: how quality grows with the number of labelled examples, and what pretraining is worth on these data."""
+
+import dataclasses
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict
+
+from hf_transfer.comparing import claim, fitting, said_once, write_record
+from hf_transfer.errors import Failure, InputError, logger
+from hf_transfer.evaluation.learning_curve import describe_curves
+from hf_transfer.finetuning import finetune
+from hf_transfer.parsing import build_arguments, keyword_arguments
+from hf_transfer.reporting.report import duration, in_notebook, local_name
+from hf_transfer.reporting.study import sentences, summary
+
+# One line a finished run: what a study that goes on has done already.
+KEPT = "runs.jsonl"
+RECORD = "study.json"
+FEWEST = 8
+
+
+@dataclass(frozen=True)
+class Studied:
+    """A finished study; a notebook shows its ``report.html``.
+
+    Attributes:
+        folder: with ``study.json``, ``report.html`` and ``runs.jsonl``.
+        report: what ``study.json`` holds.
+    """
+
+    folder: Path
+    report: dict[str, Any]
+
+    def __str__(self) -> str:
+        return summary(self.report, self.folder)
+
+    def _repr_html_(self) -> str:
+        return in_notebook((self.folder / "report.html").read_text(encoding="utf-8"))
+
+
+def study(
+    task: Any,
+    *,
+    methods: Sequence[str] = ("frozen",),
+    sizes: Sequence[int | str] | None = None,
+    draws: int = 3,
+    dataset: DatasetDict | Dataset | None = None,
+    **keywords: Any,
+) -> Studied:
+    """Fine-tune on more and more of the training examples, drawn several times, all measured on the same test split.
+
+    ``scratch`` is always among the methods, as the control. Without a validation split of its own a study makes none:
+    labels that are chosen and calibrated on are labels, too. Called again with the same arguments, a study that was
+    interrupted goes on with the runs that are missing.
+
+    Args:
+        task: as for `finetune()`.
+        methods: to study.
+        sizes: numbers of training examples, or ``all``; 8, 16, 32 and so on by default.
+        draws: how often each number of examples is drawn.
+        dataset: as for `finetune()`.
+        **keywords: as for `finetune()`.
+
+    Raises:
+        InputError: the arguments are wrong, or the folder holds something else.
+        Failure: a run failed.
+    """
+    values = keyword_arguments(task, keywords)
+    seed = int(values.setdefault("seed", 42))
+    values.setdefault("split_seed", seed)
+    if "validation_file" not in values:
+        values.setdefault("validation_size", 0.0)
+    methods = [*methods, *(["scratch"] if "scratch" not in methods else [])]
+    wanted = _sizes(sizes)
+    if draws < 1:
+        raise InputError(f"--draws is {draws}: expected 1 or more.")
+    if "max_train_samples" in values:
+        raise InputError("--max_train_samples is what a study varies: name numbers of examples with --sizes.")
+    folder = claim(values, {"methods": methods, "sizes": wanted, "draws": draws}, "a study")
+    done = _read(folder / KEPT)
+    work = folder / "run"
+    shutil.rmtree(work, ignore_errors=True)
+    shutil.rmtree(work.with_name("run.partial"), ignore_errors=True)
+
+    def measured(method: str, size: int | None, draw: int) -> dict[str, Any]:
+        found = done.get((method, size, draw))
+        if found is None:
+            limit = {} if size is None else {"max_train_samples": size}
+            own = {"method": method, "seed": seed + draw, "output_dir": str(work), **limit}
+            arguments = build_arguments(type(task), {**fitting(values, method), **own})
+            try:
+                report = finetune(task, dataclasses.replace(arguments, task=task), dataset=dataset).report
+            except Failure as error:
+                raise Failure(f"{method} on {size or 'all'} examples failed: {error} The others are kept.") from error
+            found = _kept(report, method, size, draw)
+            done[method, size, draw] = found
+            if arguments.training.should_save:
+                with (folder / KEPT).open("a", encoding="utf-8") as stream:
+                    stream.write(json.dumps(found) + "\n")
+                shutil.rmtree(work)
+        logger.info("%s, %d examples, draw %d: %s %.3f, %s.", method, found["examples"], draw + 1,
+                    found["metric_name"], found["metrics"][found["metric"]], duration(found["seconds"]))  # fmt: skip
+        return found
+
+    with said_once():
+        whole = measured(methods[0], None, 0)
+        counts = _up_to(wanted, whole["examples"])
+        runs = [
+            measured(method, size, draw)
+            for size in counts
+            for method in methods
+            # Everything cannot be drawn in two ways; its seeds differ in the order of examples and the new head.
+            for draw in range(draws)
+        ]
+    report = {
+        "task": task.pipeline_tag,
+        "source": local_name(whole["source"]),
+        "metric": whole["metric"],
+        "metric_name": whole["metric_name"],
+        "greater_is_better": task.greater_is_better,
+        "test_examples": whole["test_examples"],
+        "train_examples": whole["examples"],
+        "draws": draws,
+        "untrained": whole["untrained"],
+        "device": whole["device"],
+        "runs": runs,
+        **describe_curves(runs, whole["metric"], greater_is_better=task.greater_is_better, seed=seed),
+    }
+    write_record(folder, RECORD, report, "study.html", sentences=sentences(report))
+    return Studied(folder, report)
+
+
+def _sizes(given: Sequence[int | str] | None) -> list[int | str] | None:
+    """Checked: whole numbers, and perhaps ``all``."""
+    if given is None:
+        return None
+    sizes: list[int | str] = []
+    for one in given:
+        text = str(one).strip().lower()
+        if text != "all" and not (text.isdecimal() and int(text) > 0):
+            raise InputError(f"--sizes {one}: expected numbers of examples separated by commas, or all.")
+        sizes.append("all" if text == "all" else int(text))
+    return sizes
+
+
+def _up_to(wanted: list[int | str] | None, there: int) -> list[int | None]:
+    """The numbers of examples to draw, in ascending order; None for all of them."""
+    if wanted is None:
+        doubled = [FEWEST * 2**k for k in range(max(0, math.ceil(math.log2(there / FEWEST))))]
+        return [*doubled, None]
+    numbers = sorted({size for size in wanted if isinstance(size, int) and size < there})
+    too_many = [size for size in wanted if isinstance(size, int) and size >= there]
+    if too_many:
+        logger.info("There are %d training examples: %s is taken as all.", there, ", ".join(map(str, too_many)))
+    return [*numbers, *([None] if too_many or "all" in wanted else [])]
+
+
+def _read(file: Path) -> dict[tuple[str, int | None, int], dict[str, Any]]:
+    """Finished runs; a line that was cut off when a study was killed is measured again."""
+    found = {}
+    if file.is_file():
+        whole = []
+        for line in file.read_text(encoding="utf-8").splitlines():
+            try:
+                one = json.loads(line)
+            except ValueError:
+                continue
+            whole.append(line)
+            found[one["method"], one["size"], one["draw"]] = one
+        file.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
+    return found
+
+
+def _kept(report: Mapping[str, Any], method: str, size: int | None, draw: int) -> dict[str, Any]:
+    """What a study keeps of a run."""
+    metric, name = report["data"]["answer"]
+    return {
+        "method": method,
+        "size": size,
+        "draw": draw,
+        "examples": report["data"]["examples"]["train"],
+        "test_examples": report["data"]["examples"]["test"],
+        "source": report["data"]["source"],
+        "metric": metric,
+        "metric_name": name,
+        "untrained": report["baseline"].get(metric),
+        "metrics": report["metrics"],
+        "confidence": report["confidence"],
+        "training_seconds": report["training"]["seconds"],
+        "seconds": report["seconds"]["total"],
+        "device": report["device"],
+    }
