@@ -8,24 +8,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hf_transfer.comparing import compare
     from hf_transfer.errors import Failure, InputError
     from hf_transfer.finetuning import finetune
     from hf_transfer.hub import push
     from hf_transfer.inference import load_finetuned
+    from hf_transfer.studying import study
     from hf_transfer.tasks.speech_recognition import SpeechRecognition
     from hf_transfer.tasks.text_classification import TextClassification
 
 __version__ = "0.1.0"
-__all__ = ["Failure", "InputError", "SpeechRecognition", "TextClassification", "finetune", "load_finetuned", "push"]
+__all__ = [
+    "Failure",
+    "InputError",
+    "SpeechRecognition",
+    "TextClassification",
+    "compare",
+    "finetune",
+    "load_finetuned",
+    "push",
+    "study",
+]
 
 _MODULE_OF = {
     "Failure": "hf_transfer.errors",
     "InputError": "hf_transfer.errors",
     "SpeechRecognition": "hf_transfer.tasks.speech_recognition",
     "TextClassification": "hf_transfer.tasks.text_classification",
+    "compare": "hf_transfer.comparing",
     "finetune": "hf_transfer.finetuning",
     "load_finetuned": "hf_transfer.inference",
     "push": "hf_transfer.hub",
+    "study": "hf_transfer.studying",
 }
 
 

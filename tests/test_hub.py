@@ -57,6 +57,10 @@ def test_a_recipe_pushes_weights_card_and_metrics(hub, tmp_path):
     assert json.loads(read.stdout) == {
         "label": expected["prediction"], "score": pytest.approx(expected["score"], abs=1e-5),
     }  # fmt: skip
+    worst = json.loads((tmp_path / "out" / "report.json").read_text())["worst"][0]["text"]
+    assert worst in (tmp_path / "out" / "report.html").read_text()
+    assert worst not in files["report.html"].decode()
+    assert worst not in files["report.json"].decode()
     for text in [done.stdout, done.stderr, *(f.read_text(errors="replace") for f in (tmp_path / "out").iterdir())]:
         assert TOKEN not in text
 

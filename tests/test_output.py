@@ -19,8 +19,8 @@ from hf_transfer import Failure, InputError, TextClassification, finetune, load_
 from hf_transfer.training.interruption import _StopAfterStep
 
 STEPS = {"max_steps": 2, "disable_tqdm": True}
-DOCUMENTS = {"README.md", "report.html", "report.json", "arguments.yaml", "predictions.jsonl", "config.json", "tokenizer.json",
-             "tokenizer_config.json"}  # fmt: skip
+DOCUMENTS = {"README.md", "report.html", "report.json", "arguments.yaml", "predictions.jsonl", "config.json",
+             "tokenizer.json", "tokenizer_config.json"}  # fmt: skip
 
 
 @pytest.fixture

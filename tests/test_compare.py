@@ -1,0 +1,188 @@
+"""`hf-transfer compare`: which method to take, and whether the difference is more than chance."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import yaml
+from conftest import message_rows, start, write_csv
+
+from hf_transfer import InputError, TextClassification, compare
+from hf_transfer.evaluation.bootstrap import Resampled
+from hf_transfer.evaluation.several_runs import measure_several, recommend
+
+STEPS = {"max_steps": 12, "disable_tqdm": True, "learning_rate": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def compared(tiny, tmp_path_factory):
+    place = tmp_path_factory.mktemp("compare")
+    file = write_csv(place / "m.csv", message_rows(240))
+    arguments = {"model_name_or_path": str(tiny()), "train_file": str(file), "output_dir": str(place / "out"), **STEPS}
+    found = compare(TextClassification(), methods=["full", "lora", "frozen"], seeds=2, trainable_layers=1, **arguments)
+    return found, arguments
+
+
+def test_every_run_is_a_normal_output_folder_on_the_same_test_examples(compared):
+    found, _ = compared
+    assert {path.name for path in found.folder.iterdir()} == {
+        "full", "lora", "frozen", "comparison.json", "report.html", "arguments.yaml",
+    }  # fmt: skip
+    tested = set()
+    for method in ("full", "lora", "frozen"):
+        for seed in (42, 43):
+            folder = found.folder / method / f"seed-{seed}"
+            report = json.loads((folder / "report.json").read_text())
+            assert (report["method"], report["seed"]) == (method, seed)
+            assert (folder / "report.html").is_file()
+            told = yaml.safe_load((folder / "arguments.yaml").read_text())
+            assert told.get("trainable_layers") == (1 if method == "frozen" else 0)
+            lines = (folder / "predictions.jsonl").read_text().splitlines()
+            tested.add(tuple(json.loads(line)["text"] for line in lines))
+    assert len(tested) == 1
+
+
+def test_the_table_is_made_of_the_runs(compared):
+    found, _ = compared
+    for name, run in found.report["runs"].items():
+        reports = [json.loads((found.folder / folder / "report.json").read_text()) for folder in run["folders"]]
+        assert run["metrics"]["f1"] == pytest.approx(np.mean([report["metrics"]["f1"] for report in reports]))
+        assert run["by_seed"] == {report["seed"]: report["metrics"]["f1"] for report in reports}
+        low, high = run["confidence"]["f1"]
+        assert low <= run["metrics"]["f1"] <= high
+        weights = list((found.folder / run["folders"][0]).glob("*.safetensors"))
+        assert run["bytes"] == sum(file.stat().st_size for file in weights)
+        assert f"{run['metrics']['f1']:.3f}" in next(line for line in str(found).splitlines() if line.startswith(name))
+    assert found.report["runs"]["lora"]["bytes"] < found.report["runs"]["full"]["bytes"]
+    assert f"Take {found.report['recommended']}" in str(found)
+    values = [run["metrics"]["f1"] for run in found.report["runs"].values()]
+    assert values == sorted(values, reverse=True)
+    assert found.report["best"] == next(iter(found.report["runs"]))
+
+
+def test_a_comparison_goes_on_where_it_was_interrupted(compared, tmp_path, monkeypatch):
+    found, arguments = compared
+    begun = tmp_path / "out"
+    shutil.copytree(found.folder, begun)
+    shutil.rmtree(begun / "lora" / "seed-43")
+    (begun / "comparison.json").unlink()
+    record = begun / "arguments.yaml"
+    record.write_text(record.read_text().replace(str(found.folder), str(begun)))
+    for file in begun.rglob("arguments.yaml"):
+        file.write_text(file.read_text().replace(str(found.folder), str(begun)))
+    kept = {file: file.stat().st_mtime_ns for file in begun.rglob("model.safetensors")}
+    again = compare(
+        TextClassification(), methods=["full", "lora", "frozen"], seeds=2, trainable_layers=1,
+        **{**arguments, "output_dir": str(begun)},
+    )  # fmt: skip
+    assert {file: file.stat().st_mtime_ns for file in begun.rglob("model.safetensors")} == kept
+    assert (begun / "lora" / "seed-43" / "report.json").is_file()
+    same = ("metrics", "confidence", "against_best", "by_seed")
+    for name, run in found.report["runs"].items():
+        assert [again.report["runs"][name][key] for key in same] == [run[key] for key in same]
+
+
+def test_another_comparison_is_not_mixed_with_this(compared):
+    found, arguments = compared
+    with pytest.raises(InputError, match="other arguments"):
+        compare(TextClassification(), methods=["full"], seeds=2, **arguments)
+    with pytest.raises(InputError, match="Name a new folder"):
+        compare(TextClassification(), methods=["full"], **{**arguments, "output_dir": str(found.folder.parent)})
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"methods": ["full", "qlora"]}, "expected some of full, lora, frozen, scratch"),
+        ({"methods": ["full", "full"]}, "twice"),
+        ({"methods": ["full"], "seeds": 0}, "--seeds is 0"),
+        ({"methods": ["full"], "model_name_or_path": "/nowhere"}, "/nowhere"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(compared, tmp_path, told, message):
+    _, arguments = compared
+    with pytest.raises(InputError, match=message):
+        compare(TextClassification(), **{**arguments, "output_dir": str(tmp_path / "new"), **told})
+
+
+def test_the_command_compares_models_and_is_stopped_politely(tiny, tmp_path):
+    file = write_csv(tmp_path / "m.csv", message_rows(120))
+    (tmp_path / "c.yaml").write_text(f"train_file: {file}\nmax_steps: 60\nsave_steps: 2\nsave_strategy: steps\n")
+    models = f"{tiny()},{tiny('distilbert')}"
+    command = ["-m", "hf_transfer.cli", "compare", "--config", tmp_path / "c.yaml", "--models", models, "--methods",
+               "full", "--seeds", "1", "--output_dir", tmp_path / "out"]  # fmt: skip
+    process = subprocess.Popen([sys.executable, *map(str, command)], stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 120
+    while not list(tmp_path.glob("out/*/seed-42.partial/checkpoint-*")):
+        assert time.monotonic() < until
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.terminate()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + 15, err
+    assert "Traceback" not in err
+    done = start(*command)
+    assert done.returncode == 0, done.stderr
+    assert "Going on" in done.stderr or "checkpoint-" in done.stderr
+    report = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert set(report["runs"]) == {"bert-full", "distilbert-full"}
+    assert "Take " in done.stdout
+    labels = [line for line in done.stderr.splitlines() if line.startswith("Labels:")]
+    assert len(labels) == 1  # said once for all runs
+
+
+def test_a_wrong_flag_is_one_sentence(command, tiny, tmp_path):
+    result = command("compare", "--model_name_or_path", tiny(), "--output_dir", tmp_path / "o", "--lernin_rate", "1")
+    assert result.code == 2
+    assert "Did you mean --learning_rate?" in result.err
+    assert not (tmp_path / "o").exists()
+
+
+def of(right):
+    """A run whose accuracy is that of `right` [n]."""
+    return Resampled(np.arange(len(right)), lambda w: {"accuracy": (w @ right) / w.sum(axis=-1)})
+
+
+def test_chance_and_difference_are_told_apart():
+    generator = np.random.default_rng(0)
+    good = (generator.random(2000) < 0.9).astype(float)
+    alike = good.copy()
+    flipped = generator.choice(2000, 8, replace=False)
+    alike[flipped] = 1 - alike[flipped]
+    bad = (generator.random(2000) < 0.8).astype(float)
+    found = measure_several(
+        {"good": [of(good)] * 2, "alike": [of(alike)] * 2, "bad": [of(bad)] * 2}, "accuracy",
+        greater_is_better=True, seed=0,
+    )  # fmt: skip
+    assert found["good"]["difference"] == max(one["difference"] for one in found.values()) == 0
+    assert found["bad"]["against_best"][1] < 0
+    low, high = found["alike"]["against_best"]
+    # Paired: they share most of their errors, so the interval is far narrower than that of either.
+    assert high - low < 0.3 * np.subtract(*found["good"]["confidence"]["accuracy"][::-1])
+    spread = np.sqrt(0.1 * 0.8 / 2000) * 1.96 * 2
+    assert np.subtract(*found["bad"]["confidence"]["accuracy"][::-1]) == pytest.approx(
+        spread * np.sqrt(0.8 * 0.2 / 0.08), rel=0.15
+    )
+
+
+def test_seeds_that_differ_widen_the_interval():
+    generator = np.random.default_rng(0)
+    runs = [of((generator.random(5000) < share).astype(float)) for share in (0.7, 0.8, 0.9)]
+    even = [of((generator.random(5000) < 0.8).astype(float)) for _ in range(3)]
+    found = measure_several({"uneven": runs, "even": even}, "accuracy", greater_is_better=True, seed=0)
+    widths = {name: np.subtract(*one["confidence"]["accuracy"][::-1]) for name, one in found.items()}
+    assert widths["uneven"] > 3 * widths["even"]
+
+
+def test_the_cheapest_within_a_standard_error_is_taken():
+    measured = {
+        "a": {"difference": 0.0, "standard_error": 0.0},
+        "b": {"difference": -0.002, "standard_error": 0.003},
+        "c": {"difference": -0.02, "standard_error": 0.003},
+    }
+    assert recommend(measured, {"a": 10.0, "b": 5.0, "c": 1.0}) == ("a", "b")
+    assert recommend(measured, {"a": 10.0, "b": 15.0, "c": 1.0}) == ("a", "a")

@@ -1,0 +1,115 @@
+"""`hf-transfer study`: quality against the number of labelled examples."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import message_rows, start, write_csv
+
+from hf_transfer import InputError, TextClassification, study
+from hf_transfer.evaluation.learning_curve import describe_curves, forecast
+
+SETTINGS = {"max_steps": 6, "disable_tqdm": True}
+
+
+@pytest.fixture(scope="module")
+def studied(tiny, tmp_path_factory):
+    place = tmp_path_factory.mktemp("study")
+    file = write_csv(place / "m.csv", message_rows(120))
+    arguments = {"model_name_or_path": str(tiny()), "train_file": str(file), "output_dir": str(place / "out"),
+                 **SETTINGS}  # fmt: skip
+    return study(TextClassification(), methods=["frozen"], sizes=[8, 16, 32, "all"], draws=2, **arguments), arguments
+
+
+def test_sizes_methods_and_draws_are_measured_on_the_same_examples(studied):
+    found, _ = studied
+    assert {path.name for path in found.folder.iterdir()} == {
+        "study.json", "report.html", "runs.jsonl", "arguments.yaml",
+    }  # fmt: skip
+    runs = found.report["runs"]
+    assert len(runs) == 2 * 4 * 2
+    assert {run["method"] for run in runs} == {"frozen", "scratch"}
+    assert sorted({run["examples"] for run in runs}) == [8, 16, 32, 96]  # no labels are spent on validation
+    assert {run["test_examples"] for run in runs} == {24}
+    curve = found.report["curves"]["frozen"]
+    own = [run["metrics"]["f1"] for run in runs if (run["method"], run["examples"]) == ("frozen", 16)]
+    assert curve["mean"][1] == pytest.approx(np.mean(own))
+    assert (curve["low"][1], curve["high"][1]) == (min(own), max(own))
+    for text in ("16 ", "96 ", "frozen", "scratch", "training from scratch"):
+        assert text in str(found)
+    page = (found.folder / "report.html").read_text()
+    assert page.count("<svg") == 2
+
+
+def test_a_study_goes_on_with_what_is_missing(studied, monkeypatch):
+    found, arguments = studied
+    kept = found.folder / "runs.jsonl"
+    lines = kept.read_text().splitlines()
+    # As a kill leaves it: two runs missing, a third half-written.
+    kept.write_text("\n".join(lines[:-3]) + "\n" + lines[-3][:40])
+    (found.folder / "study.json").unlink()
+    ran = []
+    from hf_transfer import studying
+
+    def counted(task, arguments, dataset=None):
+        ran.append(arguments.method.method)
+        return original(task, arguments, dataset=dataset)
+
+    original = studying.finetune
+    monkeypatch.setattr(studying, "finetune", counted)
+    again = study(TextClassification(), methods=["frozen"], sizes=[8, 16, 32, "all"], draws=2, **arguments)
+    assert len(ran) == 3
+    assert [run["metrics"] for run in again.report["runs"]] == [run["metrics"] for run in found.report["runs"]]
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"sizes": ["many"]}, "--sizes many"),
+        ({"draws": 0}, "--draws is 0"),
+        ({"max_train_samples": 5}, "--sizes"),
+        ({"sizes": [8]}, "other arguments"),
+    ],
+)
+def test_what_cannot_be_studied_is_refused(studied, told, message):
+    _, arguments = studied
+    with pytest.raises(InputError, match=message):
+        study(TextClassification(), **{"methods": ["frozen"], **arguments, **told})
+
+
+def test_the_command_studies(tiny, tmp_path):
+    file = write_csv(tmp_path / "m.csv", message_rows(60))
+    done = start("-m", "hf_transfer.cli", "study", "--train_file", file, "--model_name_or_path", tiny(),
+                 "--methods", "frozen", "--sizes", "8,100", "--draws", "1", "--max_steps", "2",
+                 "--output_dir", tmp_path / "o")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "100 is taken as all" in done.stderr
+    assert {run["examples"] for run in json.loads((tmp_path / "o" / "study.json").read_text())["runs"]} == {8, 48}
+
+
+def test_a_power_law_is_found_and_followed():
+    sizes = [8, 16, 32, 64, 128, 256]
+    generator = np.random.default_rng(0)
+    law = [0.05 + 0.9 * n**-0.5 for n in sizes]
+    errors = [error + generator.normal(scale=0.003, size=5) for error in law]
+    found = forecast(sizes, errors, 512, seed=0)
+    assert found["value"] == pytest.approx(0.05 + 0.9 * 512**-0.5, abs=0.01)
+    assert found["low"] <= found["value"] <= found["high"]
+    assert forecast(sizes[:3], errors[:3], 512, seed=0) is None
+    rising = [np.array([error]) for error in law[::-1]]
+    assert forecast(sizes, rising, 512, seed=0) is None
+
+
+def test_what_pretraining_was_worth_is_read_off_the_control():
+    def runs(method, values):
+        return [
+            {"method": method, "examples": n, "metrics": {"accuracy": value}, "training_seconds": n / 10}
+            for n, value in values.items()
+        ]
+
+    both = runs("lora", {8: 0.7, 16: 0.85, 32: 0.95}) + runs("scratch", {8: 0.5, 16: 0.6, 32: 0.8, 64: 0.9})
+    found = describe_curves(both, "accuracy", greater_is_better=True, seed=0)
+    at = {one["examples"]: one["scratch_examples"] for one in found["worth"]}
+    assert at[8] == round(np.exp((np.log(16) + np.log(32)) / 2))
+    assert at[16] == round(np.exp((np.log(32) + np.log(64)) / 2))
+    assert at[32] is None
