@@ -4,7 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo test soak clean
+# Labelled texts without a header, the label first, for the benchmarks: those of the package where none are named.
+MESSAGES ?= hf_transfer/demo/messages.csv
+COLUMNS ?= $(if $(filter %.tsv,$(MESSAGES)),--column_names label text)
+TEXTS := --train_file $(MESSAGES) $(COLUMNS)
+
+.PHONY: help demo test bench peers soak clean
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -29,8 +34,25 @@ test: $(VENV)/installed ## Lint, types and tests
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
+bench: $(VENV)/installed ## Against transformers' Trainer, alternating (MESSAGES=file.tsv; an hour and a half)
+	@$(BIN)/python benchmarks/text.py $(TEXTS)
+	@$(BIN)/python benchmarks/text.py $(TEXTS) --method lora
+	@$(BIN)/python benchmarks/text.py $(TEXTS) --method frozen --epochs 10
+	@$(BIN)/python benchmarks/text.py $(TEXTS) --method frozen --trainable_layers 2 --epochs 5
+	@$(BIN)/python benchmarks/speech.py training
+	@$(BIN)/python benchmarks/speech.py training --method frozen --trainable_layers 4 --epochs 5
+	@$(BIN)/python benchmarks/speech.py again --hours 1
+	@$(BIN)/python benchmarks/speech.py preprocessing --hours 1 10
+	@$(BIN)/python benchmarks/command.py start
+	@$(BIN)/python benchmarks/command.py memory
+
+peers: $(VENV)/installed ## Against AutoTrain, Simple Transformers, SetFit and SpeechBrain (26 GB of environments)
+	@$(BIN)/python benchmarks/peers.py simpletransformers autotrain $(TEXTS)
+	@$(BIN)/python benchmarks/peers.py speechbrain
+	@$(BIN)/python benchmarks/peers.py setfit --rounds 2 $(TEXTS)
+
 soak: $(VENV)/installed ## Kill runs two hundred times at random, and compare
 	@cd tests && ../$(BIN)/python soak.py --kills 200
 
 clean: ## Remove what the other targets made
-	@rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf $(VENV) $(VENV)-peers demo .pytest_cache .mypy_cache .ruff_cache
