@@ -221,6 +221,11 @@ class TransferTrainingArguments(TrainingArguments):
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept during training."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN and infinite losses in the logs."})
 
+    report_to: list[str] | None = field(
+        default=None,
+        metadata={"help": "Trackers to report to: tensorboard, trackio, wandb or several; `all` that are installed."},
+    )
+
     # The others wait while one process tokenizes or decodes: for a thousand hours of speech more than half an hour.
     ddp_timeout: int = field(default=6 * 3600, metadata={"help": "Seconds that processes wait for each other."})
 
@@ -274,6 +279,8 @@ class TransferTrainingArguments(TrainingArguments):
         if self.disable_tqdm is None:
             # A bar redraws itself with carriage returns: in a log file that is noise.
             self.disable_tqdm = not sys.stderr.isatty()
+        if self.report_to is None:
+            self.report_to = ["none"]
         self._refuse_sharding(accelerator)
         for name, why in WITHOUT_EFFECT.items():
             default = TrainingArguments.__dataclass_fields__[name].default
@@ -310,7 +317,8 @@ class TransferTrainingArguments(TrainingArguments):
 
 
 # Arguments that do not change what a run leads to.
-OF_NO_EFFECT = ("output_dir", "hub_", "logging_", "save_total_limit", "dataloader_", "ddp_", "resume_", "use_cpu")
+OF_NO_EFFECT = ("output_dir", "hub_", "logging_", "save_total_limit", "dataloader_", "ddp_", "resume_", "use_cpu",
+                "run_name", "project", "trackio_")  # fmt: skip
 
 
 def differences(

@@ -28,6 +28,7 @@ from hf_transfer.reporting.model_card import model_card
 from hf_transfer.reporting.output_folder import OutputFolder, write_json, write_jsonl
 from hf_transfer.reporting.page import report_page
 from hf_transfer.reporting.report import Finetuned, describe_lengths, device_name, versions
+from hf_transfer.reporting.trackers import tracking
 from hf_transfer.tasks.task import Task
 from hf_transfer.training.checkpoints import checkpoint_to_resume, describe_run
 from hf_transfer.training.cost import Meter
@@ -74,7 +75,7 @@ def finetune(
         _push(arguments, output)
         return Finetuned(output.path, output.report())
     meter = Meter()
-    with _tidy(output, training):
+    with _tidy(output, training), tracking(arguments, output) as trackers:
         with training.main_process_first(desc="preparation"):
             run = _prepare(task, arguments, dataset, output, meter)
         measured = {name: run.splits[name] for name in ("test", "source") if name in run.splits}
@@ -88,7 +89,7 @@ def finetune(
                 fit_head(trainer, run.anatomy, arguments, untrained)
             model = apply_method(run.model, run.anatomy, method, revision=arguments.model.model_revision)
             trainer = make_trainer(
-                task, arguments, output.work, model, run.processor, run.splits, run.inputs, run.description
+                task, arguments, output.work, model, run.processor, run.splits, run.inputs, run.description, trackers
             )
             parameters = count_parameters(model)
             cost = fit(trainer, run.anatomy, arguments, constant, run.checkpoint)
@@ -123,6 +124,8 @@ def finetune(
                 for record in task.predictions(after[name], split, model.config)
             ]
             _deliver(arguments, run, model, report, predictions, output, meter)
+            trackers.report(trainer, report)
+            _push(arguments, output)
     trainer.accelerator.wait_for_everyone()
     return Finetuned(output.path, report)
 
@@ -203,7 +206,7 @@ def _deliver(
     output: OutputFolder,
     meter: Meter,
 ) -> None:
-    """Write the result, read it back, rename it into place, push it."""
+    """Write the result, read it back, rename it into place."""
     task = arguments.task
     with output.result() as folder, meter.stage("writing"):
         _write_model(folder, merged(model) if arguments.method.merge else model, run.processor)
@@ -221,7 +224,6 @@ def _deliver(
         (folder / "README.md").write_text(model_card(report, told), encoding="utf-8")
         media = task.media(run.splits["test"], run.inputs["test"], report.get("worst", []))
         (folder / "report.html").write_text(report_page(report, told, media), encoding="utf-8")
-    _push(arguments, output)
 
 
 def _push(arguments: Arguments, output: OutputFolder) -> None:

@@ -14,8 +14,9 @@ from hf_transfer.errors import Failure, InputError, logger
 from hf_transfer.inference import load_finetuned
 from hf_transfer.models import quiet
 from hf_transfer.reporting.model_card import model_card
-from hf_transfer.reporting.output_folder import as_json, write_json, written_whole_folder
+from hf_transfer.reporting.output_folder import LOGS, as_json, write_json, written_whole_folder
 from hf_transfer.reporting.page import report_page
+from hf_transfer.reporting.report import without_examples
 
 # The test split's texts are the user's own and stay at home.
 KEPT = ("predictions.jsonl",)
@@ -77,7 +78,7 @@ def push(
             repository = api.create_repo(hub_model_id, private=private, exist_ok=True).repo_id
             files: dict[str, Any] = {f.name: f for f in sorted(source.iterdir()) if f.is_file() and f.name not in KEPT}
             files["README.md"] = _card_of(source, hub_model_id=repository).encode()
-            published = _without_examples(source)
+            published = without_examples(_report_of(source))
             files["report.json"] = as_json(published).encode()
             files["report.html"] = report_page(published, {**_told(source), "hub_model_id": repository}, {}).encode()
             done = api.create_commit(
@@ -114,11 +115,10 @@ def write_merged(folder: Path, target: Path) -> None:
         raise InputError(f"{folder}: expected a run with an adapter; found no adapter_config.json.")
     plain = load_finetuned(folder, merge=True, device="cpu").model
     with written_whole_folder(target) as staged:
-        shutil.copytree(folder, staged, ignore=shutil.ignore_patterns("adapter_*"), dirs_exist_ok=True)
+        shutil.copytree(folder, staged, ignore=shutil.ignore_patterns("adapter_*", LOGS), dirs_exist_ok=True)
         with quiet():
             plain.save_pretrained(staged)
-        report = json.loads((staged / "report.json").read_text(encoding="utf-8"))
-        write_json(staged / "report.json", {**report, "adapter": False})
+        write_json(staged / "report.json", {**_report_of(staged), "adapter": False})
         (staged / "README.md").write_text(_card_of(staged), encoding="utf-8")
 
 
@@ -130,20 +130,15 @@ def _warn_of_local_base(folder: Path) -> None:
 
 def _card_of(folder: Path, **arguments: Any) -> str:
     """The card of a finished run, written anew with some arguments changed."""
-    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    return model_card(report, {**_told(folder), **arguments})
+    return model_card(_report_of(folder), {**_told(folder), **arguments})
 
 
 def _told(folder: Path) -> dict[str, Any]:
     return yaml.safe_load((folder / "arguments.yaml").read_text(encoding="utf-8"))
 
 
-def _without_examples(folder: Path) -> dict[str, Any]:
-    """The report as it may be published: without what the test examples say and where they lie."""
-    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    for part in (report, report.get("source", {})):
-        part.pop("worst", None)
-    return report
+def _report_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
 
 
 def _reason(error: Exception) -> str:

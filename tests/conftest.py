@@ -240,6 +240,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
     place = tmp_path_factory.mktemp("cache")
     patch.setattr("datasets.config.HF_DATASETS_CACHE", place)
     patch.setenv("HF_DATASETS_CACHE", str(place))
+    patch.setenv("TRACKIO_DIR", str(place / "trackio"))
     yield
     patch.undo()
 

@@ -17,8 +17,10 @@ from safetensors import SafetensorError
 from hf_transfer.arguments import OF_NO_EFFECT, differences
 from hf_transfer.errors import Failure, InputError
 
+# Where TensorBoard's logs lie, in the working folder and then in the output folder.
+LOGS = "runs"
 # What a run keeps in its working folder.
-OURS = ("checkpoint-", "writing", "result", "features", ".lock")
+OURS = ("checkpoint-", "writing", "result", "features", ".lock", LOGS, "wandb-id")
 # Arguments that a run settles by itself where they are left open.
 SETTLED = ("learning_rate", "num_train_epochs", "metric_for_best_model", "greater_is_better")
 
@@ -30,8 +32,8 @@ def _entries(folder: Path) -> list[Path]:
 class OutputFolder:
     """Where a run works and where its result appears.
 
-    The run works in ``<output_dir>.partial`` beside the output folder: checkpoints and the unfinished result. The
-    result is renamed into place when it is complete.
+    The run works in ``<output_dir>.partial`` beside the output folder: checkpoints, logs and the unfinished result.
+    The result is renamed into place when it is complete, and the logs after it.
 
     Args:
         path: the output folder.
@@ -141,6 +143,8 @@ class OutputFolder:
             if place.is_dir():
                 place.rmdir()  # empty, as checked
             os.replace(staged, place)
+            if (self.work / LOGS).is_dir():
+                os.replace(self.work / LOGS, place / LOGS)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(staged, ignore_errors=True)
             raise Failure(

@@ -92,6 +92,12 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def without_examples(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The report as it may be published: without what the test examples say and where they lie."""
+    found = {key: value for key, value in report.items() if key != "worst"}
+    return found | ({"source": without_examples(report["source"])} if "source" in report else {})
+
+
 def describe_lengths(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """How long the examples of each split are, with counts over bins that all splits share.
 

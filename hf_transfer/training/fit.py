@@ -17,6 +17,7 @@ from hf_transfer.arguments import Arguments, MethodArguments
 from hf_transfer.errors import Failure, InputError, logger, nearest
 from hf_transfer.evaluation.groups import measure_groups, over_groups
 from hf_transfer.methods import Anatomy, default_learning_rate, train_last_layers
+from hf_transfer.reporting.trackers import Tracking
 from hf_transfer.training.checkpoints import was_cached
 from hf_transfer.training.cost import training_cost
 from hf_transfer.training.dropout import quick_dropout
@@ -37,14 +38,16 @@ def make_trainer(
     splits: Any,
     inputs: Any,
     run: Mapping[str, Any] | None = None,
+    tracking: Tracking | None = None,
 ) -> TransferTrainer:
     """A trainer of `model` on the preprocessed `inputs`, working in `folder`; it never pushes.
 
-    `run` is for its checkpoints: see `checkpoints.describe_run`.
+    `run` is for its checkpoints: see `checkpoints.describe_run`. It talks to no tracker but those of `tracking`.
     """
     args = copy.copy(arguments.training)
     args.output_dir, args.push_to_hub = str(folder), False
     args.hub_token = None  # checkpoints hold the arguments
+    args.report_to = tracking.others if tracking else []
     validation = splits.get("validation")
 
     def compute_metrics(found: Any) -> dict[str, float]:
@@ -63,6 +66,7 @@ def make_trainer(
             readout=task.readout(processor, model),
             run=run or {},
             compute_metrics=compute_metrics,
+            callbacks=[tracking] if tracking else [],
         )
 
 

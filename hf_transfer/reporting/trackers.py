@@ -1,0 +1,278 @@
+"""Experiment trackers (``--report_to``): TensorBoard, trackio and wandb get a run's curves, and then its results."""
+
+import contextlib
+import io
+import math
+import os
+import re
+import shutil
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+
+from hf_transfer.arguments import Arguments
+from hf_transfer.errors import InputError, logger, short_path
+from hf_transfer.reporting.model_card import cell, model_card
+from hf_transfer.reporting.output_folder import LOGS, OutputFolder
+from hf_transfer.reporting.page import report_page
+from hf_transfer.reporting.report import without_examples
+
+# Those that get results; transformers' other trackers get what Trainer gives them.
+TRACKERS = ("tensorboard", "trackio", "wandb")
+
+
+@contextlib.contextmanager
+def tracking(arguments: Arguments, output: OutputFolder) -> Iterator["Tracking"]:
+    """What tells the run's trackers of it; none of them is left open after the block.
+
+    Raises:
+        InputError: a tracker is unknown, or its package is not installed.
+    """
+    training = arguments.training
+    callbacks = {name: _callback(name) for name in training.report_to or ()}
+    others = [name for name in callbacks if name not in TRACKERS]
+    mine = {name: callback for name, callback in callbacks.items() if name in TRACKERS and not training.process_index}
+    made = Tracking(mine, others, arguments, output)
+    try:
+        yield made
+    finally:
+        for name in list(mine):
+            made.drop(name)
+
+
+class Tracking(TrainerCallback):
+    """Trainer's own callbacks for trackers, held open from the first step until the results are in.
+
+    Trainer would end a tracker's run with the last step, and log every split that is predicted as ``test``.
+
+    Args:
+        callbacks: by tracker; none on processes that are not the main one.
+        others: trackers that Trainer sees to by itself.
+        arguments: of the run.
+        output: where it works, and where the logs lie in the end.
+    """
+
+    def __init__(self, callbacks: dict[str, Any], others: list[str], arguments: Arguments, output: OutputFolder):
+        self.callbacks, self.others = callbacks, others
+        self.arguments, self.output = arguments, output
+        self.name = str(arguments.training.run_name or output.path.resolve().name)
+        self.open: set[str] = set()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        places = []
+        for name, callback in self.callbacks.items():
+            try:
+                with _quietly(name):
+                    again = name in self.open  # out of memory, and training begins anew
+                    place = self._begin(callback, again, args, state, control, **kwargs)
+                    places += [] if again else [place]
+                    self.open.add(name)
+            except Exception as error:  # whatever the tracker or the network raises
+                raise InputError(
+                    f"--report_to {name}: the tracker cannot be started: {_reason(error)}. Training has not begun."
+                ) from error
+        if places:
+            logger.info("Tracked as %s: %s", self.name, "; ".join(places))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        finite = _finite(logs or {})
+        self._tell(lambda callback: callback.on_log(args, state, control, logs=finite, **kwargs))
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._tell(lambda callback: callback.on_save(args, state, control, **kwargs))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if "tensorboard" in self.callbacks:  # its files are about to move
+            self.callbacks["tensorboard"].on_train_end(args, state, control, **kwargs)
+
+    def report(self, trainer: Any, report: Mapping[str, Any]) -> None:
+        """Give the results to the trackers, and end their runs there; the run goes on whatever they do.
+
+        Metrics are ``before/NAME`` at step 0 and ``after/NAME`` at the last step, of the test split;
+        ``source/before/NAME`` of the source examples and ``groups/GROUP/before/NAME`` of each group, and so on.
+        """
+        told, step = self.arguments.as_dict(), trainer.state.global_step
+        published = without_examples(report)
+
+        def finish(callback: Any) -> None:
+            if isinstance(callback, TensorBoardCallback):
+                writer = _writer(self._logs(callback, self.output.path))
+                for when, at in (("before", 0), ("after", step)):
+                    for key, value in metrics(report, when).items():
+                        writer.add_scalar(key, value, at)
+                where = f"The whole report: `{self.output.path.resolve() / 'report.html'}`"
+                writer.add_text("results", f"{_results(published, told)}\n\n{where}", step)
+                writer.close()
+            elif isinstance(callback, TrackioCallback):
+                import trackio
+
+                page = trackio.Html(report_page(published, told, {}), inject=False)
+                trackio.log({**metrics(report, "before"), "train/global_step": 0}, step=0)
+                trackio.log({**metrics(report, "after"), "report": page, "train/global_step": step})
+            elif isinstance(callback, WandbCallback):
+                import wandb
+
+                page = wandb.Html(io.StringIO(report_page(published, told, {})), inject=False)
+                wandb.log({**metrics(report, "before"), "train/global_step": 0})
+                wandb.log({**metrics(report, "after"), "report": page, "train/global_step": step})
+            callback.on_train_end(
+                trainer.args, trainer.state, trainer.control, model=trainer.model,
+                processing_class=trainer.processing_class,
+            )  # fmt: skip
+            if isinstance(callback, WandbCallback):
+                wandb.finish()
+
+        for name in list(self.callbacks):
+            with _quietly(name):
+                self._tell(finish, name)
+        self.callbacks.clear()
+
+    def drop(self, name: str) -> None:
+        """End a tracker's run as it is."""
+        callback = self.callbacks.pop(name, None)
+        if name not in self.open:
+            return
+        with contextlib.suppress(Exception), _quietly(name):
+            if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+                callback.tb_writer.close()
+            elif isinstance(callback, TrackioCallback):
+                import trackio
+
+                trackio.finish()
+            elif isinstance(callback, WandbCallback):
+                import wandb
+
+                wandb.finish(exit_code=1)
+
+    def _tell(self, event: Callable[[Any], None], *names: str) -> None:
+        for name in names or list(self.callbacks):
+            try:
+                event(self.callbacks[name])
+            except Exception as error:  # whatever the tracker or the network raises: the run is worth more
+                logger.warning("--report_to %s: %s. The run goes on without it.", name, _reason(error))
+                self.drop(name)
+
+    def _begin(self, callback: Any, again: bool, args: Any, state: Any, control: Any, **kwargs: Any) -> str:
+        """Open the tracker's run unless that was done, or go on with that of a checkpoint; where it can be seen."""
+        told, goes_on = self.arguments.as_dict(), again or state.global_step > 0
+        if isinstance(callback, TensorBoardCallback):
+            if not goes_on:
+                shutil.rmtree(self.output.work / LOGS, ignore_errors=True)
+            # Steps that were logged after the checkpoint come again.
+            callback.tb_writer = _writer(
+                self._logs(callback, self.output.work), purge_step=state.global_step + 1 if goes_on else None
+            )
+            callback.on_train_begin(args, state, control, **kwargs)
+            rows = "\n".join(f"| {key} | {cell(value)} |" for key, value in told.items())
+            callback.tb_writer.add_text("arguments", f"| argument | value |\n|---|---|\n{rows}")
+            if os.environ.get("TENSORBOARD_LOGGING_DIR"):
+                return f"tensorboard --logdir {short_path(callback.logging_dir)}"
+            here, there = (short_path(folder / LOGS) for folder in (self.output.work, self.output.path))
+            return f"tensorboard --logdir {here} (in the end {there})"
+        if isinstance(callback, TrackioCallback):
+            import trackio
+
+            if not again:
+                trackio.init(
+                    project=args.project, name=self.name, space_id=args.trackio_space_id,
+                    bucket_id=args.trackio_bucket_id, private=args.hub_private_repo, config=told,
+                    # Its callback would go on with any run of that name.
+                    resume="allow" if goes_on else "never", embed=False,
+                )  # fmt: skip
+                callback._space_id, callback._initialized = trackio.context_vars.current_space_id.get(), True
+            if callback._space_id:
+                return str(callback.SPACE_URL.format(space_id=callback._space_id))
+            return f'trackio show --project "{args.project}"'
+        import wandb
+
+        if not again:
+            wandb.init(
+                project=os.environ.get("WANDB_PROJECT") or args.project, name=self.name,
+                id=self._identity(goes_on), resume="allow",
+                # The metadata hold the command line, which may hold a token; what is printed is nobody's business.
+                settings=wandb.Settings(silent=True, console="off", x_disable_meta=True),
+            )  # fmt: skip
+        callback.on_train_begin(args, state, control, **kwargs)
+        wandb.config.update(told, allow_val_change=True)
+        return str(wandb.run.url or wandb.run.dir)
+
+    def _logs(self, callback: Any, folder: Path) -> Path:
+        """TensorBoard's folder for this run, while the run's own folder is `folder`."""
+        if os.environ.get("TENSORBOARD_LOGGING_DIR"):
+            return Path(callback.logging_dir)
+        return folder / LOGS / (re.sub(r"[^\w.-]+", "-", self.name).strip(".") or "run")
+
+    def _identity(self, goes_on: bool) -> str:
+        """What wandb knows the run by; kept for when it is gone on with."""
+        file = self.output.work / "wandb-id"
+        if not (goes_on and file.is_file()):
+            file.write_text(uuid.uuid4().hex, encoding="utf-8")
+        return file.read_text(encoding="utf-8")
+
+
+def metrics(report: Mapping[str, Any], when: str) -> dict[str, float]:
+    """The metrics of a report by their names in trackers, without what is not finite.
+
+    Args:
+        report: as in ``report.json``.
+        when: ``before`` or ``after``.
+    """
+    key, suffix = ("baseline", "_before") if when == "before" else ("metrics", "")
+    found = {f"{when}/{name}": value for name, value in report[key].items()}
+    if "source" in report:
+        found |= {f"source/{when}/{name}": value for name, value in report["source"][key].items()}
+    for group, of in report["groups"].items():
+        found |= {f"groups/{group}/{when}/{name}": of[name + suffix] for name in report["headline"]}
+    return _finite(found)
+
+
+def _results(report: dict[str, Any], arguments: dict[str, Any]) -> str:
+    """The results part of the model card."""
+    _, _, rest = model_card(report, arguments).partition("\n## Results\n")
+    return rest.partition("\n## ")[0].strip()
+
+
+def _finite(values: Mapping[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in values.items() if isinstance(value, (int, float)) and math.isfinite(value)}
+
+
+def _callback(name: str) -> Any:
+    try:
+        (callback,) = get_reporting_integration_callbacks([name])
+        with _quietly(name):
+            if name == "tensorboard":
+                import torch.utils.tensorboard  # noqa: F401 (its callback would take tensorboardX as well)
+            return callback()
+    except ValueError as error:
+        raise InputError(f"--report_to {name}: {_reason(error)}.") from error
+    except (ImportError, RuntimeError) as error:
+        if name not in TRACKERS:
+            raise InputError(f"--report_to {name}: {_reason(error)}.") from error
+        raise InputError(f"--report_to {name} needs a package that is missing: `pip install {name}`.") from error
+
+
+def _writer(folder: Path, purge_step: int | None = None) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=purge_step)
+
+
+@contextlib.contextmanager
+def _quietly(name: str) -> Iterator[None]:
+    """Without what a tracker prints; the first of its warnings as one line."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        yield
+    if caught:
+        logger.warning("--report_to %s: %s", name, " ".join(str(caught[0].message).split())[:300])
+
+
+def _reason(error: Exception) -> str:
+    return (" ".join(str(error).split())[:300] or type(error).__name__).rstrip(".")
