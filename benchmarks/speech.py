@@ -2,7 +2,7 @@
 
     python benchmarks/speech.py preprocessing --hours 1 10
     python benchmarks/speech.py again --hours 1
-    python benchmarks/speech.py training --method full --epochs 3
+    python benchmarks/speech.py training --method full
 
 Clips are noise and weights are random: neither changes the cost. Training alternates with transformers' Trainer, set
 up as run_speech_recognition_ctc.py does by default; ours begins with an empty cache of activations.
@@ -214,8 +214,8 @@ def main() -> None:
     flags.add_argument("--hours", type=float, nargs="+", default=[1, 10])
     flags.add_argument("--method", choices=["full", "lora", "frozen"], default="full")
     flags.add_argument("--trainable_layers", type=int, default=0)
-    flags.add_argument("--clips", type=int, default=24, help="of 1 to 15 seconds")
-    flags.add_argument("--epochs", type=int, default=3)
+    flags.add_argument("--clips", type=int, default=8, help="of 1 to 15 seconds")
+    flags.add_argument("--epochs", type=int, default=2)
     flags.add_argument("--batch_size", type=int, default=4)
     asked = flags.parse_args()
     if asked.what == "training":

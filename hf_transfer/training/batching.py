@@ -4,10 +4,18 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset, Sampler
 
+# A processor is fastest where a batch's activations stay near it: see benchmarks/RESULTS.md. An accelerator is not.
+POSITIONS_ON_A_PROCESSOR = 1024
 # Examples of this many steps are sorted by length together: enough to save padding, few enough to stay random.
 POOL_STEPS = 16
+
+
+def most_positions(device: torch.device) -> int | None:
+    """The most positions a batch that nothing is learned from, for speed; None where more are always faster."""
+    return POSITIONS_ON_A_PROCESSOR if device.type == "cpu" else None
 
 
 class TrainingBatches(Sampler[list[int]]):
@@ -122,15 +130,28 @@ class EvaluationBatches(Sampler[list[int]]):
     """Every example once over all processes, longest first, in batches of similar length.
 
     Args:
-        lengths: of each example, in tokens or frames.
-        batch_size: examples a batch.
+        positions: of each example, in tokens or frames.
+        batch_size: the most examples a batch.
+        most_positions: the most positions a batch, padding included; None for any number.
         processes: how many there are.
         rank: of this process.
     """
 
-    def __init__(self, lengths: Sequence[int], *, batch_size: int, processes: int = 1, rank: int = 0):
-        order = np.argsort(-np.asarray(lengths), kind="stable")
-        batches = [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
+    def __init__(
+        self,
+        positions: Sequence[int],
+        *,
+        batch_size: int,
+        most_positions: int | None = None,
+        processes: int = 1,
+        rank: int = 0,
+    ):
+        order = np.argsort(-np.asarray(positions), kind="stable").tolist()
+        batches, start = [], 0
+        while start < len(order):
+            fit = batch_size if most_positions is None else max(1, most_positions // int(positions[order[start]]))
+            batches.append(order[start : start + min(batch_size, fit)])
+            start += len(batches[-1])
         self.batches: list[list[int]] = batches[rank::processes]
 
     def __len__(self) -> int:

@@ -20,7 +20,7 @@ from hf_transfer.data.clips import padded_labels
 from hf_transfer.errors import logger
 from hf_transfer.methods import Anatomy
 from hf_transfer.training.activation_store import ActivationStore
-from hf_transfer.training.batching import EvaluationBatches
+from hf_transfer.training.batching import EvaluationBatches, most_positions
 from hf_transfer.training.entry import Entry
 
 # Part of the key: raise it when what is kept changes.
@@ -241,8 +241,9 @@ class FeatureCache:
 
     def _batches(self, dataset: Any, rows: np.ndarray, args: Any) -> list[list[int]]:
         size = 1 if getattr(dataset, "alone", False) else args.per_device_eval_batch_size
-        lengths = np.asarray(dataset["length"][:])[rows]
-        return [rows[batch].tolist() for batch in EvaluationBatches(lengths, batch_size=size)]
+        lengths = np.asarray(getattr(dataset, "positions", None) or dataset["length"][:])[rows]
+        limit = most_positions(self.model.device)
+        return [rows[b].tolist() for b in EvaluationBatches(lengths, batch_size=size, most_positions=limit)]
 
     def _positions(self, dataset: Any) -> np.ndarray:
         lengths = np.asarray(getattr(dataset, "positions", None) or dataset["length"][:])

@@ -18,7 +18,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, rotate_checkpoints
 
 from hf_transfer.errors import logger
-from hf_transfer.training.batching import EvaluationBatches, PaddedExamples, TrainingBatches
+from hf_transfer.training.batching import EvaluationBatches, PaddedExamples, TrainingBatches, most_positions
 from hf_transfer.training.checkpoints import STAGING, Progress, seal, written_beside
 from hf_transfer.training.health import Health, require_finite
 
@@ -92,8 +92,9 @@ class TransferTrainer(Trainer):
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         batches = EvaluationBatches(
-            _lengths(dataset),
+            getattr(dataset, "positions", None) or _lengths(dataset),
             batch_size=1 if getattr(dataset, "alone", False) else self.args.per_device_eval_batch_size,
+            most_positions=most_positions(self.args.device),
             processes=self.args.world_size,
             rank=self.args.process_index,
         )
