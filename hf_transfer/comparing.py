@@ -1,16 +1,13 @@
 """`compare()`: several methods, models and seeds on the same data, measured against each other."""
 
-import contextlib
 import dataclasses
 import json
-import logging
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from datasets import Dataset, DatasetDict
 
 from hf_transfer.errors import Failure, InputError, logger
@@ -18,13 +15,10 @@ from hf_transfer.evaluation.several_runs import measure_several, recommend
 from hf_transfer.finetuning import finetune
 from hf_transfer.parsing import build_arguments, keyword_arguments
 from hf_transfer.reporting.comparison import reason, summary
-from hf_transfer.reporting.output_folder import as_json, written_whole
-from hf_transfer.reporting.page import render
 from hf_transfer.reporting.report import Finetuned, duration, in_notebook, local_name
+from hf_transfer.series import claim, fitting, said_once, write_record
 
 METHODS = ("full", "lora", "frozen", "scratch")
-# Settings that belong to some methods only; the others do without.
-OF_METHODS = {"trainable_layers": ("frozen",), "merge": ("lora",), "head_first": ("full", "lora")}
 RECORD = "comparison.json"
 
 
@@ -85,7 +79,8 @@ def compare(
         for name, (model, method) in ways.items():
             place = folder / name / f"seed-{own_seed}"
             begun = place.exists() or place.with_name(f"{place.name}.partial").exists()
-            own = {"model_name_or_path": model, "method": method, "seed": own_seed, "output_dir": str(place)}
+            own = {"model_name_or_path": model, "method": method, "seed": own_seed, "output_dir": str(place),
+                   "run_name": f"{values.get('run_name', folder.name)}/{name}/seed-{own_seed}"}  # fmt: skip
             own |= {"resume_from_checkpoint": "true"} if begun else {}
             arguments = build_arguments(type(task), {**fitting(values, method), **own})
             planned.append((name, dataclasses.replace(arguments, task=task)))
@@ -128,66 +123,19 @@ def _ways(methods: Sequence[str], models: Sequence[Any]) -> dict[str, tuple[Any,
     }
 
 
-def fitting(values: Mapping[str, Any], method: str) -> dict[str, Any]:
-    """The arguments without those that only other methods take."""
-    return {key: value for key, value in values.items() if method in OF_METHODS.get(key, (method,))}
-
-
-def claim(values: Mapping[str, Any], own: Mapping[str, Any], what: str) -> Path:
-    """The folder to work in: new, or one where the same was begun.
-
-    Raises:
-        InputError: it holds something else.
-    """
-    if not values.get("output_dir"):
-        raise InputError("--output_dir is missing: expected the folder to write the result to.")
-    folder, told = Path(str(values["output_dir"])), {**own, **values}
-    record = folder / "arguments.yaml"
-    # As it is read back: tuples are lists there.
-    text = yaml.safe_dump(json.loads(json.dumps(told, default=str)), sort_keys=False, allow_unicode=True)
-    if record.is_file() and not (folder / "report.json").exists():
-        if record.read_text(encoding="utf-8") != text:
-            raise InputError(f"--output_dir {folder}: {what} with other arguments lies there. Name another folder.")
-        return folder
-    if folder.exists() and (folder.is_file() or any(folder.iterdir())):
-        raise InputError(f"--output_dir {folder}: there is something of that name. Name a new folder for {what}.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        record.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"--output_dir {folder}: the folder cannot be made: {error.strerror}.") from error
-    return folder
-
-
-def write_record(folder: Path, name: str, report: Mapping[str, Any], template: str, **shown: Any) -> None:
-    """The result as JSON and as a page, each whole or absent."""
-    with written_whole(folder / name) as stream:
-        stream.write(as_json(report))
-    with written_whole(folder / "report.html") as stream:
-        stream.write(render(template, title=folder.name, report=report, **shown))
-
-
-@contextlib.contextmanager
-def said_once() -> Iterator[None]:
-    """Inside the block, what one run has said of data and model is not said again by the next."""
-    heard: set[str] = set()
-
-    def new(record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        known = text in heard
-        heard.add(text)
-        return not known
-
-    logger.addFilter(new)
-    try:
-        yield
-    finally:
-        logger.removeFilter(new)
-
-
 def _line(report: Mapping[str, Any]) -> str:
     key, name = report["data"]["answer"]
     return f"{name} {report['metrics'][key]:.3f}, {duration(report['seconds']['total'])}."
+
+
+def _of_source(reports: list[dict[str, Any]], metric: str) -> dict[str, float] | None:
+    """What a way has forgotten: the metric on the source examples before and after, averaged over seeds."""
+    if "source" not in reports[0]:
+        return None
+    return {
+        when: statistics.mean(report["source"][part][metric] for report in reports)
+        for when, part in (("before", "baseline"), ("after", "metrics"))
+    }
 
 
 def _kept_predictions(task: Any, result: Finetuned) -> Any:
@@ -235,6 +183,7 @@ def _report(
             "training_seconds": statistics.median(report["training"]["seconds"] for report in own),
             "peak_memory_bytes": max(report["training"]["peak_memory_bytes"] for report in own),
             "bytes": sum(file.stat().st_size for file in done[name][0].folder.glob("*.safetensors")),
+            "source": _of_source(own, metric),
             "folders": [f"{name}/{result.folder.name}" for result in done[name]],
         }
         for name, own in sorted(

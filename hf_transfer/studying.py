@@ -11,13 +11,13 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 
-from hf_transfer.comparing import claim, fitting, said_once, write_record
 from hf_transfer.errors import Failure, InputError, logger
 from hf_transfer.evaluation.learning_curve import describe_curves
 from hf_transfer.finetuning import finetune
 from hf_transfer.parsing import build_arguments, keyword_arguments
 from hf_transfer.reporting.report import duration, in_notebook, local_name
 from hf_transfer.reporting.study import sentences, summary
+from hf_transfer.series import claim, fitting, said_once, write_record
 
 # One line a finished run: what a study that goes on has done already.
 KEPT = "runs.jsonl"
@@ -92,7 +92,8 @@ def study(
         found = done.get((method, size, draw))
         if found is None:
             limit = {} if size is None else {"max_train_samples": size}
-            own = {"method": method, "seed": seed + draw, "output_dir": str(work), **limit}
+            name = f"{values.get('run_name', folder.name)}/{method}-{size or 'all'}-{draw + 1}"
+            own = {"method": method, "seed": seed + draw, "output_dir": str(work), "run_name": name, **limit}
             arguments = build_arguments(type(task), {**fitting(values, method), **own})
             try:
                 report = finetune(task, dataclasses.replace(arguments, task=task), dataset=dataset).report

@@ -183,3 +183,17 @@ def test_loss_and_gradients_do_not_depend_on_neighbours(tiny, family):
     for name, parameter in model.named_parameters():
         if name in of_both:
             torch.testing.assert_close(parameter.grad, of_both[name], atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_evaluation_batches_hold_no_more_positions_than_told(processes):
+    batches = [
+        b
+        for rank in range(processes)
+        for b in EvaluationBatches(LENGTHS, batch_size=7, most_positions=60, processes=processes, rank=rank)
+    ]
+    assert sorted(i for b in batches for i in b) == list(range(len(LENGTHS)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(LENGTHS[i] for i in batch) <= 60
+    assert max(map(len, batches)) == 7
+    assert len(batches) < len(LENGTHS)

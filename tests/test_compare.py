@@ -94,9 +94,20 @@ def test_another_comparison_is_not_mixed_with_this(compared):
         compare(TextClassification(), methods=["full"], **{**arguments, "output_dir": str(found.folder.parent)})
 
 
+def test_other_data_under_the_same_name_are_noticed(compared, tmp_path):
+    found, arguments = compared
+    file = write_csv(tmp_path / "m.csv", message_rows(40))
+    again = {**arguments, "train_file": str(file), "output_dir": str(tmp_path / "out"), "max_steps": 1}
+    compare(TextClassification(), methods=["frozen"], seeds=1, **again)
+    write_csv(file, message_rows(41))
+    with pytest.raises(InputError, match="or data"):
+        compare(TextClassification(), methods=["frozen"], seeds=1, **again)
+
+
 @pytest.mark.parametrize(
     ("told", "message"),
     [
+        ({"push_to_hub": True}, "hf-transfer push FOLDER"),
         ({"methods": ["full", "qlora"]}, "expected some of full, lora, frozen, scratch"),
         ({"methods": ["full", "full"]}, "twice"),
         ({"methods": ["full"], "seeds": 0}, "--seeds is 0"),

@@ -234,7 +234,7 @@ def load_file(file: str, *, column_names: Sequence[str] | None = None, delimiter
                 "delimiter": delimiter,
                 "columns": tuple((name, isinstance(kind, List)) for name, kind in (features or {}).items()),
                 # Part of the cache's fingerprint: a file of other content, or another reader, reads anew.
-                "changed": (READER, _digest(path) if path.is_file() else None),
+                "changed": (READER, digest_of(path) if path.is_file() else None),
             },
         )
     except datasets.exceptions.DatasetGenerationError as error:
@@ -247,7 +247,8 @@ def load_file(file: str, *, column_names: Sequence[str] | None = None, delimiter
         raise Failure(f"{file} could not be converted: {cause or error}.") from error
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """What tells a file's content from all others."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "blake2b").hexdigest()
 

@@ -38,13 +38,16 @@ def size(count: float) -> str:
 def summary(report: Mapping[str, Any], folder: Path) -> str:
     """The comparison as a table, and which to take."""
     metric = report["metric"]
-    head = ("", report["metric_name"], "95 % interval", "against the best", "trained", "time", "memory", "on disk")
+    source = all(run["source"] for run in report["runs"].values())
+    head = ("", report["metric_name"], "95 % interval", "against the best", *(["source"] if source else []), "trained",
+            "time", "memory", "on disk")  # fmt: skip
     rows = [head]
     for way, run in report["runs"].items():
         rows.append((
             way + (" *" if way == report["recommended"] else ""), f"{run['metrics'][metric]:.3f}",
             "[{:.3f}, {:.3f}]".format(*run["confidence"][metric]),
             "best" if way == report["best"] else "{:+.3f} to {:+.3f}".format(*run["against_best"]),
+            *([f"{run['source']['before']:.3f} to {run['source']['after']:.3f}"] if source else []),
             f"{run['trained_share']:.1%}", duration(run["seconds"]), size(run["peak_memory_bytes"]),
             size(run["bytes"]),
         ))  # fmt: skip
