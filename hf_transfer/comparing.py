@@ -10,13 +10,14 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 
+from hf_transfer.arguments import Arguments
 from hf_transfer.errors import Failure, InputError, logger
 from hf_transfer.evaluation.several_runs import measure_several, recommend
 from hf_transfer.finetuning import finetune
 from hf_transfer.parsing import build_arguments, keyword_arguments
 from hf_transfer.reporting.comparison import reason, summary
-from hf_transfer.reporting.report import Finetuned, duration, in_notebook, local_name
-from hf_transfer.series import claim, fitting, said_once, write_record
+from hf_transfer.reporting.report import Finetuned, duration, in_notebook, local_name, training_seconds
+from hf_transfer.series import claimed, fitting, said_once, write_record
 
 METHODS = ("full", "lora", "frozen", "scratch")
 RECORD = "comparison.json"
@@ -73,20 +74,15 @@ def compare(
     ways = _ways(methods, models or [values.get("model_name_or_path")])
     if seeds < 1:
         raise InputError(f"--seeds is {seeds}: expected 1 or more.")
-    folder = claim(values, {"methods": list(methods), "seeds": seeds, "models": list(models)}, "a comparison")
-    planned = []
-    for own_seed in range(seed, seed + seeds):
-        for name, (model, method) in ways.items():
-            place = folder / name / f"seed-{own_seed}"
-            begun = place.exists() or place.with_name(f"{place.name}.partial").exists()
-            own = {"model_name_or_path": model, "method": method, "seed": own_seed, "output_dir": str(place),
-                   "run_name": f"{values.get('run_name', folder.name)}/{name}/seed-{own_seed}"}  # fmt: skip
-            own |= {"resume_from_checkpoint": "true"} if begun else {}
-            arguments = build_arguments(type(task), {**fitting(values, method), **own})
-            planned.append((name, dataclasses.replace(arguments, task=task)))
-    done: dict[str, list[Finetuned]] = {name: [] for name in ways}
-    failed: list[dict[str, Any]] = []
-    with said_once():
+    own = {"methods": list(methods), "seeds": seeds, "models": list(models)}
+    with claimed(task, values, own, dataset, "a comparison") as folder, said_once():
+        planned = [
+            (name, _arguments(task, values, model, method, folder / name / f"seed-{number}", number))
+            for number in range(seed, seed + seeds)
+            for name, (model, method) in ways.items()
+        ]
+        done: dict[str, list[Finetuned]] = {name: [] for name in ways}
+        failed: list[dict[str, Any]] = []
         for i, (name, arguments) in enumerate(planned, start=1):
             logger.info("%d of %d: %s, seed %d.", i, len(planned), name, arguments.training.seed)
             try:
@@ -96,14 +92,23 @@ def compare(
                 failed.append({"name": name, "seed": arguments.training.seed, "why": str(error)})
                 continue
             done[name].append(result)
-            logger.info("  %s", _line(result.report))
-    whole = {name: results for name, results in done.items() if len(results) == seeds}
-    if not whole:
-        raise Failure(f"No method could be finished. {failed[0]['why']}")
-    report = _report(task, whole, ways, failed, seed)
-    if planned[0][1].training.should_save:
+            logger.info("%s, seed %d: %s", name, arguments.training.seed, _line(result.report))
+        whole = {name: results for name, results in done.items() if len(results) == seeds}
+        if not whole:
+            raise Failure(f"No method could be finished. {failed[0]['why']}")
+        report = _report(task, whole, ways, failed, seed)
         write_record(folder, RECORD, report, "comparison.html")
     return Compared(folder, report)
+
+
+def _arguments(task: Any, values: Mapping[str, Any], model: Any, method: str, place: Path, seed: int) -> Arguments:
+    """Those of one run, which goes on where it was begun."""
+    begun = place.exists() or place.with_name(f"{place.name}.partial").exists()
+    series = values.get("run_name", place.parent.parent.name)
+    own = {"model_name_or_path": model, "method": method, "seed": seed, "output_dir": str(place),
+           "run_name": f"{series}/{place.parent.name}/{place.name}"}  # fmt: skip
+    own |= {"resume_from_checkpoint": "true"} if begun else {}
+    return dataclasses.replace(build_arguments(type(task), {**fitting(values, method), **own}), task=task)
 
 
 def _ways(methods: Sequence[str], models: Sequence[Any]) -> dict[str, tuple[Any, str]]:
@@ -142,10 +147,7 @@ def _kept_predictions(task: Any, result: Finetuned) -> Any:
     """A run's test predictions under resampling, and what tells its test examples from others."""
     with (result.folder / "predictions.jsonl").open(encoding="utf-8") as stream:
         records = [record for line in stream if "split" not in (record := json.loads(line))]
-    examples = [
-        [record.get(name) for name in ("text", "text_pair", "audio", "label", "reference")] for record in records
-    ]
-    return task.resampled(records, result.report["data"]), examples
+    return task.resampled(records, result.report["data"]), [task.example(record) for record in records]
 
 
 def _report(
@@ -180,7 +182,7 @@ def _report(
             "by_seed": {report["seed"]: report["metrics"][metric] for report in own},
             "trained_share": own[0]["parameters"]["trainable"] / own[0]["parameters"]["total"],
             "seconds": statistics.median(report["seconds"]["total"] for report in own),
-            "training_seconds": statistics.median(report["training"]["seconds"] for report in own),
+            "training_seconds": statistics.median(training_seconds(report) for report in own),
             "peak_memory_bytes": max(report["training"]["peak_memory_bytes"] for report in own),
             "bytes": sum(file.stat().st_size for file in done[name][0].folder.glob("*.safetensors")),
             "source": _of_source(own, metric),
@@ -200,7 +202,11 @@ def _report(
         "examples": facts["examples"],
         "seeds": [report["seed"] for report in first],
         "device": first[0]["device"],
-        "untrained": first[0]["baseline"].get(metric),
+        "untrained": {
+            ways[name][0]: own[0]["baseline"].get(metric)
+            for name, own in reports.items()
+            if ways[name][1] != "scratch"
+        },
         "runs": found,
         "failed": failed,
         "best": best,

@@ -19,7 +19,7 @@ from hf_transfer.data.source import named_groups, only_groups, replay, separate_
 from hf_transfer.data.splits import SPLITS, complete_splits, cut_to_sizes, load_splits, overlap
 from hf_transfer.data.tables import show_bars_for
 from hf_transfer.errors import Failure, InputError, logger
-from hf_transfer.evaluation.comparison import compare
+from hf_transfer.evaluation.before_after import compare
 from hf_transfer.methods import Anatomy, apply_method, count_parameters, merged
 from hf_transfer.models import quiet
 from hf_transfer.parity import check_parity
@@ -222,8 +222,17 @@ def _deliver(
         write_json(folder / "report.json", report)
         write_jsonl(folder / "predictions.jsonl", predictions)
         (folder / "README.md").write_text(model_card(report, told), encoding="utf-8")
-        media = task.media(run.splits["test"], run.inputs["test"], report.get("worst", []))
-        (folder / "report.html").write_text(report_page(report, told, media), encoding="utf-8")
+        _write_page(folder / "report.html", task, run, report, told)
+
+
+def _write_page(file: Path, task: Task, run: _Prepared, report: dict[str, Any], told: dict[str, Any]) -> None:
+    try:
+        media = task.media(run.inputs["test"], report.get("worst", []))
+        file.write_text(report_page(report, told, media), encoding="utf-8")
+    except Exception as error:  # a page is not worth a trained model
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk: the result as a whole cannot be written
+        logger.warning("report.html could not be made (%s: %s); all else is there.", type(error).__name__, error)
 
 
 def _push(arguments: Arguments, output: OutputFolder) -> None:

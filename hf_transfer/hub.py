@@ -16,7 +16,7 @@ from hf_transfer.models import quiet
 from hf_transfer.reporting.model_card import model_card
 from hf_transfer.reporting.output_folder import LOGS, as_json, write_json, written_whole_folder
 from hf_transfer.reporting.page import report_page
-from hf_transfer.reporting.report import without_examples
+from hf_transfer.reporting.report import published_arguments, without_examples
 
 # The test split's texts are the user's own and stay at home.
 KEPT = ("predictions.jsonl",)
@@ -80,7 +80,9 @@ def push(
             files["README.md"] = _card_of(source, hub_model_id=repository).encode()
             published = without_examples(_report_of(source))
             files["report.json"] = as_json(published).encode()
-            files["report.html"] = report_page(published, {**_told(source), "hub_model_id": repository}, {}).encode()
+            if "report.html" in files:
+                told = {**published_arguments(_told(source)), "hub_model_id": repository}
+                files["report.html"] = report_page(published, told, []).encode()
             done = api.create_commit(
                 repository,
                 [

@@ -63,20 +63,23 @@ def given_arguments(task_class: type, argv: Sequence[str]) -> dict[str, Any]:
     return {**parser.given(_as_flags(_read_yaml(config), config), config), **flags}
 
 
-def model_named(argv: Sequence[str]) -> str:
-    """The ``--model_name_or_path`` among flags, or in their ``--config``: it tells the task, and that the other flags.
+def model_named(argv: Sequence[str]) -> ModelArguments:
+    """The model among flags, or in their ``--config``: it tells the task, and that the other flags.
 
     Raises:
         InputError: there is none.
     """
-    parser = _Parser([], add_help=False, allow_abbrev=False)
-    parser.add_argument("--model_name_or_path")
+    parser = _Parser(ModelArguments, add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
-    found, _ = parser.parse_known_args(list(argv))
-    name = found.model_name_or_path or (_read_yaml(found.config) if found.config else {}).get("model_name_or_path")
-    if not name:
+    for action in parser._actions:
+        action.default = SUPPRESS
+    found = vars(parser.parse_known_args(list(argv), Namespace())[0])
+    config = found.pop("config", None)
+    names = [f.name for f in dataclasses.fields(ModelArguments)]
+    told = {key: value for key, value in (_read_yaml(config) if config else {}).items() if key in names} | found
+    if not told.get("model_name_or_path"):
         raise InputError("--model_name_or_path is missing: expected a Hub id or a local model folder.")
-    return str(name)
+    return ModelArguments(**told)
 
 
 def _parser(task_class: type, description: str | None = None) -> "_Parser":

@@ -1,14 +1,19 @@
 """A series of runs in one folder: what `compare()` and `study()` share."""
 
 import contextlib
+import dataclasses
 import json
 import logging
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from datasets import Dataset
 
+from hf_transfer.arguments import OF_NO_EFFECT, differences
 from hf_transfer.data.tables import digest_of
 from hf_transfer.errors import InputError, logger
 from hf_transfer.reporting.output_folder import as_json, written_whole
@@ -24,12 +29,17 @@ def fitting(values: Mapping[str, Any], method: str) -> dict[str, Any]:
     return {key: value for key, value in values.items() if method in OF_METHODS.get(key, (method,))}
 
 
-def claim(values: Mapping[str, Any], own: Mapping[str, Any], what: str) -> Path:
+@contextlib.contextmanager
+def claimed(task: Any, values: Mapping[str, Any], own: Mapping[str, Any], dataset: Any, what: str) -> Iterator[Path]:
     """The folder to work in: new, or one where the same was begun on the same data.
 
+    Nothing is left of a new one if the block ends before any run has kept something.
+
     Args:
-        values: arguments of the runs, by flag name.
+        task: whose settings belong to the runs.
+        values: the other arguments of the runs, by flag name.
         own: those of the series.
+        dataset: splits in memory, if there are any.
         what: it is, for messages.
 
     Raises:
@@ -39,32 +49,54 @@ def claim(values: Mapping[str, Any], own: Mapping[str, Any], what: str) -> Path:
         raise InputError("--output_dir is missing: expected the folder to write the result to.")
     if values.get("push_to_hub"):
         raise InputError(f"--push_to_hub: {what} has many models; push the one that you take: hf-transfer push FOLDER")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(f"{what[0].upper()}{what[1:]} runs in one process: start it without `accelerate launch`.")
+    data = {name: _state(Path(str(values[name]))) for name in FILES if values.get(name)}
+    if dataset is not None:
+        data["dataset"] = {name: split._fingerprint for name, split in _splits(dataset).items()}
+    told = {**own, **values, **dataclasses.asdict(task), "data": data}
+    # As it is read back: tuples are lists there. Never a token.
+    told = json.loads(json.dumps({key: told[key] for key in sorted(told) if key != "hub_token"}, default=str))
     folder = Path(str(values["output_dir"]))
-    told = {**own, **values, "data": {name: _state(Path(str(values[name]))) for name in FILES if values.get(name)}}
-    record = folder / "arguments.yaml"
-    # As it is read back: tuples are lists there.
-    text = yaml.safe_dump(json.loads(json.dumps(told, default=str)), sort_keys=False, allow_unicode=True)
+    record, new = folder / "arguments.yaml", not folder.exists()
     if record.is_file() and not (folder / "report.json").exists():
-        if record.read_text(encoding="utf-8") != text:
+        before = yaml.safe_load(record.read_text(encoding="utf-8")) or {}
+        changed = differences(before, told, (*OF_NO_EFFECT, "disable_tqdm", "report_to"))
+        if changed:
+            shown = ", ".join(f"{key} {old!r}, not {now!r}" for key, (old, now) in list(changed.items())[:3])
             raise InputError(
-                f"--output_dir {folder}: {what} with other arguments or data lies there. Name another folder."
+                f"--output_dir {folder}: {what} with other arguments or data lies there ({shown[:300]}). Name another "
+                "folder."
             )
-        return folder
-    if folder.exists() and (folder.is_file() or any(folder.iterdir())):
+    elif folder.exists() and (folder.is_file() or any(folder.iterdir())):
         raise InputError(f"--output_dir {folder}: there is something of that name. Name a new folder for {what}.")
+    else:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            record.write_text(yaml.safe_dump(told, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"--output_dir {folder}: the folder cannot be made: {error.strerror}.") from error
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        record.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"--output_dir {folder}: the folder cannot be made: {error.strerror}.") from error
-    return folder
+        yield folder
+    except BaseException:
+        if not any(file.is_file() and file != record for file in folder.rglob("*")):
+            record.unlink(missing_ok=True)
+            if new:
+                shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _splits(dataset: Any) -> Mapping[str, Any]:
+    splits = dataset if isinstance(dataset, Mapping) else {"train": dataset}
+    return {name: split for name, split in splits.items() if isinstance(split, Dataset)}
 
 
 def _state(path: Path) -> Any:
     """What changes with the data at a path; nothing for the name of a dataset on the Hub."""
     if path.is_file():
         return digest_of(path)
-    return {str(f.relative_to(path)): f.stat().st_size for f in sorted(path.rglob("*")) if f.is_file()}
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    return {str(file.relative_to(path)): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
 
 
 def write_record(folder: Path, name: str, report: Mapping[str, Any], template: str, **shown: Any) -> None:

@@ -15,9 +15,9 @@ from hf_transfer.errors import Failure, InputError, logger
 from hf_transfer.evaluation.learning_curve import describe_curves
 from hf_transfer.finetuning import finetune
 from hf_transfer.parsing import build_arguments, keyword_arguments
-from hf_transfer.reporting.report import duration, in_notebook, local_name
+from hf_transfer.reporting.report import in_notebook, local_name, training_seconds
 from hf_transfer.reporting.study import sentences, summary
-from hf_transfer.series import claim, fitting, said_once, write_record
+from hf_transfer.series import claimed, fitting, said_once, write_record
 
 # One line a finished run: what a study that goes on has done already.
 KEPT = "runs.jsonl"
@@ -55,9 +55,9 @@ def study(
 ) -> Studied:
     """Fine-tune on more and more of the training examples, drawn several times, all measured on the same test split.
 
-    ``scratch`` is always among the methods, as the control. Without a validation split of its own a study makes none:
-    labels that are chosen and calibrated on are labels, too. Called again with the same arguments, a study that was
-    interrupted goes on with the runs that are missing.
+    ``scratch`` is always among the methods, as the control. Without a validation split of its own a study makes none,
+    unless the task chooses something on it: labels that are chosen and calibrated on are labels, too. Called again
+    with the same arguments, a study that was interrupted goes on with the runs that are missing.
 
     Args:
         task: as for `finetune()`.
@@ -74,7 +74,9 @@ def study(
     values = keyword_arguments(task, keywords)
     seed = int(values.setdefault("seed", 42))
     values.setdefault("split_seed", seed)
-    if "validation_file" not in values:
+    if task.chooses:
+        logger.info("What is chosen on validation examples takes labels that are not among those counted here.")
+    elif "validation_file" not in values:
         values.setdefault("validation_size", 0.0)
     methods = [*methods, *(["scratch"] if "scratch" not in methods else [])]
     wanted = _sizes(sizes)
@@ -82,59 +84,76 @@ def study(
         raise InputError(f"--draws is {draws}: expected 1 or more.")
     if "max_train_samples" in values:
         raise InputError("--max_train_samples is what a study varies: name numbers of examples with --sizes.")
-    folder = claim(values, {"methods": methods, "sizes": wanted, "draws": draws}, "a study")
-    done = _read(folder / KEPT)
-    work = folder / "run"
-    shutil.rmtree(work, ignore_errors=True)
-    shutil.rmtree(work.with_name("run.partial"), ignore_errors=True)
-
-    def measured(method: str, size: int | None, draw: int) -> dict[str, Any]:
-        found = done.get((method, size, draw))
-        if found is None:
-            limit = {} if size is None else {"max_train_samples": size}
-            name = f"{values.get('run_name', folder.name)}/{method}-{size or 'all'}-{draw + 1}"
-            own = {"method": method, "seed": seed + draw, "output_dir": str(work), "run_name": name, **limit}
-            arguments = build_arguments(type(task), {**fitting(values, method), **own})
-            try:
-                report = finetune(task, dataclasses.replace(arguments, task=task), dataset=dataset).report
-            except Failure as error:
-                raise Failure(f"{method} on {size or 'all'} examples failed: {error} The others are kept.") from error
-            found = _kept(report, method, size, draw)
-            done[method, size, draw] = found
-            if arguments.training.should_save:
-                with (folder / KEPT).open("a", encoding="utf-8") as stream:
-                    stream.write(json.dumps(found) + "\n")
-                shutil.rmtree(work)
-        logger.info("%s, %d examples, draw %d: %s %.3f, %s.", method, found["examples"], draw + 1,
-                    found["metric_name"], found["metrics"][found["metric"]], duration(found["seconds"]))  # fmt: skip
-        return found
-
-    with said_once():
+    own = {"methods": methods, "sizes": wanted, "draws": draws}
+    with claimed(task, values, own, dataset, "a study") as folder, said_once():
+        measured = _Runs(task, values, dataset, folder)
         whole = measured(methods[0], None, 0)
-        counts = _up_to(wanted, whole["examples"])
+        # Everything cannot be drawn in two ways; its seeds differ in the order of examples and the new head.
         runs = [
             measured(method, size, draw)
-            for size in counts
+            for size in _up_to(wanted, whole["examples"])
             for method in methods
-            # Everything cannot be drawn in two ways; its seeds differ in the order of examples and the new head.
             for draw in range(draws)
         ]
-    report = {
-        "task": task.pipeline_tag,
-        "source": local_name(whole["source"]),
-        "metric": whole["metric"],
-        "metric_name": whole["metric_name"],
-        "greater_is_better": task.greater_is_better,
-        "test_examples": whole["test_examples"],
-        "train_examples": whole["examples"],
-        "draws": draws,
-        "untrained": whole["untrained"],
-        "device": whole["device"],
-        "runs": runs,
-        **describe_curves(runs, whole["metric"], greater_is_better=task.greater_is_better, seed=seed),
-    }
-    write_record(folder, RECORD, report, "study.html", sentences=sentences(report))
+        failed = [run for run in runs if "failed" in run]
+        runs = [run for run in runs if "failed" not in run]
+        report = {
+            "task": task.pipeline_tag,
+            "source": local_name(whole["source"]),
+            "metric": whole["metric"],
+            "metric_name": whole["metric_name"],
+            "greater_is_better": task.greater_is_better,
+            "test_examples": whole["test_examples"],
+            "train_examples": whole["examples"],
+            "draws": draws,
+            "untrained": whole["untrained"],
+            "device": whole["device"],
+            "runs": runs,
+            "failed": failed,
+            **describe_curves(runs, whole["metric"], greater_is_better=task.greater_is_better, seed=seed),
+        }
+        write_record(folder, RECORD, report, "study.html", sentences=sentences(report))
     return Studied(folder, report)
+
+
+class _Runs:
+    """The runs of a study: those that are kept, and those that are still to be done."""
+
+    def __init__(self, task: Any, values: Mapping[str, Any], dataset: Any, folder: Path):
+        self.task, self.values, self.dataset, self.folder = task, values, dataset, folder
+        self.done = _read(folder / KEPT)
+
+    def __call__(self, method: str, size: int | None, draw: int) -> dict[str, Any]:
+        """What is kept of a run, done now if it has not been."""
+        found = self.done.get((method, size, draw))
+        if found is None:
+            found = self.done[method, size, draw] = self._run(method, size, draw)
+            with (self.folder / KEPT).open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(found) + "\n")
+        said = found.get("failed") or f"{found['metric_name']} {found['metrics'][found['metric']]:.3f}"
+        logger.info("%s, %s examples, draw %d: %s", method, size or "all", draw + 1, said)
+        return found
+
+    def _run(self, method: str, size: int | None, draw: int) -> dict[str, Any]:
+        work = self.folder / "run"
+        for left in (work, work.with_name("run.partial")):
+            shutil.rmtree(left, ignore_errors=True)
+        own = {
+            "method": method,
+            "seed": self.values["seed"] + draw,
+            "output_dir": str(work),
+            "run_name": f"{self.values.get('run_name', self.folder.name)}/{method}-{size or 'all'}-{draw + 1}",
+            **({} if size is None else {"max_train_samples": size}),
+        }
+        arguments = build_arguments(type(self.task), {**fitting(self.values, method), **own})
+        try:
+            result = finetune(self.task, dataclasses.replace(arguments, task=self.task), dataset=self.dataset)
+        except Failure as error:
+            if not self.done:
+                raise
+            return {"method": method, "size": size, "draw": draw, "failed": str(error)}
+        shutil.rmtree(work)
+        return _kept(result.report, method, size, draw)
 
 
 def _sizes(given: Sequence[int | str] | None) -> list[int | str] | None:
@@ -192,8 +211,7 @@ def _kept(report: Mapping[str, Any], method: str, size: int | None, draw: int) -
         "metric_name": name,
         "untrained": report["baseline"].get(metric),
         "metrics": report["metrics"],
-        "confidence": report["confidence"],
-        "training_seconds": report["training"]["seconds"],
+        "training_seconds": training_seconds(report),
         "seconds": report["seconds"]["total"],
         "device": report["device"],
     }

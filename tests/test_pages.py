@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,18 @@ from hf_transfer import SpeechRecognition, TextClassification, finetune
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WIDTHS = (1200, 390)
 SCHEMES = ("light", "dark")
+
+
+class Tags(HTMLParser):
+    """The tags and attributes of a page."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.attributes = set(), set()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +179,26 @@ def test_what_comes_from_the_data_is_text(tiny, tmp_path, browser):
     assert not wrong
     assert evil.split("$")[0] in page.locator("body").inner_text()
     page.close()
+
+
+def test_pages_hold_no_markup_from_the_data(tiny, tmp_path):
+    """The same without a browser, and for the pages of a comparison and a study."""
+    from hf_transfer import compare, study
+
+    evil = "<script>alert(1)</script><img src=x onerror=alert(1)>$\\frac{1}{0 $ 名前"
+    rows = [{**row, "label": ("fine", evil)[i % 2]} for i, row in enumerate(message_rows(80))]
+    arguments = {"model_name_or_path": str(tiny()), "train_file": str(write_csv(tmp_path / "m.csv", rows)),
+                 "max_steps": 1, "disable_tqdm": True}  # fmt: skip
+    settings = {"positive_label": evil}
+    compare(TextClassification(**settings), methods=["frozen"], seeds=1, output_dir=str(tmp_path / "c"), **arguments)
+    study(TextClassification(**settings), methods=["frozen"], sizes=[8], draws=1, output_dir=str(tmp_path / "s"),
+          **arguments)  # fmt: skip
+    for file in (*(tmp_path / "c").rglob("report.html"), tmp_path / "s" / "report.html"):
+        found = Tags()
+        found.feed(file.read_text())
+        assert not found.tags & {"script", "img", "iframe", "object", "link"}
+        assert found.tags >= {"svg", "table", "style"}
+        assert not [name for name in found.attributes if name.startswith("on")]
 
 
 def test_several_labels_and_many_labels_have_pages(tiny, tmp_path, browser):

@@ -87,6 +87,47 @@ def test_the_command_studies(tiny, tmp_path):
     assert {run["examples"] for run in json.loads((tmp_path / "o" / "study.json").read_text())["runs"]} == {8, 48}
 
 
+def test_draws_of_a_size_stay_together_where_some_are_left_out():
+    runs = [
+        {"method": "frozen", "size": size, "examples": n, "metrics": {"accuracy": value}, "training_seconds": 1.0}
+        for size, n, value in ((8, 8, 0.5), (8, 7, 0.7), (16, 15, 0.8), (16, 16, 0.6))
+    ]
+    curve = describe_curves(runs, "accuracy", greater_is_better=True, seed=0)["curves"]["frozen"]
+    assert curve["examples"] == [8, 16]
+    assert curve["mean"] == pytest.approx([0.6, 0.7])
+
+
+def test_a_control_that_fails_is_told_and_the_study_goes_on(tiny, tmp_path, monkeypatch):
+    file = write_csv(tmp_path / "m.csv", message_rows(60))
+    from hf_transfer import Failure, studying
+
+    def sick(task, arguments, dataset=None):
+        if arguments.method.method == "scratch":
+            raise Failure("the loss is nan")
+        return original(task, arguments, dataset=dataset)
+
+    original = studying.finetune
+    monkeypatch.setattr(studying, "finetune", sick)
+    found = study(TextClassification(), methods=["frozen"], sizes=[8, 16], draws=1, model_name_or_path=str(tiny()),
+                  train_file=str(file), output_dir=str(tmp_path / "out"), **SETTINGS)  # fmt: skip
+    assert set(found.report["curves"]) == {"frozen"}
+    assert "scratch on 16 failed: the loss is nan" in str(found)
+    assert "the loss is nan" in (found.folder / "report.html").read_text()
+
+
+def test_the_shipped_yaml_can_be_studied(tiny, tmp_path):
+    """It chooses a threshold, which takes validation examples, and removes duplicates."""
+    rows = [{**row, "text": f"{row['text']} {i % 280}"} for i, row in enumerate(message_rows(300))]
+    file = write_csv(tmp_path / "m.csv", rows + rows[:20])
+    done = start("-m", "hf_transfer.cli", "study", "--config", "recipes/spam.yaml", "--train_file", file,
+                 "--model_name_or_path", tiny(), "--methods", "frozen", "--sizes", "16,32", "--draws", "2",
+                 "--max_steps", "2", "--validation_size", "0.3", "--hub_token", "hf_secret",
+                 "--output_dir", tmp_path / "o")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads((tmp_path / "o" / "study.json").read_text())["curves"]) == {"frozen", "scratch"}
+    assert not any("hf_secret" in file.read_text() for file in (tmp_path / "o").iterdir())
+
+
 def test_a_power_law_is_found_and_followed():
     sizes = [8, 16, 32, 64, 128, 256]
     generator = np.random.default_rng(0)
@@ -95,6 +136,7 @@ def test_a_power_law_is_found_and_followed():
     found = forecast(sizes, errors, 512, seed=0)
     assert found["value"] == pytest.approx(0.05 + 0.9 * 512**-0.5, abs=0.01)
     assert found["low"] <= found["value"] <= found["high"]
+    assert "low" not in forecast(sizes, [error[:2] for error in errors], 512, seed=0)
     assert forecast(sizes[:3], errors[:3], 512, seed=0) is None
     rising = [np.array([error]) for error in law[::-1]]
     assert forecast(sizes, rising, 512, seed=0) is None
@@ -103,7 +145,7 @@ def test_a_power_law_is_found_and_followed():
 def test_what_pretraining_was_worth_is_read_off_the_control():
     def runs(method, values):
         return [
-            {"method": method, "examples": n, "metrics": {"accuracy": value}, "training_seconds": n / 10}
+            {"method": method, "size": n, "examples": n, "metrics": {"accuracy": value}, "training_seconds": n / 10}
             for n, value in values.items()
         ]
 

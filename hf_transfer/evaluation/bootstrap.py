@@ -43,14 +43,25 @@ def bootstrap(statistic: Callable[[Array], dict[Any, Array]], n: int, *, seed: i
         return {}
     parts = [statistic(weights) for weights in multiplicities(n, seed)]
     values = {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in parts[0]}
-    least = float(binomtest(n, n).proportion_ci().low)
-    ends = {
-        name: [float(end) for end in np.nanpercentile(value, [2.5, 97.5])]
-        for name, value in values.items()
-        if not np.isnan(value).all()
+    return {
+        name: ends(value, n, change=_is_change(name)) for name, value in values.items() if not np.isnan(value).all()
     }
-    edges: dict[tuple[float, ...], list[float]] = {(1.0, 1.0): [least, 1.0], (0.0, 0.0): [0.0, 1 - least]}
-    return {name: found if _is_change(name) else edges.get(tuple(found), found) for name, found in ends.items()}
+
+
+def ends(values: Array, n: int, *, change: bool) -> list[float]:
+    """The 95 % interval ``[low, high]`` of resampled values.
+
+    Args:
+        values: [resamples], NaN where there is none.
+        n: number of examples.
+        change: whether they are differences; otherwise, where all agree on 0 or 1, the other end is the exact binomial
+            one for `n` of `n`.
+    """
+    found = [float(end) for end in np.nanpercentile(values, [2.5, 97.5])]
+    if change or found not in ([0.0, 0.0], [1.0, 1.0]):
+        return found
+    least = float(binomtest(n, n).proportion_ci().low)
+    return [least, 1.0] if found[0] else [0.0, 1 - least]
 
 
 def _is_change(name: Any) -> bool:

@@ -12,6 +12,7 @@ from hf_transfer.evaluation.metrics import Array
 RESAMPLES = 200
 # A power law has three unknowns: with fewer sizes than these it says nothing.
 FEWEST_SIZES = 4
+FEWEST_DRAWS = 3
 # A curve of whose variation this share stays unexplained is no power law.
 UNEXPLAINED = 0.5
 CONTROL = "scratch"
@@ -33,19 +34,23 @@ def describe_curves(
         the median ``training_seconds``, each [sizes]; ``forecast`` by method, what twice the labels would bring if the
         curve goes on; ``worth``, how many examples training from scratch takes for the same.
     """
-    curves, forecasts = {}, {}
+    curves: dict[str, dict[str, Any]] = {}
+    forecasts: dict[str, dict[str, Any]] = {}
     for method in dict.fromkeys(run["method"] for run in runs):
-        own = [run for run in runs if run["method"] == method]
-        sizes = sorted({run["examples"] for run in own})
-        values = [np.array([run["metrics"][metric] for run in own if run["examples"] == n]) for n in sizes]
+        # By the number that was asked for: of what was drawn, duplicates or broken clips may have been left out.
+        drawn: dict[Any, list[dict[str, Any]]] = {}
+        for run in runs:
+            if run["method"] == method:
+                drawn.setdefault(run["size"], []).append(run)
+        groups = sorted(drawn.values(), key=_examples)
+        sizes = [_examples(group) for group in groups]
+        values = [np.array([run["metrics"][metric] for run in group]) for group in groups]
         curves[method] = {
             "examples": sizes,
             "mean": [float(v.mean()) for v in values],
             "low": [float(v.min()) for v in values],
             "high": [float(v.max()) for v in values],
-            "training_seconds": [
-                float(np.median([run["training_seconds"] for run in own if run["examples"] == n])) for n in sizes
-            ],
+            "training_seconds": [float(np.median([run["training_seconds"] for run in group])) for group in groups],
         }
         errors = [1 - v if greater_is_better else v for v in values]
         found = forecast(sizes, errors, 2 * sizes[-1], seed)
@@ -55,9 +60,14 @@ def describe_curves(
                 "now": curves[method]["mean"][-1],
                 **{key: 1 - value if greater_is_better else value for key, value in found.items()},
             }
-            low, high = sorted((forecasts[method]["low"], forecasts[method]["high"]))
-            forecasts[method] |= {"low": low, "high": high}
+            if "low" in found:
+                low, high = sorted((forecasts[method]["low"], forecasts[method]["high"]))
+                forecasts[method] |= {"low": low, "high": high}
     return {"curves": curves, "forecast": forecasts, "worth": _worth(curves, greater_is_better=greater_is_better)}
+
+
+def _examples(runs: list[dict[str, Any]]) -> int:
+    return round(float(np.mean([run["examples"] for run in runs])))
 
 
 def forecast(sizes: Sequence[int], errors: Sequence[Array], at: int, seed: int) -> dict[str, float] | None:
@@ -72,7 +82,8 @@ def forecast(sizes: Sequence[int], errors: Sequence[Array], at: int, seed: int) 
         seed: of the resampling of draws.
 
     Returns:
-        ``value``, and ``low`` and ``high``, 95 % over resampled draws; None with too few sizes, or without a fit.
+        ``value``, and from three draws on ``low`` and ``high``, 95 % over resampled draws; None with too few sizes,
+        or without a fit.
     """
     if len(sizes) < FEWEST_SIZES:
         return None
@@ -80,6 +91,8 @@ def forecast(sizes: Sequence[int], errors: Sequence[Array], at: int, seed: int) 
     value = _fitted(sizes, [error.mean() for error in errors], at)
     if value is None:
         return None
+    if min(map(len, errors)) < FEWEST_DRAWS:
+        return {"value": value}
     drawn = [
         _fitted(sizes, [generator.choice(error, len(error)).mean() for error in errors], at) for _ in range(RESAMPLES)
     ]
@@ -129,6 +142,7 @@ def _worth(curves: dict[str, dict[str, Any]], *, greater_is_better: bool) -> lis
                     share = (sign * value - reached[at - 1]) / (reached[at] - reached[at - 1])
                     ends = np.log([control["examples"][at - 1], control["examples"][at]])
                     needed = round(float(np.exp(ends[0] + share * (ends[1] - ends[0]))))
+                    took = float(np.interp(share, [0, 1], control["training_seconds"][at - 1 : at + 1]))
             found.append({"method": method, "examples": n, "value": value, "training_seconds": seconds,
                           "scratch_examples": needed, "scratch_training_seconds": took})  # fmt: skip
     return found

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_transfer.evaluation.bootstrap import RESAMPLES, Resampled, multiplicities
+from hf_transfer.evaluation.bootstrap import RESAMPLES, Resampled, ends, multiplicities
 from hf_transfer.evaluation.metrics import Array
 
 
@@ -30,6 +30,8 @@ def measure_several(
     count, seeds = int(first.units.max()) + 1, min(len(own) for own in runs.values())
     generator = np.random.default_rng([seed, 1])
     drawn_seeds = generator.multinomial(seeds, [1 / seeds] * seeds, size=RESAMPLES) / seeds
+    if seeds > 1:  # resampled values spread less than those they are drawn from, by n - 1 over n
+        drawn_seeds = 1 / seeds + (drawn_seeds - 1 / seeds) * (seeds / (seeds - 1)) ** 0.5
     drawn = {way: [[] for _ in own[:seeds]] for way, own in runs.items()}  # type: dict[str, list[list[dict[str, Array]]]]
     for weights in multiplicities(count, seed):
         of_examples = weights[:, first.units]
@@ -54,9 +56,11 @@ def measure_several(
         distance = values[metric] - resamples[best][metric]
         found[way] = {
             "metrics": means[way],
-            "confidence": {name: _ends(value) for name, value in values.items() if not np.isnan(value).all()},
+            "confidence": {
+                name: ends(value, count, change=False) for name, value in values.items() if not np.isnan(value).all()
+            },
             "difference": means[way][metric] - means[best][metric],
-            "against_best": _ends(distance),
+            "against_best": ends(distance, count, change=True),
             "standard_error": float(np.nanstd(distance)),
         }
     return found
@@ -66,14 +70,11 @@ def _mean(metrics: list[dict[str, Array]]) -> dict[str, float]:
     return {name: float(np.mean([float(one[name]) for one in metrics])) for name in metrics[0]}
 
 
-def _ends(values: Array) -> list[float]:
-    return [float(end) for end in np.nanpercentile(values, [2.5, 97.5])]
-
-
 def recommend(measured: Mapping[str, Mapping[str, Any]], costs: Mapping[str, float]) -> tuple[str, str]:
     """The best way, and the cheapest of those that are no further from it than one standard error.
 
-    The one-standard-error rule: Breiman et al. 1984, chapter 3; Hastie et al. 2009, section 7.10.
+    The one-standard-error rule (Breiman et al. 1984, chapter 3; Hastie et al. 2009, section 7.10), with the standard
+    error of the paired difference, which is the smaller one.
 
     Args:
         measured: from `measure_several`.

@@ -129,7 +129,13 @@ def worst_clips(clips: Sequence[str], references: Sequence[str], hypotheses: Seq
     rate = counts["word_errors"] / np.maximum(1, counts["words"])
     order = np.lexsort((-counts["words"], -rate))[:WORST]
     return [
-        {"audio": clips[i], "reference": references[i], "hypothesis": hypotheses[i], "wer": float(rate[i])}
+        {
+            "row": int(i),
+            "audio": clips[i],
+            "reference": references[i],
+            "hypothesis": hypotheses[i],
+            "wer": float(rate[i]),
+        }
         for i in order
         if rate[i] > 0
     ]

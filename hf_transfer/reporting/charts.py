@@ -1,7 +1,8 @@
 """Charts as SVG that stands in a page: it takes the page's colours, light or dark, and needs nothing else."""
 
-import itertools
 import re
+import warnings
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from typing import Any
@@ -35,7 +36,6 @@ STYLE: Any = {
     "legend.fontsize": 8,
     "lines.linewidth": 1.6,
 }
-_numbers = itertools.count()
 
 
 def _figure(height: float = 2.6) -> tuple[Figure, Axes]:
@@ -46,13 +46,16 @@ def _figure(height: float = 2.6) -> tuple[Figure, Axes]:
 def _svg(figure: Figure, label: str) -> Markup:
     """The figure's SVG: as wide as its place, colours and fonts from the page, ids of its own."""
     stream = StringIO()
-    figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    with warnings.catch_warnings():
+        # Of the widths of letters that matplotlib's font lacks; the page's own font draws them.
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
-    number = next(_numbers)
-    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\1c{number}-", text)
+    own = zlib.crc32(text.encode())
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\1c{own}-", text)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1))
     text = re.sub(r"font: (?:\w+ )?([\d.]+px)[^;\"]*", r"font-size: \1", text)
     for drawn, shown in IN_PAGE.items():
@@ -95,7 +98,7 @@ def changes(rows: Sequence[Mapping[str, Any]], *, label: str, axis: str) -> Mark
         axes.plot(row["after"], y, "o", color=SERIES[0], markersize=5, zorder=3)
     axes.set_yticks(range(len(rows)), [_plain(row["name"]) for row in reversed(rows)])
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_xlabel(axis)
+    axes.set_xlabel(_plain(axis, 60))
     axes.grid(axis="x", color=FAINT, linewidth=0.4)
     return _svg(figure, label)
 
@@ -137,8 +140,8 @@ def lines(
         axes.plot(point[0], point[1], "o", color=INK, markersize=5)
         axes.annotate(_plain(point[2], 40), point[:2], xytext=(-6, -12), textcoords="offset points", ha="right",
                       fontsize=8)  # fmt: skip
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
+    axes.set_xlabel(_plain(x, 60))
+    axes.set_ylabel(_plain(y, 60))
     axes.grid(color=FAINT, linewidth=0.4)
     if unit_square:
         axes.set_xlim(0, 1.02)
@@ -189,8 +192,8 @@ def matrix(counts: Sequence[Sequence[int]], names: Sequence[str], *, label: str,
     axes.set_yticks(range(size), shown)
     axes.set_xlim(-0.5, size - 0.5)
     axes.set_ylim(size - 0.5, -0.5)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
+    axes.set_xlabel(_plain(x, 60))
+    axes.set_ylabel(_plain(y, 60))
     axes.tick_params(length=0)
     return _svg(figure, label)
 
@@ -210,7 +213,7 @@ def histogram(edges: Sequence[float], counts: Mapping[str, Sequence[int]], *, la
         share = np.asarray(values) / max(1, sum(values))
         style = DASHES[i % len(DASHES)]
         axes.stairs(share, edges, color=SERIES[i % len(SERIES)], linestyle=style, label=_plain(name), linewidth=1.4)
-    axes.set_xlabel(x)
+    axes.set_xlabel(_plain(x, 60))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.legend()
@@ -229,7 +232,7 @@ def bars(values: Mapping[str, float], *, label: str, x: str) -> Markup:
     figure, axes = _figure(0.7 + 0.26 * len(values))
     names = list(values)[::-1]
     axes.barh([_plain(name) for name in names], [values[name] for name in names], color=SERIES[0], height=0.6)
-    axes.set_xlabel(x)
+    axes.set_xlabel(_plain(x, 60))
     axes.tick_params(axis="y", length=0)
     for y, name in enumerate(names):
         axes.text(values[name], y, f" {values[name]:.3g}", va="center", fontsize=8)
@@ -255,8 +258,8 @@ def points(runs: Iterable[tuple[str, Mapping[str, Any]]], *, metric: str, label:
         axes.plot([seconds, seconds], [low, high], color=SERIES[i % len(SERIES)], linewidth=3, alpha=0.4)
         axes.plot(seconds, value, "o", color=SERIES[i % len(SERIES)], markersize=5)
         axes.annotate(_plain(name), (seconds, value), xytext=(6, 4), textcoords="offset points", fontsize=8)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
+    axes.set_xlabel(_plain(x, 60))
+    axes.set_ylabel(_plain(y, 60))
     axes.set_xlim(left=0)
     axes.margins(x=0.2)
     axes.grid(color=FAINT, linewidth=0.4)

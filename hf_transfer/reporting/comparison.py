@@ -56,7 +56,8 @@ def summary(report: Mapping[str, Any], folder: Path) -> str:
     seeds = len(report["seeds"])
     lines += [f"{one['name']}, seed {one['seed']} failed: {one['why']}" for one in report["failed"]]
     lines += [
-        f"Measured on {report['examples']['test']} test examples, {seeds} seed{'s' if seeds > 1 else ''} each.",
+        f"Measured on {report['examples']['test']} test examples, {seeds} seed{'s' if seeds > 1 else ''} each."
+        + (" How much seeds differ is not known." if seeds == 1 else ""),
         f"* Take {report['recommended']}: {report['reason']}",
         f"The page is {folder / 'report.html'}.",
     ]

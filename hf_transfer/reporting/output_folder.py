@@ -169,13 +169,13 @@ def written_whole(file: Path) -> Iterator[Any]:
         Failure: the disk is full.
     """
     if file.is_dir():
-        raise InputError(f"--output {file}: that is a folder; expected the name of a file.")
+        raise InputError(f"{file}: that is a folder; expected the name of a file.")
     try:
         stream = tempfile.NamedTemporaryFile(  # noqa: SIM115 (closed below, before it is renamed)
             "w", encoding="utf-8", dir=file.parent, prefix=f".{file.name}.", delete=False
         )
     except OSError as error:
-        raise InputError(f"--output {file} cannot be written: {error.strerror}.") from error
+        raise InputError(f"{file} cannot be written: {error.strerror}.") from error
     try:
         with stream:
             yield stream

@@ -1,7 +1,8 @@
 """`report.html`: the run as a page that needs nothing from elsewhere, from its report and arguments."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -13,13 +14,13 @@ from hf_transfer.reporting.report import answer, local_name, verdict
 PAGES = Path(__file__).with_name("pages")
 
 
-def report_page(report: Mapping[str, Any], arguments: Mapping[str, Any], media: Mapping[str, str]) -> str:
+def report_page(report: Mapping[str, Any], arguments: Mapping[str, Any], media: Sequence[str]) -> str:
     """The page of a run.
 
     Args:
         report: as in ``report.json``.
         arguments: as in ``arguments.yaml``.
-        media: data URIs of the examples that are to be heard or seen, by their name in the report.
+        media: data URIs of the worst examples, where they are to be heard or seen.
     """
     name = Path(str(arguments.get("hub_model_id") or arguments["output_dir"])).name
     return render(
@@ -61,7 +62,7 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    pages.filters |= {"number": number, "interval": interval, "percent": percent, "amount": amount}
+    pages.filters |= {"shell": quote, "number": number, "interval": interval, "percent": percent, "amount": amount}
     return pages.get_template(template).render(charts=charts, **values)
 
 

@@ -92,6 +92,18 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def published_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments as a page that others see may show them: files by their names."""
+    return {key: local_name(value) if isinstance(value, str) and "/" in value else value
+            for key, value in arguments.items()}  # fmt: skip
+
+
+def training_seconds(report: Mapping[str, Any]) -> float:
+    """What training costs as a whole: with activations that may have been kept, and what was done before a stop."""
+    training = report["training"]
+    return training["seconds"] / max(training["share_done_now"], 1e-9) + training["activations_seconds"]
+
+
 def without_examples(report: Mapping[str, Any]) -> dict[str, Any]:
     """The report as it may be published: without what the test examples say and where they lie."""
     found = {key: value for key, value in report.items() if key != "worst"}
@@ -209,8 +221,8 @@ class Verdict(NamedTuple):
 
 
 def verdict(report: Mapping[str, Any]) -> Verdict:
-    """Whether the first of the run's metrics got better, by its interval."""
-    name, better_up = report["headline"][0], report["greater_is_better"]
+    """Whether the metric that the run's result is told by got better, by its interval."""
+    name, better_up = report["data"]["answer"][0], report["greater_is_better"]
     low, high = report["gain"].get(name, (0.0, 0.0))
     if report["data"]["examples"]["test"] < FEWEST:
         return Verdict("unclear", "too few to tell whether anything was gained.")

@@ -24,6 +24,7 @@ def summary(report: Mapping[str, Any], folder: Path) -> str:
         "to highest)"
     ]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += [f"{one['method']} on {one['size'] or 'all'} failed: {one['failed']}" for one in report["failed"]]
     return "\n".join([*lines, *sentences(report), f"The page is {folder / 'report.html'}."])
 
 
@@ -40,10 +41,10 @@ def sentences(report: Mapping[str, Any]) -> list[str]:
                 f"about {one['scratch_training_seconds']:.0f}."
             )
     for method, ahead in report["forecast"].items():
+        between = f"between {ahead['low']:.3f} and {ahead['high']:.3f}, " if "low" in ahead else ""
         found.append(
             f"{method}: another {ahead['examples'] // 2:,} labels would probably bring {report['metric_name']} from "
-            f"{ahead['now']:.3f} to {ahead['value']:.3f} (between {ahead['low']:.3f} and {ahead['high']:.3f}, if the "
-            "curve goes on as it did)."
+            f"{ahead['now']:.3f} to {ahead['value']:.3f} ({between}if the curve goes on as it did)."
         )
     return found
 

@@ -21,7 +21,7 @@ from hf_transfer.errors import InputError, logger, short_path
 from hf_transfer.reporting.model_card import cell, model_card
 from hf_transfer.reporting.output_folder import LOGS, OutputFolder
 from hf_transfer.reporting.page import report_page
-from hf_transfer.reporting.report import without_examples
+from hf_transfer.reporting.report import published_arguments, without_examples
 
 # Those that get results; transformers' other trackers get what Trainer gives them.
 TRACKERS = ("tensorboard", "trackio", "wandb")
@@ -112,13 +112,13 @@ class Tracking(TrainerCallback):
             elif isinstance(callback, TrackioCallback):
                 import trackio
 
-                page = trackio.Html(report_page(published, told, {}), inject=False)
+                page = trackio.Html(report_page(published, published_arguments(told), []), inject=False)
                 trackio.log({**metrics(report, "before"), "train/global_step": 0}, step=0)
                 trackio.log({**metrics(report, "after"), "report": page, "train/global_step": step})
             elif isinstance(callback, WandbCallback):
                 import wandb
 
-                page = wandb.Html(io.StringIO(report_page(published, told, {})), inject=False)
+                page = wandb.Html(io.StringIO(report_page(published, published_arguments(told), [])), inject=False)
                 wandb.log({**metrics(report, "before"), "train/global_step": 0})
                 wandb.log({**metrics(report, "after"), "report": page, "train/global_step": step})
             callback.on_train_end(

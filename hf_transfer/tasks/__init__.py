@@ -19,7 +19,7 @@ def task_of(config: Any, name: str) -> Any:
     raise InputError(f"{name} is no fine-tuned model: its config.json names the architecture {architectures[0]}.")
 
 
-def task_for(model: str) -> Any:
+def task_for(model: ModelArguments) -> Any:
     """The task class that a pretrained model can be adapted to.
 
     Raises:
@@ -30,7 +30,7 @@ def task_for(model: str) -> Any:
     errors = []
     for task in _every():
         try:
-            load_config(ModelArguments(model), task.auto_model)
+            load_config(model, task.auto_model)
         except InputError as error:
             errors.append(error)
         else:

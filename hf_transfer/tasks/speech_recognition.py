@@ -58,6 +58,7 @@ class SpeechRecognition:
     }
     # CTC aligns letters and frames by itself, which takes far more steps than telling two labels apart.
     epochs: ClassVar[int] = 10
+    chooses: ClassVar[bool] = False
     minimum_steps: ClassVar[int] = 1000
     auto_model: ClassVar[Any] = AutoModelForCTC
     architecture_suffix: ClassVar[str] = "ForCTC"
@@ -361,10 +362,8 @@ class SpeechRecognition:
             "worst": transcription.worst_clips(split["audio"][:], references, hypotheses),
         }
 
-    def media(self, split: Dataset, inputs: Clips, worst: list[dict[str, Any]]) -> dict[str, str]:
-        names = split["audio"][:]
-        return {one["audio"]: as_data_uri(inputs.samples(names.index(one["audio"])), inputs.sampling_rate)
-                for one in worst}  # fmt: skip
+    def media(self, inputs: Clips, worst: list[dict[str, Any]]) -> list[str]:
+        return [as_data_uri(inputs.samples(one["row"]), inputs.sampling_rate) for one in worst]
 
     def predictions(self, outputs: Any, split: Dataset, config: Any) -> list[dict[str, Any]]:
         names = [name for name in ("audio", "speaker", "group") if name in split.column_names]
@@ -375,6 +374,9 @@ class SpeechRecognition:
             | {name: int(values[i]) for name, values in counts.items()}
             for i, (example, text) in enumerate(zip(split, outputs, strict=True))
         ]
+
+    def example(self, record: dict[str, Any]) -> Any:
+        return record["audio"]
 
     def resampled(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> Resampled:
         counts = {

@@ -28,6 +28,8 @@ class Task(Protocol):
     """Peak learning rates by method, and of a head alone (``head``): see `methods.default_learning_rate`."""
     decides: ClassVar[bool]
     """Whether `decide` needs a validation split; where it does not, none is made unless training is evaluated."""
+    chooses: bool
+    """Whether something is to be chosen on validation examples: without them, `check` refuses."""
     epochs: ClassVar[int]
     """Passes over the training data, unless the user says otherwise,"""
     minimum_steps: ClassVar[int]
@@ -98,8 +100,8 @@ class Task(Protocol):
     def findings(self, outputs: Any, split: Dataset, config: Any) -> dict[str, Any]:
         """What else the report says of the outputs; ``worst`` are examples, which are not published."""
 
-    def media(self, split: Dataset, inputs: Any, worst: list[dict[str, Any]]) -> dict[str, str]:
-        """Data URIs of what is to be heard or seen of the `worst` examples of a split, by their names there."""
+    def media(self, inputs: Any, worst: list[dict[str, Any]]) -> list[str]:
+        """Data URIs of what is to be heard or seen of the `worst` examples, as many; empty where there is nothing."""
 
     def predictions(self, outputs: Any, split: Dataset, config: Any) -> list[dict[str, Any]]:
         """A JSON-ready record an example: input, reference, prediction, scores."""
@@ -111,6 +113,9 @@ class Task(Protocol):
             records: from `predictions`, as ``predictions.jsonl`` holds them.
             facts: of the data, as in the report.
         """
+
+    def example(self, record: dict[str, Any]) -> Any:
+        """What tells the example of such a record from others, whatever the model."""
 
     def pipeline(self, model: Any, processor: Any) -> Any:
         """The `transformers.Pipeline` that uses the model as it was measured."""

@@ -99,6 +99,10 @@ class TextClassification:
         if self.max_length is not None and self.max_length < 4:
             raise InputError(f"--max_length is {self.max_length}: expected 4 tokens or more.")
 
+    @property
+    def chooses(self) -> bool:
+        return self.threshold == "best_f1" or self.max_false_positive_rate is not None
+
     # --- data -------------------------------------------------------------------------------------------------
 
     def input_columns(self, columns: Sequence[str]) -> dict[str, str]:
@@ -176,7 +180,7 @@ class TextClassification:
         if self.class_weights == "balanced":
             weights = zip(_names(splits["train"]), _balanced_weights(splits["train"]).tolist(), strict=True)
             logger.info("Loss weights: %s.", ", ".join(f"{name} {weight:.2f}" for name, weight in weights))
-        if self.threshold == "best_f1" or self.max_false_positive_rate is not None:
+        if self.chooses:
             validation = splits.get("validation")
             classification.require_enough_to_fit([] if validation is None else validation["label"][:])
 
@@ -193,7 +197,8 @@ class TextClassification:
 
     def _answer(self, train: Dataset, names: list[str]) -> tuple[str, str]:
         if len(names) == 2 and not _several(train):
-            return "f1", f"{names[1][:40].capitalize()} F1"
+            name = names[1][:40]
+            return "f1", f"{name.capitalize() if name.islower() else name} F1"
         return ("f1", "Mean F1 of the labels") if _several(train) else ("accuracy", "Accuracy")
 
     # --- model ------------------------------------------------------------------------------------------------
@@ -284,8 +289,8 @@ class TextClassification:
             "worst": [{"text": text, **one} for text, one in zip(_shown_texts(texts), worst, strict=True)]
         }
 
-    def media(self, split: Dataset, inputs: Any, worst: list[dict[str, Any]]) -> dict[str, str]:
-        return {}
+    def media(self, inputs: Any, worst: list[dict[str, Any]]) -> list[str]:
+        return []
 
     def predictions(self, outputs: Any, split: Dataset, config: Any) -> list[dict[str, Any]]:
         decision, names = _decision(split, config), _names(split)
@@ -297,6 +302,9 @@ class TextClassification:
             | {"prediction": record.pop("label"), **record}
             for example, record in zip(split, records, strict=True)
         ]
+
+    def example(self, record: dict[str, Any]) -> Any:
+        return record["text"], record.get("text_pair"), record["label"]
 
     def resampled(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> Resampled:
         names = facts["labels"]

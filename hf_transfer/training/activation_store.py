@@ -5,6 +5,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
@@ -31,21 +32,23 @@ class ActivationStore:
         """Bytes that the disk has left."""
         return shutil.disk_usage(self.folder).free
 
-    def _load(self) -> tuple[np.ndarray, np.ndarray, list[Path]]:
-        """Digests in ascending order, their places, and the files that these are in."""
+    def _load(self) -> "_Kept":
         indexes = sorted(self.folder.glob("*.npz"))
-        digests, places = [np.zeros(0, np.uint64)], [np.zeros((0, 3), np.int64)]
+        digests, places, seconds = [np.zeros(0, np.uint64)], [np.zeros((0, 3), np.int64)], [np.zeros(0)]
         for number, index in enumerate(indexes):
             with np.load(index) as kept:
+                counts = kept["counts"]
                 digests.append(kept["digests"])
-                places.append(np.column_stack([np.full(len(kept["starts"]), number), kept["starts"], kept["counts"]]))
+                places.append(np.column_stack([np.full(len(counts), number), kept["starts"], counts]))
+                seconds.append(float(kept["seconds"]) * counts / max(1, counts.sum()))
         every = np.concatenate(digests)
         order = np.argsort(every, kind="stable")
-        return every[order], np.concatenate(places)[order], [index.with_suffix(".npy") for index in indexes]
+        files = [index.with_suffix(".npy") for index in indexes]
+        return _Kept(every[order], np.concatenate(places)[order], np.concatenate(seconds)[order], files)
 
     def missing(self, digests: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """For each split the rows that nothing is kept of; examples that occur twice are named once."""
-        known, _, _ = self._load()
+        known = self._load().digests
         rows = {}
         for name, own in digests.items():
             unlike, first = np.unique(own, return_index=True)
@@ -53,14 +56,16 @@ class ActivationStore:
             known = np.union1d(known, own)
         return rows
 
-    def places(self, digests: np.ndarray) -> np.ndarray:
-        """For each example the number of its file, its first row there and how many there are, [n, 3]."""
-        known, places, _ = self._load()
-        return places[np.searchsorted(known, digests)]
+    def find(self, digests: Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], dict[str, tuple[np.ndarray, float]]]:
+        """All files, memory-mapped, each [positions, width]; and where the examples of each split are in them.
 
-    def files(self) -> list[np.ndarray]:
-        """All files, memory-mapped, each [positions, width]."""
-        return [np.load(file, mmap_mode="r") for file in self._load()[2]]
+        For each example the number of its file, its first row there and how many there are, [n, 3]; and how many
+        seconds it took to compute them all.
+        """
+        kept = self._load()  # once: other runs add files, and the numbers of all would change
+        rows = {name: np.searchsorted(kept.digests, own) for name, own in digests.items()}
+        found = {name: (kept.places[own], float(kept.seconds[own].sum())) for name, own in rows.items()}
+        return [np.load(file, mmap_mode="r") for file in kept.files], found
 
     @contextlib.contextmanager
     def shard(self, total: int, width: int) -> Iterator["_Shard"]:
@@ -74,6 +79,16 @@ class ActivationStore:
             shard.partial.unlink(missing_ok=True)
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """Digests in ascending order, their places, the seconds that each took, and the files that the places are in."""
+
+    digests: np.ndarray
+    places: np.ndarray
+    seconds: np.ndarray
+    files: list[Path]
+
+
 class _Shard:
     """A file that grows: rows of float32, as `numpy.load` maps them, and an index beside it."""
 
@@ -81,6 +96,7 @@ class _Shard:
         self.path, self.partial = path, path.with_suffix(".partial")
         self.digests: list[int] = []
         self.counts: list[int] = []
+        self.began = time.perf_counter()
         # Written and not mapped: a disk that fills up is an error here, and the end of the process there.
         self.stream = self.partial.open("wb")
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False}
@@ -99,13 +115,15 @@ class _Shard:
         # The index last: without it the file counts as absent.
         with self.partial.open("wb") as stream:
             np.savez(
-                stream, digests=np.array(self.digests, np.uint64), starts=np.cumsum(counts) - counts, counts=counts
-            )
+                stream, digests=np.array(self.digests, np.uint64), starts=np.cumsum(counts) - counts, counts=counts,
+                seconds=time.perf_counter() - self.began,
+            )  # fmt: skip
         self.partial.rename(self.path.with_suffix(".npz"))
 
 
 def _forget_unused(home: Path) -> None:
     """Remove what no run has asked for in a month."""
     for folder in home.iterdir():
-        if time.time() - folder.stat().st_mtime > UNUSED_DAYS * 86400:
-            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another run may do the same
+            if time.time() - folder.stat().st_mtime > UNUSED_DAYS * 86400:
+                shutil.rmtree(folder)

@@ -149,7 +149,11 @@ class EvaluationBatches(Sampler[list[int]]):
         order = np.argsort(-np.asarray(positions), kind="stable").tolist()
         batches, start = [], 0
         while start < len(order):
-            fit = batch_size if most_positions is None else max(1, most_positions // int(positions[order[start]]))
+            fit = (
+                batch_size
+                if most_positions is None
+                else max(1, most_positions // max(1, int(positions[order[start]])))
+            )
             batches.append(order[start : start + min(batch_size, fit)])
             start += len(batches[-1])
         self.batches: list[list[int]] = batches[rank::processes]

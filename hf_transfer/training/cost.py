@@ -1,6 +1,7 @@
 """What a run costs: seconds by stage, examples and tokens a second, the share of the arithmetic that is used."""
 
 import contextlib
+import gc
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,11 @@ import torch
 from scipy.optimize import nnls
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+from hf_transfer.errors import logger
+
+# Attention is counted as separate products, which take memory by the square of the length.
+LONGEST_COUNTED = 2048
 
 
 class Meter:
@@ -67,7 +73,8 @@ def training_cost(trainer: Any, examples: Any, seconds: float, *, cached: bool, 
     done_now = (state.global_step - trainer._initial_global_step) / max(1, state.global_step)
     epochs = (state.epoch or 0.0) * done_now  # a resumed run has done the rest before
     left = _positions(trainer.train_dataset)
-    flops = None if left.max() == 1 else epochs * _flops_an_epoch(trainer, left)
+    memory = _peak_memory()
+    flops = None if left.max() == 1 else _flops_an_epoch(trainer, left)
     rate = _matmul_rate(trainer.model.device, trainer.accelerator.mixed_precision)
     sampled = getattr(examples, "sampling_rate", None)
     heard = (
@@ -77,26 +84,36 @@ def training_cost(trainer: Any, examples: Any, seconds: float, *, cached: bool, 
     )
     return {
         "seconds": round(seconds, 2),
+        "share_done_now": round(done_now, 4),
+        "activations_seconds": round(getattr(trainer.train_dataset, "seconds", 0.0), 2),
         "steps": state.global_step,
         "samples_per_second": round(epochs * len(lengths) / seconds, 2),
         "real_tokens_per_second": round(epochs * float(lengths.sum()) / seconds, 1),
         **heard,
         "padding": 0.0 if packed else round(batches.padding(), 4),
-        "flops": flops,
-        "flops_utilisation": None if flops is None else round(flops / seconds / rate, 4),
+        "flops": None if flops is None else epochs * flops,
+        "flops_utilisation": None if flops is None else round(epochs * flops / seconds / rate, 4),
         "cached_activations": cached,
-        "peak_memory_bytes": _peak_memory(),
+        "peak_memory_bytes": memory,
     }
 
 
-def _flops_an_epoch(trainer: Any, lengths: np.ndarray) -> float:
+def _flops_an_epoch(trainer: Any, lengths: np.ndarray) -> float | None:
     """Counted for five examples by themselves; in between, arithmetic is a parabola of the length (attention).
 
     None of its three parts is negative: a fit that may be takes the rounding of convolutions for curvature. What does
-    not grow with the length is left out: LoRA adds its update into the weights once a step.
+    not grow with the length is left out: LoRA adds its update into the weights once a step. None where the model
+    cannot be counted: a figure is not worth a trained model.
     """
-    some = np.argsort(lengths, kind="stable")[np.linspace(0, len(lengths) - 1, 5).astype(int)]
-    counted = {int(lengths[i]): _flops_of(trainer, int(i)) for i in some}
+    order = np.argsort(lengths, kind="stable")
+    order = order[: max(1, int((lengths <= LONGEST_COUNTED).sum()))]
+    some = order[np.linspace(0, len(order) - 1, 5).astype(int)]
+    try:
+        counted = {int(lengths[i]): _flops_of(trainer, int(i)) for i in some}
+    except (RuntimeError, NotImplementedError) as error:
+        trainer.model.zero_grad(set_to_none=True)
+        logger.info("The arithmetic is not counted: %s", " ".join(str(error).split())[:200])
+        return None
     own, flops = np.array(list(counted)), np.array(list(counted.values()), dtype=float)
     if len(own) == 1:
         return float(flops[0]) * len(lengths)
@@ -139,6 +156,7 @@ def _matmul_rate(device: torch.device, precision: str) -> float:
 
 def _forget_peak_memory() -> None:
     """Let the next run in this process have a peak of its own, where the system can: see proc(5), clear_refs."""
+    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):

@@ -24,12 +24,12 @@ from hf_transfer.training.batching import EvaluationBatches, most_positions
 from hf_transfer.training.entry import Entry
 
 # Part of the key: raise it when what is kept changes.
-VERSION = 1
+VERSION = 2
 # Cached and live outputs that differ by more than rounding mean that this model cannot be entered half-way.
 TOLERANCE = 1e-4
 # Settings of a model's config that its activations do not depend on.
 OF_NO_MATTER = ("id2label", "label2id", "num_labels", "problem_type", "calibration", "text_pairs", "_name_or_path",
-                "architectures", "vocab_size", "pad_token_id")  # fmt: skip
+                "architectures", "vocab_size")  # fmt: skip
 
 
 class CachedExamples(Dataset):
@@ -40,10 +40,14 @@ class CachedExamples(Dataset):
         places: for each example its file's number, its first row there and its number of rows, [n, 3].
         labels: of each example.
         lengths: of each example, as it was.
+        seconds: that it took to compute all the activations.
     """
 
-    def __init__(self, files: list[np.ndarray], places: np.ndarray, labels: list[Any], lengths: list[int]):
+    def __init__(
+        self, files: list[np.ndarray], places: np.ndarray, labels: list[Any], lengths: list[int], seconds: float
+    ):
         self.files, self.places, self.labels, self.lengths = files, places, labels, lengths
+        self.seconds = seconds
         self.positions = places[:, 2].tolist()
 
     def __len__(self) -> int:
@@ -117,6 +121,8 @@ class FeatureCache:
 
     def _obstacle(self, dataset: Any) -> str | None:
         config = self.model.config
+        if self._new_below():
+            return "some of the model's lower layers did not come from the checkpoint"
         if getattr(dataset, "augmentation", None) is not None:
             return "training clips are another way in each epoch (--speed_perturbation and the like)"
         masks = getattr(config, "mask_time_prob", 0.0) > 0 or getattr(config, "mask_feature_prob", 0.0) > 0
@@ -151,6 +157,15 @@ class FeatureCache:
         if not difference <= TOLERANCE * scale:
             return f"a {config.model_type} cannot be entered at a layer"
         return None
+
+    def _new_below(self) -> bool:
+        """Whether newly initialised weights lie below the entry: they are trained, and others with another seed."""
+        trunk, layers = f"{self.anatomy.trunk}.", f"{self.anatomy.layers}."
+        above = [f"{trunk}pooler", *(f"{layers}{i}" for i in range(self.entry.first or 0, len(self.entry.layers)))]
+        inside = [name for name in self.anatomy.head if name.startswith(trunk)]
+        if self.entry.first is None:
+            return any(name.startswith(f"{self.anatomy.front}") for name in inside)
+        return not all(any(f"{name}.".startswith(f"{own}.") for own in above) for name in inside)
 
     def _batch(self, states: list[np.ndarray]) -> dict[str, torch.Tensor]:
         examples = [{"features": rows, "labels": 0, "length": len(rows)} for rows in states]
@@ -187,7 +202,11 @@ class FeatureCache:
         Returns:
             None where the disk of a machine has no room.
         """
-        store = ActivationStore(self._key())
+        try:
+            store = ActivationStore(self._key())
+        except OSError as error:
+            logger.info("Activations are not cached: %s (%s).", error.strerror or error, error.filename)
+            return None
         digests = {name: _digests(dataset) for name, dataset in inputs.items()}
         # All processes first; then, on machines that do not share the folder, one of each for what the others have.
         shares = [slice(self.accelerator.process_index, None, self.accelerator.num_processes)]
@@ -199,11 +218,12 @@ class FeatureCache:
             done = torch.tensor([self._compute(store, inputs, digests, own, args)], device=self.accelerator.device)
             if not bool(self.accelerator.gather(done).all()):
                 return None
-        files, found = store.files(), {}
+        found = {}
+        files, kept = store.find(digests)
         for name, dataset in inputs.items():
-            places = store.places(digests[name])
+            places, seconds = kept[name]
             lengths = places[:, 2] if self.counts_positions else np.asarray(dataset["length"][:])
-            found[name] = CachedExamples(files, places, dataset["labels"][:], lengths.tolist())
+            found[name] = CachedExamples(files, places, dataset["labels"][:], lengths.tolist(), seconds)
         return found
 
     def _compute(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from transformers import EarlyStoppingCallback
@@ -17,7 +17,6 @@ from hf_transfer.arguments import Arguments, MethodArguments
 from hf_transfer.errors import Failure, InputError, logger, nearest
 from hf_transfer.evaluation.groups import measure_groups, over_groups
 from hf_transfer.methods import Anatomy, default_learning_rate, train_last_layers
-from hf_transfer.reporting.trackers import Tracking
 from hf_transfer.training.checkpoints import was_cached
 from hf_transfer.training.cost import training_cost
 from hf_transfer.training.dropout import quick_dropout
@@ -27,6 +26,9 @@ from hf_transfer.training.interruption import checkpoint_on_signal
 from hf_transfer.training.packing import packed
 from hf_transfer.training.standardisation import standardised_input
 from hf_transfer.training.trainer import TransferTrainer
+
+if TYPE_CHECKING:
+    from hf_transfer.reporting.trackers import Tracking
 
 
 def make_trainer(
@@ -38,7 +40,7 @@ def make_trainer(
     splits: Any,
     inputs: Any,
     run: Mapping[str, Any] | None = None,
-    tracking: Tracking | None = None,
+    tracking: "Tracking | None" = None,
 ) -> TransferTrainer:
     """A trainer of `model` on the preprocessed `inputs`, working in `folder`; it never pushes.
 
