@@ -15,7 +15,7 @@ help: ## List the targets
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) (a few minutes: PyTorch is large)"
-	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { rm -rf $(VENV) \
+	@$(BIN)/python -c pass 2>/dev/null || $(PYTHON) -m venv $(VENV) 2>/dev/null || { rm -rf $(VENV) \
 	  && $(PYTHON) -m pip install --quiet --target $(VENV)-bootstrap virtualenv \
 	  && PYTHONPATH=$(VENV)-bootstrap $(PYTHON) -m virtualenv --quiet $(VENV) && rm -rf $(VENV)-bootstrap; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,demo]"
