@@ -74,6 +74,8 @@ def compare(
     ways = _ways(methods, models or [values.get("model_name_or_path")])
     if seeds < 1:
         raise InputError(f"--seeds is {seeds}: expected 1 or more.")
+    if values.get("learning_rate") is not None and len(methods) > 1:
+        logger.info("All methods have --learning_rate %s; left out, each has its own.", values["learning_rate"])
     own = {"methods": list(methods), "seeds": seeds, "models": list(models)}
     with claimed(task, values, own, dataset, "a comparison") as folder, said_once():
         planned = [

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from datasets import DatasetDict
 from transformers import AutoConfig
 from transformers.utils.peft_utils import find_adapter_config_file
@@ -135,9 +136,10 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
         raise InputError(
             f"Unknown argument {unknown[0]}.{nearest(unknown[0], [*task_class.__dataclass_fields__, *OF_DATA])}"
         )
-    data, task = DataArguments(test_file=test_file, **of_data), task_class(**of_task)
+    data = DataArguments(test_file=test_file, **of_data)
     model = ModelArguments(model_name_or_path=str(path_or_hub_id))
     table = load_file(test_file, column_names=data.column_names, delimiter=data.delimiter)
+    task = task_class(**_columns_as_trained(Path(path_or_hub_id), task_class, table.column_names) | of_task)
     table = divided_by_column(table, test_file).get("test", table)
     show_bars_for(len(table))
     splits, left_out = task.standardise(named_groups(DatasetDict({"test": table}), data), data, model, config)
@@ -163,3 +165,11 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
         "examples": len(split),
         "left_out": {why: count for why, count in left_out["test"].items() if count},
     }
+
+
+def _columns_as_trained(folder: Path, task_class: Any, columns: list[str]) -> dict[str, str]:
+    """The names of columns that the model was trained with, where the table has them too."""
+    file = folder / "arguments.yaml"
+    told = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    names = [name for name in task_class.__dataclass_fields__ if name.endswith("_column_name")]
+    return {name: told[name] for name in names if told.get(name) in columns}

@@ -42,7 +42,9 @@ def explained(name: str, what: str) -> Iterator[None]:
     except Exception as error:  # damaged files and foreign ones fail in every way that there is
         reason = " ".join(str(error).split())
         reason = reason if len(reason) < 300 else reason[:300] + " ..."
-        if Path(name).is_dir():
+        if not Path(name).exists() and Path(f"{name}.partial").is_dir():
+            where = f"The run in {name}.partial is not finished: go on with --resume_from_checkpoint true."
+        elif Path(name).is_dir():
             files = ", ".join(sorted(file.name for file in Path(name).iterdir())[:8]) or "nothing"
             where = f"The folder holds: {files}."
         elif Path(name).exists() or name.startswith((".", "/")):

@@ -15,6 +15,10 @@ from transformers import HfArgumentParser
 from hf_transfer.arguments import Arguments, DataArguments, MethodArguments, ModelArguments, TransferTrainingArguments
 from hf_transfer.errors import InputError, nearest
 
+# What names the data: flags for some of it take the place of a file's for all of it.
+DATA_NAMED = ("dataset_name", "dataset_config_name", "train_file", "validation_file", "test_file", "train_split_name",
+              "validation_split_name", "test_split_name")  # fmt: skip
+
 
 def parse_arguments(
     task_class: type,
@@ -60,7 +64,10 @@ def given_arguments(task_class: type, argv: Sequence[str]) -> dict[str, Any]:
     config = flags.pop("config", None)
     if config is None:
         return flags
-    return {**parser.given(_as_flags(_read_yaml(config), config), config), **flags}
+    told = parser.given(_as_flags(_read_yaml(config), config), config)
+    if {"train_file", "dataset_name"} & set(flags):  # other data than the file's: nothing of those is left
+        told = {key: value for key, value in told.items() if key not in DATA_NAMED}
+    return {**told, **flags}
 
 
 def model_named(argv: Sequence[str]) -> ModelArguments:

@@ -12,15 +12,17 @@ from typing import Any
 
 import yaml
 from datasets import Dataset
+from filelock import FileLock, Timeout
 
 from hf_transfer.arguments import OF_NO_EFFECT, differences
 from hf_transfer.data.tables import digest_of
-from hf_transfer.errors import InputError, logger
+from hf_transfer.errors import InputError, Interrupted, logger
 from hf_transfer.reporting.output_folder import as_json, written_whole
 from hf_transfer.reporting.page import render
 
 # Settings that belong to some methods only; the others do without.
 OF_METHODS = {"trainable_layers": ("frozen",), "merge": ("lora",), "head_first": ("full", "lora")}
+LOCK = ".lock"
 FILES = ("train_file", "validation_file", "test_file", "source_file", "dataset_name")
 
 
@@ -61,6 +63,12 @@ def claimed(task: Any, values: Mapping[str, Any], own: Mapping[str, Any], datase
     record, new = folder / "arguments.yaml", not folder.exists()
     if record.is_file() and not (folder / "report.json").exists():
         before = yaml.safe_load(record.read_text(encoding="utf-8")) or {}
+        files = [values[name] for name, state in data.items() if before.get("data", {}).get(name, state) != state]
+        if files:
+            raise InputError(
+                f"--output_dir {folder}: {', '.join(map(str, files))} has changed since {what} was begun "
+                "there. Restore it, or name another folder."
+            )
         changed = differences(before, told, (*OF_NO_EFFECT, "disable_tqdm", "report_to"))
         if changed:
             shown = ", ".join(f"{key} {old!r}, not {now!r}" for key, (old, now) in list(changed.items())[:3])
@@ -76,14 +84,25 @@ def claimed(task: Any, values: Mapping[str, Any], own: Mapping[str, Any], datase
             record.write_text(yaml.safe_dump(told, sort_keys=False, allow_unicode=True), encoding="utf-8")
         except OSError as error:
             raise InputError(f"--output_dir {folder}: the folder cannot be made: {error.strerror}.") from error
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(f"--output_dir {folder}: another process is working there at this moment.") from error
     try:
         yield folder
-    except BaseException:
-        if not any(file.is_file() and file != record for file in folder.rglob("*")):
+    except BaseException as error:
+        kept = [file for file in folder.rglob("*") if file.is_file() and file.name not in (record.name, LOCK)]
+        if not kept:
             record.unlink(missing_ok=True)
-            if new:
-                shutil.rmtree(folder, ignore_errors=True)
+        elif isinstance(error, Interrupted):
+            logger.info("The same command goes on with %s in %s.", what.replace("a ", "the ", 1), folder)
         raise
+    finally:
+        lock.release()
+        (folder / LOCK).unlink(missing_ok=True)
+        if new and not any(file.is_file() for file in folder.rglob("*")):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _splits(dataset: Any) -> Mapping[str, Any]:

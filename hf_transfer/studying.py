@@ -164,7 +164,7 @@ def _sizes(given: Sequence[int | str] | None) -> list[int | str] | None:
     for one in given:
         text = str(one).strip().lower()
         if text != "all" and not (text.isdecimal() and int(text) > 0):
-            raise InputError(f"--sizes {one}: expected numbers of examples separated by commas, or all.")
+            raise InputError(f"--sizes {one}: expected numbers of examples, 1 or more, separated by commas, or all.")
         sizes.append("all" if text == "all" else int(text))
     return sizes
 

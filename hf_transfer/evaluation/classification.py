@@ -204,7 +204,7 @@ def findings(logits: Any, truth: Array, decision: Decision) -> dict[str, Any]:
 
 
 def least_likely(logits: Any, truth: Array, decision: Decision, names: list[str]) -> list[dict[str, Any]]:
-    """Where the model is most wrong: ``row``, ``label``, ``prediction``, and the label's ``probability``.
+    """The wrong answers, the worst first: ``row``, ``label``, ``prediction``, and the label's ``probability``.
 
     Where an example may have several labels, the probability is that of the least likely of its right answers.
     """
@@ -213,7 +213,9 @@ def least_likely(logits: Any, truth: Array, decision: Decision, names: list[str]
         right = np.where(truth == 1, probabilities, 1 - probabilities).min(axis=1)
     else:
         right = probabilities[np.arange(len(truth)), truth]
-    rows = np.argsort(right, kind="stable")[:WORST]
+    wrong = decision.labels(probabilities) != truth
+    wrong = wrong.any(axis=1) if decision.multi_label else wrong
+    rows = [row for row in np.argsort(right, kind="stable") if wrong[row]][:WORST]
     records = decided(probabilities[rows], decision, names)
     labels = [
         [names[k] for k in np.flatnonzero(truth[row])] if decision.multi_label else names[truth[row]] for row in rows

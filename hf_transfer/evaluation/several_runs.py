@@ -40,9 +40,8 @@ def measure_several(
                 kept.append(run.metrics(of_examples))
     resamples = {
         way: {
-            name: sum(
-                drawn_seeds[:, i] * np.concatenate([np.atleast_1d(part[name]) for part in kept])
-                for i, kept in enumerate(own)
+            name: _over_seeds(
+                np.stack([np.concatenate([np.atleast_1d(part[name]) for part in kept]) for kept in own]), drawn_seeds
             )
             for name in own[0][0]
         }
@@ -64,6 +63,11 @@ def measure_several(
             "standard_error": float(np.nanstd(distance)),
         }
     return found
+
+
+def _over_seeds(values: Array, weights: Array) -> Array:
+    """The mean over drawn seeds, [resamples], of values [seeds, resamples]; within what the seeds themselves reach."""
+    return np.clip((weights.T * values).sum(axis=0), np.nanmin(values), np.nanmax(values))
 
 
 def _mean(metrics: list[dict[str, Array]]) -> dict[str, float]:

@@ -235,8 +235,14 @@ def bars(values: Mapping[str, float], *, label: str, x: str) -> Markup:
     axes.set_xlabel(_plain(x, 60))
     axes.tick_params(axis="y", length=0)
     for y, name in enumerate(names):
-        axes.text(values[name], y, f" {values[name]:.3g}", va="center", fontsize=8)
-    axes.margins(x=0.12)
+        axes.text(
+            values[name],
+            y,
+            f" {values[name]:.1f}" if values[name] >= 10 else f" {values[name]:.2g}",
+            va="center",
+            fontsize=8,
+        )
+    axes.margins(x=0.18)
     return _svg(figure, label)
 
 

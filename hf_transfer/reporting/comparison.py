@@ -16,9 +16,9 @@ def reason(report: Mapping[str, Any]) -> str:
         ratio = runs[taken]["training_seconds"] / max(runs[best]["training_seconds"], 1e-9)
         return (
             f"{value} is within a standard error ({runs[taken]['standard_error']:.3f}) of the best "
-            f"({best}, {runs[best]['metrics'][metric]:.3f}), in {ratio:.2f} of its training time, with "
-            f"{runs[taken]['trained_share']:.1%} of the weights trained and {size(runs[taken]['bytes'])} on disk "
-            f"({best}: {size(runs[best]['bytes'])})."
+            f"({best}, {runs[best]['metrics'][metric]:.3f}), in {ratio:.2f} of its training time. It trains "
+            f"{runs[taken]['trained_share']:.1%} of the weights ({best}: {runs[best]['trained_share']:.1%}) and takes "
+            f"{size(runs[taken]['bytes'])} on disk ({size(runs[best]['bytes'])})."
         )
     others = {way: run for way, run in runs.items() if way != best}
     if not others:
@@ -26,7 +26,13 @@ def reason(report: Mapping[str, Any]) -> str:
     beyond = [way for way, run in others.items() if not run["against_best"][0] <= 0 <= run["against_best"][1]]
     unclear = [way for way in others if way not in beyond]
     said = [f"better than {', '.join(beyond)} beyond chance (95 %)"] if beyond else []
-    said += [f"not told apart from {', '.join(unclear)} by these test examples and seeds"] if unclear else []
+    behind = [f"{way} ({runs[way]['difference']:+.3f}, standard error {runs[way]['standard_error']:.3f})"
+              for way in unclear]  # fmt: skip
+    said += (
+        [f"within chance of {', '.join(behind)}, none of which is cheaper and within a standard error"]
+        if unclear
+        else []
+    )
     return f"{value} is the best: {'; '.join(said)}."
 
 
@@ -40,7 +46,7 @@ def summary(report: Mapping[str, Any], folder: Path) -> str:
     metric = report["metric"]
     source = all(run["source"] for run in report["runs"].values())
     head = ("", report["metric_name"], "95 % interval", "against the best", *(["source"] if source else []), "trained",
-            "time", "memory", "on disk")  # fmt: skip
+            "training", "whole run", "memory", "on disk")  # fmt: skip
     rows = [head]
     for way, run in report["runs"].items():
         rows.append((
@@ -48,8 +54,8 @@ def summary(report: Mapping[str, Any], folder: Path) -> str:
             "[{:.3f}, {:.3f}]".format(*run["confidence"][metric]),
             "best" if way == report["best"] else "{:+.3f} to {:+.3f}".format(*run["against_best"]),
             *([f"{run['source']['before']:.3f} to {run['source']['after']:.3f}"] if source else []),
-            f"{run['trained_share']:.1%}", duration(run["seconds"]), size(run["peak_memory_bytes"]),
-            size(run["bytes"]),
+            f"{run['trained_share']:.1%}", duration(run["training_seconds"]), duration(run["seconds"]),
+            size(run["peak_memory_bytes"]), size(run["bytes"]),
         ))  # fmt: skip
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

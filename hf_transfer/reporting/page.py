@@ -62,7 +62,14 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    pages.filters |= {"shell": quote, "number": number, "interval": interval, "percent": percent, "amount": amount}
+    pages.filters |= {
+        "shell": quote,
+        "brief": brief,
+        "number": number,
+        "interval": interval,
+        "percent": percent,
+        "amount": amount,
+    }
     return pages.get_template(template).render(charts=charts, **values)
 
 
@@ -79,6 +86,12 @@ def interval(ends: Any, digits: int = 3) -> str:
 def percent(value: Any) -> str:
     """A share, with a decimal where it is small."""
     return "–" if value is None else f"{value:.0%}" if value >= 0.1 or value == 0 else f"{value:.1%}"
+
+
+def brief(text: Any, letters: int = 60) -> str:
+    """A name or several of them, as long as a table has room for."""
+    one = ", ".join(map(str, text)) if isinstance(text, list) else str(text)
+    return one if len(one) <= letters else f"{one[: letters - 1]}…"
 
 
 def amount(value: Any) -> str:

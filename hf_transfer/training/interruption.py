@@ -21,6 +21,7 @@ def polite_stops() -> Iterator[None]:
     """Turn the signals into `Interrupted` inside the block, so that what is half-written is removed."""
 
     def stop(number: int, _: Any) -> None:
+        logger.info("Stopped by %s.", signal.Signals(number).name)
         raise Interrupted(number)
 
     with _handling(stop):

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +13,7 @@ from accelerate.utils import gather_object
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, set_seed
+from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, TrainerCallback, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, rotate_checkpoints
@@ -21,6 +22,8 @@ from hf_transfer.errors import logger
 from hf_transfer.training.batching import EvaluationBatches, PaddedExamples, TrainingBatches, most_positions
 from hf_transfer.training.checkpoints import STAGING, Progress, seal, written_beside
 from hf_transfer.training.health import Health, require_finite
+
+SECONDS_BETWEEN_LINES = 60
 
 
 class Loss(Protocol):
@@ -65,8 +68,7 @@ class TransferTrainer(Trainer):
         self.add_callback(self.progress)
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
-        if not self.args.disable_tqdm:
-            self.add_callback(QuietProgress)
+        self.add_callback(ProgressLines if self.args.disable_tqdm else QuietProgress)
         if self.args.stop_when_sick:
             self.add_callback(Health)
         if self.args.early_stopping_patience is not None:
@@ -306,6 +308,21 @@ class _EpochDataLoader(DataLoader):
     def set_epoch(self, epoch: int) -> None:
         if isinstance(self.batch_sampler, TrainingBatches):
             self.batch_sampler.set_epoch(epoch)
+
+
+class ProgressLines(TrainerCallback):
+    """Where there is no bar, a line a minute."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.began = self.said = time.monotonic()
+        self.first = state.global_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        now = time.monotonic()
+        if state.is_world_process_zero and now - self.said >= SECONDS_BETWEEN_LINES:
+            self.said = now
+            left = (now - self.began) / (state.global_step - self.first) * (state.max_steps - state.global_step)
+            logger.info("Step %d of %d, about %.0f min left.", state.global_step, state.max_steps, left / 60)
 
 
 class QuietProgress(ProgressCallback):
