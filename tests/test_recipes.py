@@ -37,10 +37,8 @@ def test_shipped_yaml_is_understood(file):
 
 def test_flags_win_over_yaml_and_yaml_over_the_recipe(tmp_path):
     (tmp_path / "c.yaml").write_text("learning_rate: 1e-4\nlora_r: 4\nmethod: lora\nbf16: no\ntrain_file: a.csv\n")
-    own = parse_arguments(
-        TextClassification, ["--config", str(tmp_path / "c.yaml"), "--dataset_name", "x/y", "--model_name_or_path", "m"],
-        defaults={"output_dir": "x"},
-    )  # fmt: skip
+    other = ["--config", str(tmp_path / "c.yaml"), "--dataset_name", "x/y", "--model_name_or_path", "m"]
+    own = parse_arguments(TextClassification, other, defaults={"output_dir": "x"})
     assert (own.data.dataset_name, own.data.train_file) == ("x/y", None)  # one source of data wins over the other
     defaults = {"method": "full", "lora_r": 2, "output_dir": "x", "weight_decay": 0.5}
     arguments = parse_arguments(
