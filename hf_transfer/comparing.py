@@ -1,6 +1,7 @@
 """`compare()`: several methods, models and seeds on the same data, measured against each other."""
 
 import dataclasses
+import gc
 import json
 import statistics
 from collections.abc import Mapping, Sequence
@@ -86,6 +87,7 @@ def compare(
         done: dict[str, list[Finetuned]] = {name: [] for name in ways}
         failed: list[dict[str, Any]] = []
         for i, (name, arguments) in enumerate(planned, start=1):
+            gc.collect()  # the peak memory of a run is its own
             logger.info("%d of %d: %s, seed %d.", i, len(planned), name, arguments.training.seed)
             try:
                 result = finetune(task, arguments, dataset=dataset)

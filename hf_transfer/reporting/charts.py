@@ -21,6 +21,7 @@ IN_PAGE = {INK: "currentColor", FAINT: "var(--faint)"} | {
     colour: f"var(--series-{i})" for i, colour in enumerate(SERIES, start=1)
 }
 DASHES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 3)))
+WIDTH = 4.6  # inches
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "hf_transfer",  # the same chart is the same file
@@ -38,9 +39,16 @@ STYLE: Any = {
 }
 
 
-def _figure(height: float = 2.6) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(4.6, height), layout="constrained")
+def _figure(height: float = 2.6, *, left: float = 0.55, bottom: float = 0.45) -> tuple[Figure, Axes]:
+    """A figure and its axes, with margins in inches: to have them measured takes as long as all of the drawing."""
+    figure = Figure(figsize=(WIDTH, height))
+    figure.subplots_adjust(left / WIDTH, bottom / height, 1 - 0.12 / WIDTH, 1 - 0.1 / height)
     return figure, figure.add_subplot()
+
+
+def _room_for(names: Iterable[str]) -> float:
+    """Inches that the longest of such tick labels takes."""
+    return 0.25 + 0.074 * max((len(name) for name in names), default=0)
 
 
 def _svg(figure: Figure, label: str) -> Markup:
@@ -88,7 +96,8 @@ def changes(rows: Sequence[Mapping[str, Any]], *, label: str, axis: str) -> Mark
         label: what the chart shows, for readers who do not see it.
         axis: what the values are.
     """
-    figure, axes = _figure(0.9 + 0.34 * len(rows))
+    names = [_plain(row["name"]) for row in reversed(rows)]
+    figure, axes = _figure(0.9 + 0.34 * len(rows), left=_room_for(names))
     for y, row in enumerate(reversed(rows)):
         if row["before"] is not None:
             axes.plot([row["before"], row["after"]], [y, y], color=FAINT, linewidth=1, zorder=1)
@@ -96,7 +105,7 @@ def changes(rows: Sequence[Mapping[str, Any]], *, label: str, axis: str) -> Mark
         if row["low"] is not None:
             axes.plot([row["low"], row["high"]], [y, y], color=SERIES[0], linewidth=4, alpha=0.45, zorder=2)
         axes.plot(row["after"], y, "o", color=SERIES[0], markersize=5, zorder=3)
-    axes.set_yticks(range(len(rows)), [_plain(row["name"]) for row in reversed(rows)])
+    axes.set_yticks(range(len(rows)), names)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlabel(_plain(axis, 60))
     axes.grid(axis="x", color=FAINT, linewidth=0.4)
@@ -127,7 +136,8 @@ def lines(
         log_x: whether the axis to the right is logarithmic.
         unit_square: whether both axes go from 0 to 1.
     """
-    figure, axes = _figure()
+    turned = log_x and len({value for one in series for value in one["x"]}) > 6
+    figure, axes = _figure(bottom=0.65 if turned else 0.45)
     if diagonal:
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1)
     for i, one in enumerate(series):
@@ -152,7 +162,7 @@ def lines(
         axes.xaxis.set_major_locator(LogLocator(2) if len(ticks) > 12 else matplotlib.ticker.FixedLocator(ticks))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(ScalarFormatter())
-        axes.tick_params(axis="x", labelrotation=45 if len(ticks) > 6 else 0)
+        axes.tick_params(axis="x", labelrotation=45 if turned else 0)
     if len(series) > 1:
         axes.legend()
     return _svg(figure, label)
@@ -171,8 +181,10 @@ def matrix(counts: Sequence[Sequence[int]], names: Sequence[str], *, label: str,
     """
     cells = np.asarray(counts, dtype=float)
     share = cells / np.maximum(cells.sum(axis=1, keepdims=True), 1)
-    figure, axes = _figure(max(2.2, 1.0 + 0.3 * len(names)))
-    size = len(names)
+    size, shown = len(names), [_plain(name, 14) for name in names]
+    turned, room = size > 4, _room_for(shown)
+    below = 0.35 + (room if turned else 0.2)
+    figure, axes = _figure(max(1.4, 0.3 * size) + below + 0.1, left=0.2 + room, bottom=below)
     for row, column in np.ndindex(size, size):
         colour = SERIES[0] if row == column else SERIES[1]
         axes.add_patch(
@@ -187,8 +199,7 @@ def matrix(counts: Sequence[Sequence[int]], names: Sequence[str], *, label: str,
         )
         if size <= 12:
             axes.text(column, row, f"{int(cells[row, column])}", ha="center", va="center")
-    shown = [_plain(name, 14) for name in names]
-    axes.set_xticks(range(size), shown, rotation=0 if size <= 4 else 60)
+    axes.set_xticks(range(size), shown, rotation=60 if turned else 0)
     axes.set_yticks(range(size), shown)
     axes.set_xlim(-0.5, size - 0.5)
     axes.set_ylim(size - 0.5, -0.5)
@@ -208,7 +219,7 @@ def histogram(edges: Sequence[float], counts: Mapping[str, Sequence[int]], *, la
         label: what the chart shows, for readers who do not see it.
         x: the amount.
     """
-    figure, axes = _figure(2.0)
+    figure, axes = _figure(2.0, left=0.5)
     for i, (name, values) in enumerate(counts.items()):
         share = np.asarray(values) / max(1, sum(values))
         style = DASHES[i % len(DASHES)]
@@ -229,9 +240,10 @@ def bars(values: Mapping[str, float], *, label: str, x: str) -> Markup:
         label: what the chart shows, for readers who do not see it.
         x: what they are.
     """
-    figure, axes = _figure(0.7 + 0.26 * len(values))
     names = list(values)[::-1]
-    axes.barh([_plain(name) for name in names], [values[name] for name in names], color=SERIES[0], height=0.6)
+    shown = [_plain(name) for name in names]
+    figure, axes = _figure(0.7 + 0.26 * len(values), left=_room_for(shown))
+    axes.barh(shown, [values[name] for name in names], color=SERIES[0], height=0.6)
     axes.set_xlabel(_plain(x, 60))
     axes.tick_params(axis="y", length=0)
     for y, name in enumerate(names):

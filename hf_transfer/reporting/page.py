@@ -1,5 +1,6 @@
 """`report.html`: the run as a page that needs nothing from elsewhere, from its report and arguments."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
@@ -7,7 +8,6 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from hf_transfer.reporting import charts
 from hf_transfer.reporting.report import answer, local_name, verdict
 
 # base.html, and on top of it a template a task, named by its pipeline tag.
@@ -55,6 +55,14 @@ def learning_curves(history: list[Mapping[str, Any]]) -> dict[str, list[dict[str
 
 def render(template: str, **values: Any) -> str:
     """A page from a template of `PAGES`; what comes from the data cannot write markup into it."""
+    # Only here: matplotlib takes a while to be imported, and most commands draw nothing.
+    from hf_transfer.reporting import charts
+
+    return _templates().get_template(template).render(charts=charts, **values)
+
+
+@functools.cache
+def _templates() -> Environment:
     pages = Environment(
         loader=FileSystemLoader(PAGES),
         autoescape=True,
@@ -62,7 +70,7 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    pages.filters |= {
+    own = {
         "shell": quote,
         "brief": brief,
         "number": number,
@@ -70,7 +78,8 @@ def render(template: str, **values: Any) -> str:
         "percent": percent,
         "amount": amount,
     }
-    return pages.get_template(template).render(charts=charts, **values)
+    pages.filters |= own
+    return pages
 
 
 def number(value: Any, digits: int = 3) -> str:

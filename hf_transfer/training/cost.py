@@ -1,7 +1,6 @@
 """What a run costs: seconds by stage, examples and tokens a second, the share of the arithmetic that is used."""
 
 import contextlib
-import gc
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,7 +98,7 @@ def training_cost(trainer: Any, examples: Any, seconds: float, *, cached: bool, 
 
 
 def _flops_an_epoch(trainer: Any, lengths: np.ndarray) -> float | None:
-    """Counted for five examples by themselves; in between, arithmetic is a parabola of the length (attention).
+    """Counted for three examples by themselves; in between, arithmetic is a parabola of the length (attention).
 
     None of its three parts is negative: a fit that may be takes the rounding of convolutions for curvature. What does
     not grow with the length is left out: LoRA adds its update into the weights once a step. None where the model
@@ -107,7 +106,7 @@ def _flops_an_epoch(trainer: Any, lengths: np.ndarray) -> float | None:
     """
     order = np.argsort(lengths, kind="stable")
     order = order[: max(1, int((lengths <= LONGEST_COUNTED).sum()))]
-    some = order[np.linspace(0, len(order) - 1, 5).astype(int)]
+    some = order[np.linspace(0, len(order) - 1, 3).astype(int)]
     try:
         counted = {int(lengths[i]): _flops_of(trainer, int(i)) for i in some}
     except (RuntimeError, NotImplementedError) as error:
@@ -145,7 +144,7 @@ def _matmul_rate(device: torch.device, precision: str) -> float:
     kinds = {"fp16": torch.float16, "bf16": torch.bfloat16}
     a = torch.randn(size, size, device=device, dtype=kinds.get(precision, torch.float32))
     best = float("inf")
-    for _ in range(8):
+    for _ in range(5):
         started = time.perf_counter()
         a @ a
         if device.type == "cuda":
@@ -156,7 +155,6 @@ def _matmul_rate(device: torch.device, precision: str) -> float:
 
 def _forget_peak_memory() -> None:
     """Let the next run in this process have a peak of its own, where the system can: see proc(5), clear_refs."""
-    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):
