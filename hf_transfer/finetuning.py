@@ -101,29 +101,21 @@ def finetune(
                 name: compare(task, before[name], after[name], split, model.config, training.seed)
                 for name, split in measured.items()
             }
+        cost["padding_changes_outputs"] = constant is None and getattr(run.inputs["train"], "alone", False)
         report = {
-            **_circumstances(task, arguments, run.facts),
-            "newly_initialised": run.newly_initialised,
+            **_circumstances(task, arguments, run),
             **found.pop("test"),
             **found,
             "decision": decision,
             "parameters": parameters,
-            "training": {
-                **cost,
-                "padding_changes_outputs": constant is None and getattr(run.inputs["train"], "alone", False),
-            },
+            "training": cost,
             "history": trainer.state.log_history,
             "seconds": meter.seconds(),
         }
         if training.should_save:
             # Without accelerate's wrapper for mixed precision: what is shipped computes in float32.
             model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-            predictions = [
-                {"split": name, **record} if name != "test" else record
-                for name, split in measured.items()
-                for record in task.predictions(after[name], split, model.config)
-            ]
-            _deliver(arguments, run, model, report, predictions, output, meter)
+            _deliver(arguments, run, model, report, _predictions(task, after, measured, model.config), output, meter)
             trackers.report(trainer, report)
             _push(arguments, output)
     trainer.accelerator.wait_for_everyone()
@@ -181,7 +173,7 @@ def _prepare(
     return _Prepared(splits, facts, processor, model, anatomy, inputs, newly_initialised, description, checkpoint)
 
 
-def _circumstances(task: Task, arguments: Arguments, facts: dict[str, Any]) -> dict[str, Any]:
+def _circumstances(task: Task, arguments: Arguments, run: _Prepared) -> dict[str, Any]:
     """What the report says of the run before any result."""
     return {
         "task": task.pipeline_tag,
@@ -191,10 +183,22 @@ def _circumstances(task: Task, arguments: Arguments, facts: dict[str, Any]) -> d
         "headline": list(task.headline),
         "greater_is_better": task.greater_is_better,
         "seed": arguments.training.seed,
-        "data": facts,
+        "data": run.facts,
         "device": device_name(),
         "versions": versions(),
+        "newly_initialised": run.newly_initialised,
     }
+
+
+def _predictions(
+    task: Task, outputs: Mapping[str, Any], measured: Mapping[str, Dataset], config: Any
+) -> list[dict[str, Any]]:
+    """A record for each example that was measured; those of the test split do not name it."""
+    return [
+        {"split": name, **record} if name != "test" else record
+        for name, split in measured.items()
+        for record in task.predictions(outputs[name], split, config)
+    ]
 
 
 def _deliver(

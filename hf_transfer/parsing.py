@@ -53,14 +53,19 @@ def parse_arguments(
     return build_arguments(task_class, {**defaults, **chosen})
 
 
-def given_arguments(task_class: type, argv: Sequence[str]) -> dict[str, Any]:
+def given_arguments(task_class: type, argv: Sequence[str], also: Sequence[str] = ()) -> dict[str, Any]:
     """The arguments that a YAML file (``--config``) and flags set, by name, without any default; flags win.
+
+    Args:
+        task_class: dataclass of the task.
+        argv: the flags.
+        also: other flags of the command, which a misspelt one may have meant.
 
     Raises:
         InputError: an argument is unknown, misspelt or has a wrong value.
     """
     parser = _parser(task_class)
-    flags = parser.given(argv, "the command line")
+    flags = parser.given(argv, "the command line", also)
     config = flags.pop("config", None)
     if config is None:
         return flags
@@ -143,8 +148,8 @@ class _Parser(HfArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message[:1].upper()}{message[1:]}. See --help.")
 
-    def given(self, argv: Sequence[str], where: str) -> dict[str, Any]:
-        """The arguments that `argv` sets, without any default."""
+    def given(self, argv: Sequence[str], where: str, also: Sequence[str] = ()) -> dict[str, Any]:
+        """The arguments that `argv` sets, without any default; `also` are flags that a misspelt one may have meant."""
         for action in self._actions:
             action.default = SUPPRESS
         namespace, unknown = self.parse_known_args(list(argv), Namespace())
@@ -152,7 +157,7 @@ class _Parser(HfArgumentParser):
         for word in unknown:
             name = word.split("=")[0]
             if name.startswith("--"):
-                raise InputError(f"Unknown argument {name} in {where}.{nearest(name, options)} See --help.")
+                raise InputError(f"Unknown argument {name} in {where}.{nearest(name, [*options, *also])} See --help.")
         if unknown:
             raise InputError(f"Unexpected {unknown[0]!r} in {where}: expected flags, as --name value. See --help.")
         return vars(namespace)

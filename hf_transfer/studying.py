@@ -87,14 +87,16 @@ def study(
     own = {"methods": methods, "sizes": wanted, "draws": draws}
     with claimed(task, values, own, dataset, "a study") as folder, said_once():
         measured = _Runs(task, values, dataset, folder)
+        logger.info("All examples come first: how many there are decides the numbers that follow.")
         whole = measured(methods[0], None, 0)
         # Everything cannot be drawn in two ways; its seeds differ in the order of examples and the new head.
-        runs = [
-            measured(method, size, draw)
+        planned = [
+            (method, size, draw)
             for size in _up_to(wanted, whole["examples"])
             for method in methods
             for draw in range(draws)
         ]
+        runs = [measured(*one, place=f"{i} of {len(planned)}: ") for i, one in enumerate(planned, start=1)]
         failed = [run for run in runs if "failed" in run]
         runs = [run for run in runs if "failed" not in run]
         report = {
@@ -123,7 +125,7 @@ class _Runs:
         self.task, self.values, self.dataset, self.folder = task, values, dataset, folder
         self.done = _read(folder / KEPT)
 
-    def __call__(self, method: str, size: int | None, draw: int) -> dict[str, Any]:
+    def __call__(self, method: str, size: int | None, draw: int, place: str = "") -> dict[str, Any]:
         """What is kept of a run, done now if it has not been."""
         found = self.done.get((method, size, draw))
         if found is None:
@@ -131,7 +133,7 @@ class _Runs:
             with (self.folder / KEPT).open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(found) + "\n")
         said = found.get("failed") or f"{found['metric_name']} {found['metrics'][found['metric']]:.3f}"
-        logger.info("%s, %s examples, draw %d: %s", method, size or "all", draw + 1, said)
+        logger.info("%s%s, %s examples, draw %d: %s", place, method, size or "all", draw + 1, said)
         return found
 
     def _run(self, method: str, size: int | None, draw: int) -> dict[str, Any]:

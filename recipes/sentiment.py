@@ -28,8 +28,7 @@ def main() -> None:
     )
     result = finetune(arguments.task, arguments)
     if arguments.training.should_save:
-        text = "Not bad at all."
-        print(f"\n{result}\n{next_command(result, text)}")
+        print(f"\n{result}\n{next_command(result)}")
 
 
 if __name__ == "__main__":

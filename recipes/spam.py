@@ -25,8 +25,7 @@ def main() -> None:
     )
     result = finetune(arguments.task, arguments)
     if arguments.training.should_save:
-        text = "Hi mum, my phone broke, text me on this new number"
-        print(f"\n{result}\n{next_command(result, text)}")
+        print(f"\n{result}\n{next_command(result)}")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # the tests run side by side
 os.environ.pop("HF_TOKEN", None)
 
 import csv
+import gc
 import runpy
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +16,18 @@ from typing import Any
 
 import hypothesis
 import pytest
+from processes import ROOT
 from speech import build_speech_model, write_clips
+
+import hf_transfer.comparing
+import hf_transfer.studying  # noqa: F401
 
 hypothesis.settings.register_profile("long", max_examples=20_000, deadline=None)
 
-ROOT = Path(__file__).resolve().parents[1]
+# What the libraries have made while they were imported is never garbage; looking at it takes longer than a short run.
+gc.collect()
+gc.freeze()
+
 DATA = Path(os.environ.get("HF_TRANSFER_TEST_DATA", ROOT.parent / "shared" / "data"))
 WORDS = [
     "a",
@@ -268,11 +275,3 @@ def accents(tmp_path_factory: pytest.TempPathFactory) -> Path:
         place / "metadata.csv", [{**row, "split": "test" if i % 3 == 0 else "train"} for i, row in enumerate(rows)]
     )
     return place
-
-
-def start(*arguments: Any, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run Python with arguments in a process of its own."""
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip

@@ -1,6 +1,7 @@
 """Fine-tune with every method, with a step of eight examples divided among processes and micro-batches.
 
-python tests/divided.py SETTINGS.json OUTPUT, or the same under `accelerate launch`; one import for many short runs.
+python tests/divided.py SETTINGS.json OUTPUT [METHOD ...], or the same under `accelerate launch`; one import for many
+short runs.
 """
 
 import json
@@ -21,11 +22,14 @@ METHODS: list[dict[str, Any]] = [
 ]
 
 
-def main(settings: Path, output: Path) -> None:
+def main(settings: Path, output: Path, *wanted: str) -> None:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     for task, own in json.loads(settings.read_text()).items():
         for method in METHODS:
-            for accumulation in (1, 2):
+            if wanted and method["method"] not in wanted:
+                continue
+            # What accumulation does alone, it does in two processes as well.
+            for accumulation in (1, 2) if processes > 1 else (1,):
                 result = finetune(
                     TASKS[task], **own, **method,
                     per_device_train_batch_size=STEP // processes // accumulation,
@@ -36,4 +40,4 @@ def main(settings: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

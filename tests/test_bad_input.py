@@ -6,7 +6,8 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import ROOT, build_tokenizer, message_rows, start, write_csv
+from conftest import ROOT, build_tokenizer, message_rows, write_csv
+from processes import start
 
 from hf_transfer import InputError, TextClassification, finetune
 

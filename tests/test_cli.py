@@ -5,7 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, message_rows, start, write_csv
+from conftest import ROOT, message_rows, write_csv
+from processes import start
 
 from hf_transfer import InputError, TextClassification, finetune, load_finetuned
 from hf_transfer.inference import evaluate

@@ -2,14 +2,14 @@
 
 import json
 import shutil
-import subprocess
-import sys
+import signal
 import time
 
 import numpy as np
 import pytest
 import yaml
-from conftest import message_rows, start, write_csv
+from conftest import message_rows, write_csv
+from processes import Forked, fork
 
 from hf_transfer import InputError, TextClassification, compare
 from hf_transfer.evaluation.bootstrap import Resampled
@@ -174,17 +174,17 @@ def test_the_command_compares_models_and_is_stopped_politely(tiny, tmp_path):
     models = f"{tiny()},{tiny('distilbert')}"
     command = ["-m", "hf_transfer.cli", "compare", "--config", tmp_path / "c.yaml", "--models", models, "--methods",
                "full", "--seeds", "1", "--output_dir", tmp_path / "out"]  # fmt: skip
-    process = subprocess.Popen([sys.executable, *map(str, command)], stderr=subprocess.PIPE, text=True)
+    process = Forked(*command)
     until = time.monotonic() + 120
     while not list(tmp_path.glob("out/*/seed-42.partial/checkpoint-*")):
         assert time.monotonic() < until
-        assert process.poll() is None, process.stderr.read()
+        assert process.running(), process.said()
         time.sleep(0.05)
-    process.terminate()
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 128 + 15, err
-    assert "Traceback" not in err
-    done = start(*command)
+    process.send(signal.SIGTERM)
+    stopped = process.finished()
+    assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    done = fork(*command)
     assert done.returncode == 0, done.stderr
     assert "checkpoint-" in done.stderr
     report = json.loads((tmp_path / "out" / "comparison.json").read_text())
@@ -194,10 +194,11 @@ def test_the_command_compares_models_and_is_stopped_politely(tiny, tmp_path):
     assert len(labels) == 1  # said once for all runs
 
 
-def test_a_wrong_flag_is_one_sentence(command, tiny, tmp_path):
-    result = command("compare", "--model_name_or_path", tiny(), "--output_dir", tmp_path / "o", "--lernin_rate", "1")
+@pytest.mark.parametrize(("flag", "meant"), [("--lernin_rate", "--learning_rate"), ("--metods", "--methods")])
+def test_a_wrong_flag_is_one_sentence(command, tiny, tmp_path, flag, meant):
+    result = command("compare", "--model_name_or_path", tiny(), "--output_dir", tmp_path / "o", flag, "1")
     assert result.code == 2
-    assert "Did you mean --learning_rate?" in result.err
+    assert f"Did you mean {meant}?" in result.err
     assert not (tmp_path / "o").exists()
 
 

@@ -3,20 +3,33 @@
 import json
 
 import pytest
-from conftest import build_model, message_rows, start, write_csv
+from conftest import build_model, message_rows, write_csv
 from hub_server import TOKEN, running_hub
+from processes import start
+
+from hf_transfer import TextClassification, finetune
 
 # Reads a model from the Hub with plain transformers and with load_finetuned.
 READ_BACK = """
 import json, sys
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from hf_transfer import load_finetuned
-name, text = sys.argv[1:]
-if "adapter" not in name:
-    model = AutoModelForSequenceClassification.from_pretrained(name)
-    assert model.config.id2label == {0: "ham", 1: "spam"}
-    assert len(AutoTokenizer.from_pretrained(name)(text)["input_ids"]) > 2
-print(json.dumps(load_finetuned(name)(text)[0]))
+text, *names = sys.argv[1:]
+for name in names:
+    if "adapter" not in name:
+        model = AutoModelForSequenceClassification.from_pretrained(name)
+        assert model.config.id2label == {0: "ham", 1: "spam"}
+        assert len(AutoTokenizer.from_pretrained(name)(text)["input_ids"]) > 2
+    print(json.dumps(load_finetuned(name)(text)[0]))
+"""
+PUSH_SEVERAL = """
+import sys
+from hf_transfer import push
+adapter, full = sys.argv[1:]
+push(adapter, "tester/adapter")
+push(adapter, "tester/plain", merge=True)
+push(adapter, "tester/second")
+push(full, "tester/second")
 """
 
 
@@ -26,13 +39,25 @@ def hub():
         yield hub
 
 
-def train(tmp_path, hub, *flags, name="out"):
+@pytest.fixture(scope="module")
+def trained(tiny, tmp_path_factory):
+    """An adapter's folder, and one with every weight."""
+    place = tmp_path_factory.mktemp("trained")
+    file = write_csv(place / "m.csv", message_rows(60))
+    return [
+        finetune(TextClassification(), train_file=str(file), model_name_or_path=str(tiny()), method=method,
+                 output_dir=str(place / method), max_steps=2, disable_tqdm=True).folder
+        for method in ("lora", "full")
+    ]  # fmt: skip
+
+
+def train(tmp_path, hub, *flags):
     model = tmp_path / "model"
     if not model.exists():
         build_model(model, "bert")
     file = write_csv(tmp_path / "m.csv", message_rows(60))
     return start(
-        "recipes/spam.py", "--train_file", file, "--model_name_or_path", model, "--output_dir", tmp_path / name,
+        "recipes/spam.py", "--train_file", file, "--model_name_or_path", model, "--output_dir", tmp_path / "out",
         "--max_steps", 2, *flags, **hub.environment, HF_HOME=str(tmp_path / "home"),
     )  # fmt: skip
 
@@ -52,7 +77,7 @@ def test_a_recipe_pushes_weights_card_and_metrics(hub, tmp_path):
     assert "pipeline_tag: text-classification" in card
     assert 'load_finetuned("tester/spam")' in card
     expected = first_prediction(tmp_path / "out")
-    read = start("-c", READ_BACK, "tester/spam", expected["text"], **hub.environment, HF_HOME=str(tmp_path / "other"))
+    read = start("-c", READ_BACK, expected["text"], "tester/spam", **hub.environment, HF_HOME=str(tmp_path / "other"))
     assert read.returncode == 0, read.stderr
     assert json.loads(read.stdout) == {
         "label": expected["prediction"], "score": pytest.approx(expected["score"], abs=1e-5),
@@ -90,34 +115,26 @@ def test_a_hub_that_refuses_the_login_is_found_before_training(hub, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_adapters_are_pushed_as_they_are_or_merged(hub, tmp_path):
-    done = train(tmp_path, hub, "--method", "lora", "--push_to_hub", "--hub_model_id", "tester/adapter")
-    assert done.returncode == 0, done.stderr
+def test_adapters_are_pushed_as_they_are_or_merged_and_leave_nothing_to_the_next(hub, trained, tmp_path):
+    pushed = start("-c", PUSH_SEVERAL, *trained, **hub.environment)
+    assert pushed.returncode == 0, pushed.stderr
     assert "adapter_model.safetensors" in hub.repositories["tester/adapter"]
     assert "model.safetensors" not in hub.repositories["tester/adapter"]
-    pushed = start("-m", "hf_transfer.cli", "push", tmp_path / "out", "--hub_model_id", "tester/plain", "--merge",
-                   **hub.environment)  # fmt: skip
-    assert pushed.returncode == 0, pushed.stderr
-    plain = hub.repositories["tester/plain"]
-    assert "model.safetensors" in plain
-    assert not [name for name in plain if name.startswith("adapter")]
-    assert "library_name: transformers" in plain["README.md"].decode()
-    expected = first_prediction(tmp_path / "out")
-    for name in ("tester/adapter", "tester/plain"):
-        read = start("-c", READ_BACK, name, expected["text"], **hub.environment, HF_HOME=str(tmp_path / "other"))
-        assert read.returncode == 0, read.stderr
-        assert json.loads(read.stdout)["score"] == pytest.approx(expected["score"], abs=1e-4)
+    for name in ("tester/plain", "tester/second"):
+        plain = hub.repositories[name]
+        assert "model.safetensors" in plain
+        assert not [name for name in plain if name.startswith("adapter")]
+        assert "library_name: transformers" in plain["README.md"].decode()
+    expected = first_prediction(trained[0])
+    read = start("-c", READ_BACK, expected["text"], "tester/adapter", "tester/plain", **hub.environment,
+                 HF_HOME=str(tmp_path / "other"))  # fmt: skip
+    assert read.returncode == 0, read.stderr
+    for line in read.stdout.splitlines():
+        assert json.loads(line)["score"] == pytest.approx(expected["score"], abs=1e-4)
+    assert len(read.stdout.splitlines()) == 2
 
 
 def test_only_finished_runs_are_pushed(command, tmp_path):
     result = command("push", tmp_path)
     assert result.code == 2
     assert "no report.json" in result.err
-
-
-def test_a_second_push_leaves_no_weights_of_the_first(hub, tmp_path):
-    for name, method in (("first", "lora"), ("second", "full")):
-        done = train(tmp_path, hub, "--method", method, "--push_to_hub", "--hub_model_id", "tester/spam", name=name)
-        assert done.returncode == 0, done.stderr
-    assert "model.safetensors" in hub.repositories["tester/spam"]
-    assert not [name for name in hub.repositories["tester/spam"] if name.startswith("adapter")]

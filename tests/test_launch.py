@@ -30,7 +30,7 @@ def launch(*arguments, processes=1):
 
 @pytest.fixture(scope="session")
 def divided(tiny, speech_model, accents, tmp_path_factory):
-    """Runs of every method, their steps divided in four ways: the folders that they left."""
+    """Runs of every method, their steps divided in three ways: the folders that they left."""
     place = tmp_path_factory.mktemp("divided")
     common = {"num_train_epochs": 2.0, "learning_rate": 1e-3, "seed": 5, "logging_steps": 1, "report_to": "none",
               "per_device_eval_batch_size": 8, "disable_tqdm": True}  # fmt: skip
@@ -58,7 +58,7 @@ def test_a_step_is_the_same_however_it_is_divided(divided, task, method):
 
     report, losses, weights = result(1, 1)
     assert len(losses) == report["training"]["steps"] > 10
-    for way in ((1, 2), (2, 1), (2, 2)):
+    for way in ((2, 1), (2, 2)):
         other_report, other_losses, other_weights = result(*way)
         assert other_losses == pytest.approx(losses, abs=1e-5, rel=1e-5), way
         assert other_weights.keys() == weights.keys()
@@ -101,7 +101,7 @@ def test_two_machines_give_the_weights_of_one(divided, two_hosts, tmp_path):
             ["ip", "netns", "exec", host, sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu",
              "--num_machines", "2", "--machine_rank", str(rank), "--main_process_ip", "10.77.0.1",
              "--main_process_port", "29517", "--num_processes", "2", "--mixed_precision", "no", "--dynamo_backend",
-             "no", "tests/divided.py", divided.parent / "settings.json", tmp_path / "out"],
+             "no", "tests/divided.py", divided.parent / "settings.json", tmp_path / "out", "full", "frozen"],
             cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": f"cable{rank}"},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
@@ -110,22 +110,12 @@ def test_two_machines_give_the_weights_of_one(divided, two_hosts, tmp_path):
     for process in running:
         _, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
-    runs = sorted(path.name for path in divided.iterdir() if "-2-" in path.name)
-    assert len(runs) == 16
+    runs = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert len(runs) == 8
     for run in runs:
         (one,), (two,) = ((place / run).glob("*model.safetensors") for place in (divided, tmp_path / "out"))
         one, two = load_file(one), load_file(two)
         assert all(torch.equal(value, two[name]) for name, value in one.items()), run
-
-
-def test_two_processes_are_joined_and_one_writes(tiny, tmp_path):
-    file = write_csv(tmp_path / "m.csv", message_rows(80))
-    done = launch("recipes/spam.py", "--train_file", file, "--model_name_or_path", tiny(), "--max_steps", 2,
-                  "--output_dir", tmp_path / "two", processes=2)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "the 2 processes are joined on the CPU" in done.stderr
-    assert done.stdout.count("The model lies in") == 1
-    assert not (tmp_path / "two.partial").exists()
 
 
 def test_bad_input_is_said_once_by_several_processes(tmp_path):
@@ -148,16 +138,19 @@ def test_processes_that_are_not_joined_are_refused(tmp_path):
 
 def test_two_processes_stop_together_and_go_on_as_if_they_had_not(tiny, tmp_path):
     file = write_csv(tmp_path / "m.csv", message_rows(200))
-    arguments = ["recipes/spam.py", "--train_file", file, "--model_name_or_path", tiny(), "--max_steps", 300,
-                 "--save_strategy", "steps", "--save_steps", 50, "--per_device_train_batch_size", 4]  # fmt: skip
+    arguments = ["recipes/spam.py", "--train_file", file, "--model_name_or_path", tiny(), "--max_steps", 200,
+                 "--save_strategy", "steps", "--save_steps", 20, "--per_device_train_batch_size", 4]  # fmt: skip
     never = launch(*arguments, "--output_dir", tmp_path / "never", processes=2)
     assert never.returncode == 0, never.stderr
+    assert "the 2 processes are joined on the CPU" in never.stderr
+    assert never.stdout.count("The model lies in") == 1  # one of them writes
+    assert not (tmp_path / "never.partial").exists()
     running = subprocess.Popen(
         launch_command(*arguments, "--output_dir", tmp_path / "out", processes=2), cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     work = tmp_path / "out.partial"
-    while not (work / "checkpoint-50").exists():
+    while not (work / "checkpoint-20").exists():
         assert running.poll() is None, running.stderr.read()
         time.sleep(0.02)
     running.send_signal(signal.SIGTERM)
@@ -165,7 +158,7 @@ def test_two_processes_stop_together_and_go_on_as_if_they_had_not(tiny, tmp_path
     assert running.returncode != 0
     assert "Stopped by SIGTERM at step" in err
     newest = max(work.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    assert newest.name != "checkpoint-300"
+    assert newest.name != "checkpoint-200"
     assert {"rng_state_0.pth", "rng_state_1.pth", "manifest.json"} <= {path.name for path in newest.iterdir()}
     resumed = launch(*arguments, "--output_dir", tmp_path / "out", "--resume_from_checkpoint", "true", processes=2)
     assert resumed.returncode == 0, resumed.stderr

@@ -4,15 +4,14 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
 import yaml
-from conftest import ROOT, message_rows, write_csv
+from conftest import message_rows, write_csv
 from filelock import FileLock
+from processes import Forked
 from safetensors.torch import load_file
 
 from hf_transfer import Failure, InputError, TextClassification, finetune, load_finetuned
@@ -181,31 +180,26 @@ def test_a_polite_stop_writes_a_checkpoint_and_the_run_goes_on(tiny, tmp_path, m
     file = write_csv(tmp_path / "m.csv", message_rows(200))
 
     def start(*flags):
-        return subprocess.Popen(
-            [sys.executable, "recipes/spam.py", "--train_file", file, "--model_name_or_path", tiny(), "--output_dir",
-             tmp_path / "out", "--method", method, *flags],
-            cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        return Forked("recipes/spam.py", "--train_file", file, "--model_name_or_path", tiny(), "--output_dir",
+                      tmp_path / "out", "--method", method, *flags)  # fmt: skip
 
     long = ("--num_train_epochs", "100000", "--save_strategy", "steps", "--save_steps", "20")
     running = start(*long)
     while not list((tmp_path / "out.partial").glob("checkpoint-*")):
-        assert running.poll() is None, running.stderr.read()
+        assert running.running(), running.said()
         time.sleep(0.1)
-    running.send_signal(number)
-    _, err = running.communicate(timeout=60)
-    assert running.returncode == 128 + number, err
-    assert "Go on with --resume_from_checkpoint true" in err
+    running.send(number)
+    stopped = running.finished()
+    assert stopped.returncode == 128 + number, stopped.stderr
+    assert "Go on with --resume_from_checkpoint true" in stopped.stderr
     assert not (tmp_path / "out").exists()
-    refused = start()
-    _, err = refused.communicate(timeout=60)
+    refused = start().finished()
     assert refused.returncode == 2
-    assert "an unfinished run lies in" in err
+    assert "an unfinished run lies in" in refused.stderr
     newest = max(int(path.name.split("-")[1]) for path in (tmp_path / "out.partial").glob("checkpoint-*"))
-    resumed = start("--resume_from_checkpoint", "true", "--max_steps", str(newest + 5))
-    _, err = resumed.communicate(timeout=120)
-    assert resumed.returncode == 0, err
-    assert f"checkpoint-{newest}" in err
+    resumed = start("--resume_from_checkpoint", "true", "--max_steps", newest + 5).finished()
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"checkpoint-{newest}" in resumed.stderr
     assert json.loads((tmp_path / "out" / "report.json").read_text())["training"]["steps"] == newest + 5
     assert not (tmp_path / "out.partial").exists()
 

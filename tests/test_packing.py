@@ -16,7 +16,8 @@ from hf_transfer.training.packing import Packing, _Gather, _Scatter
 
 # DeBERTa's attention and WavLM's are functions of their own, and Conformer layers look at their neighbours.
 UNPACKED = {"deberta-v2", "wavlm", "wav2vec2-bert"}
-METHODS = [{"method": "full"}, {"method": "lora"}, {"method": "frozen", "trainable_layers": 1}]
+FULL = {"method": "full"}
+OTHERS = [{"method": "lora"}, {"method": "frozen", "trainable_layers": 1}]
 
 
 def both(monkeypatch, learn, **asked):
@@ -31,8 +32,11 @@ def both(monkeypatch, learn, **asked):
     return report
 
 
-@pytest.mark.parametrize("asked", METHODS, ids=lambda asked: asked["method"])
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "albert"])  # whose layers share weights
+@pytest.mark.parametrize(
+    ("family", "asked"),
+    [(name, FULL) for name in FAMILIES if name != "albert"]  # whose layers share weights
+    + [(name, asked) for name in ("bert", "modernbert") for asked in OTHERS],
+)
 def test_texts(tiny, tmp_path, monkeypatch, family, asked):
     file = write_csv(tmp_path / "m.csv", message_rows(60))
 
@@ -47,8 +51,11 @@ def test_texts(tiny, tmp_path, monkeypatch, family, asked):
     assert (report["training"]["padding"] == 0) == (family not in UNPACKED)
 
 
-@pytest.mark.parametrize("asked", METHODS, ids=lambda asked: asked["method"])
-@pytest.mark.parametrize("family", SPEECH_FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "asked"),
+    [(name, FULL) for name in SPEECH_FAMILIES]
+    + [(name, asked) for name in ("wav2vec2-layer", "mms") for asked in OTHERS],
+)
 def test_speech(speech_model, accents, tmp_path, monkeypatch, family, asked):
     def learn(name, **settings):
         run = finetune(

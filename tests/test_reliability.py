@@ -4,12 +4,11 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import ROOT, message_rows, write_csv
+from conftest import message_rows, write_csv
+from processes import fork
 from safetensors.torch import load_file
 
 from hf_transfer import Failure, InputError, SpeechRecognition, TextClassification, finetune
@@ -89,11 +88,8 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(
     never = run_of(tmp_path / "never", model, settings)
     recipe = "recipes/spam.py" if task == "text" else "recipes/accent.py"
     accumulation = [] if task == "text" else ["--gradient_accumulation_steps", "1"]
-    killed = subprocess.run(
-        [sys.executable, "tests/killed.py", where, str(call), recipe, "--model_name_or_path", model, "--output_dir",
-         tmp_path / "out", *as_flags(settings), *accumulation],
-        cwd=ROOT, env={**os.environ}, capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
+    killed = fork("tests/killed.py", where, call, recipe, "--model_name_or_path", model, "--output_dir",
+                  tmp_path / "out", *as_flags(settings), *accumulation)  # fmt: skip
     assert killed.returncode == -9, killed.stderr
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "out.partial").is_dir()
@@ -232,11 +228,8 @@ def test_patience_survives_a_kill(tiny, texts, tmp_path):
     assert never["training"]["steps"] == 12  # the first evaluation is the best, three more are not better
     # The second is killed as it writes its result: the patience had run out before.
     for name, where, call in (("steps", STEP, 13), ("end", RESULT, 1)):
-        killed = subprocess.run(
-            [sys.executable, "tests/killed.py", where, str(call), "recipes/spam.py", "--model_name_or_path", tiny(),
-             "--output_dir", tmp_path / name, *as_flags(settings)],
-            cwd=ROOT, capture_output=True, text=True, timeout=200, check=False,
-        )  # fmt: skip
+        killed = fork("tests/killed.py", where, call, "recipes/spam.py", "--model_name_or_path", tiny(),
+                      "--output_dir", tmp_path / name, *as_flags(settings))  # fmt: skip
         assert killed.returncode == -9, killed.stderr
         resumed = run_of(tmp_path / name, tiny(), settings | {"resume_from_checkpoint": "true"}).report
         assert resumed["training"]["steps"] == 12

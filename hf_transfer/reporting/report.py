@@ -1,5 +1,6 @@
 """The report of a run: what ``report.json`` holds, and the summary on the screen."""
 
+import json
 import os
 import platform
 import shutil
@@ -7,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 from shlex import quote
 from typing import Any, NamedTuple
@@ -190,14 +192,25 @@ def throughput(training: dict[str, Any]) -> str:
     )
 
 
-def next_command(result: Finetuned, example: str) -> str:
-    """The command that tries the model on an example; on a file of pairs where it classifies pairs."""
-    given = quote(example)
+def next_command(result: Finetuned, example: str | None = None) -> str:
+    """The command that tries the model on an example, the beginning of a test text if none is given.
+
+    On a file of pairs where it classifies pairs.
+    """
+    given = quote(example or _some_text(result.folder / "predictions.jsonl"))
     if result.report["data"].get("pairs"):
         told = yaml.safe_load((result.folder / "arguments.yaml").read_text(encoding="utf-8"))
         columns = [name for name in ("text_column_name", "text_pair_column_name") if name in told]
         given = " ".join(["--file pairs.csv", *(f"--{name} {quote(told[name])}" for name in columns)])
     return f"Try it: {shell_command()} predict {quote(str(result.folder))} {given}"
+
+
+def _some_text(predictions: Path) -> str:
+    """A few words of one of the first test texts, on one line; none that looks like a flag."""
+    with predictions.open(encoding="utf-8") as stream:
+        texts = [" ".join(str(json.loads(line).get("text", "")).split()) for line in islice(stream, 20)]
+    text = min((text for text in texts if text and text[0] != "-"), key=lambda text: abs(len(text) - 50), default="…")
+    return text if len(text) <= 80 else text[:80].rpartition(" ")[0] or text[:80]
 
 
 def shell_command() -> str:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, List
+from datasets.fingerprint import Hasher
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedModel
 
 from hf_transfer.arguments import DataArguments, ModelArguments
@@ -240,13 +241,16 @@ class TextClassification:
         processor.model_max_length = limit
         some = next(iter(splits.values()))
         names, several = _names(some), _several(some)
+        settings = {"tokenizer": processor, "limit": limit, "num_labels": len(names) if several else None}
+        made_by = Hasher.hash([_tokenize, settings])  # once: for a tokenizer this takes a while
         ready = DatasetDict()
         for name, split in splits.items():
             ready[name] = split.map(
                 _tokenize,
                 batched=True,
                 remove_columns=split.column_names,
-                fn_kwargs={"tokenizer": processor, "limit": limit, "num_labels": len(names) if several else None},
+                fn_kwargs=settings,
+                new_fingerprint=Hasher.hash([split._fingerprint, made_by]),
             )
             cut = int((np.asarray(ready[name]["length"][:]) >= limit).sum())
             if cut:

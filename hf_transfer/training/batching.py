@@ -18,6 +18,13 @@ def most_positions(device: torch.device) -> int | None:
     return POSITIONS_ON_A_PROCESSOR if device.type == "cpu" else None
 
 
+def a_few_lengths(lengths: np.ndarray) -> list[int]:
+    """Rows of up to three examples of different lengths, none longer than most: what to check a model's ways on."""
+    _, rows = np.unique(lengths, return_index=True)
+    longest = len(rows) // 2 if len(rows) > 3 else len(rows) - 1
+    return rows[np.unique(np.linspace(0, longest, 3).astype(int))].tolist()
+
+
 class TrainingBatches(Sampler[list[int]]):
     """Micro-batches of one process.
 

@@ -1,6 +1,7 @@
 """What a run costs: seconds by stage, examples and tokens a second, the share of the arithmetic that is used."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_transfer.errors import logger
+from hf_transfer.training.batching import a_few_lengths
 
 # Attention is counted as separate products, which take memory by the square of the length.
 LONGEST_COUNTED = 2048
@@ -104,9 +106,8 @@ def _flops_an_epoch(trainer: Any, lengths: np.ndarray) -> float | None:
     not grow with the length is left out: LoRA adds its update into the weights once a step. None where the model
     cannot be counted: a figure is not worth a trained model.
     """
-    order = np.argsort(lengths, kind="stable")
-    order = order[: max(1, int((lengths <= LONGEST_COUNTED).sum()))]
-    some = order[np.linspace(0, len(order) - 1, 3).astype(int)]
+    short = np.flatnonzero(lengths <= max(LONGEST_COUNTED, lengths.min()))
+    some = short[a_few_lengths(lengths[short])]
     try:
         counted = {int(lengths[i]): _flops_of(trainer, int(i)) for i in some}
     except (RuntimeError, NotImplementedError) as error:
@@ -138,14 +139,17 @@ def _flops_of(trainer: Any, i: int) -> int:
     return counter.get_total_flops()
 
 
+@functools.cache
 def _matmul_rate(device: torch.device, precision: str) -> float:
-    """FLOPs a second of a large matrix product here."""
+    """FLOPs a second of a large matrix product here: the best of a few, or of what a quarter of a second allows."""
     size = 8192 if device.type == "cuda" else 1024
     kinds = {"fp16": torch.float16, "bf16": torch.bfloat16}
     a = torch.randn(size, size, device=device, dtype=kinds.get(precision, torch.float32))
-    best = float("inf")
+    best, until = float("inf"), time.perf_counter() + 0.25
     for _ in range(5):
         started = time.perf_counter()
+        if started > until:
+            break
         a @ a
         if device.type == "cuda":
             torch.cuda.synchronize()

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from hf_transfer.methods import Anatomy
-from hf_transfer.training.batching import divided
+from hf_transfer.training.batching import a_few_lengths, divided
 
 # More groups have less padding, and each costs a round of small operations in every layer.
 GROUPS = 4
@@ -199,9 +199,7 @@ def _packing(layers: list[nn.Module]) -> Iterator[Collection[Any]]:
 
 def _agree(trainer: Any, layers: list[nn.Module]) -> bool:
     """Whether the model gives some examples of different lengths what it gives them padded."""
-    lengths = np.asarray(trainer.train_dataset["length"][:])
-    order = np.argsort(lengths, kind="stable")
-    rows = order[np.linspace(0, len(order) - 1, min(5, len(order))).astype(int)].tolist()
+    rows = a_few_lengths(np.asarray(trainer.train_dataset["length"][:]))
     batch = trainer._prepare_inputs(trainer.data_collator(trainer.train_dataset.__getitems__(rows)))
     model, training = trainer.model, trainer.model.training
     model.eval()

@@ -1,0 +1,91 @@
+"""What a speech recogniser can be told: columns, which clips are used, the vocabulary, augmentation."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hf_transfer.data.augmentation import Augmentation
+from hf_transfer.data.recordings import SUSPICIONS
+from hf_transfer.errors import InputError, nearest
+
+
+@dataclass
+class SpeechSettings:
+    """Settings of a speech recogniser.
+
+    Raises:
+        InputError: one of them is out of its range.
+    """
+
+    audio_column_name: str | None = field(default=None, metadata={"help": "Column of the clips: paths, or audio."})
+    text_column_name: str | None = field(default=None, metadata={"help": "Column of the transcripts."})
+    speaker_column_name: str | None = field(
+        default=None, metadata={"help": "Column of the speakers, if they are known."}
+    )
+    min_seconds: float = field(default=0.1, metadata={"help": "Shorter clips are left out."})
+    max_seconds: float = field(default=30.0, metadata={"help": "Longer clips are left out."})
+    leave_out: list[str] = field(
+        default_factory=lambda: ["silent", "truncated"],
+        metadata={"help": f"Suspicious clips that are not used, of: {', '.join(SUSPICIONS)}; `none` for no kind."},
+    )
+    vocabulary: Literal["auto", "keep", "new"] = field(
+        default="auto",
+        metadata={
+            "help": "Keep the checkpoint's vocabulary, build a new one from the training transcripts, or the second "
+            "only where the first cannot spell them."
+        },
+    )
+    train_feature_encoder: bool = field(
+        default=False, metadata={"help": "Train the convolutional feature encoder too, under --method full."}
+    )
+    speed_perturbation: float = field(
+        default=0.1, metadata={"help": "Play training clips up to this share faster or slower; 0: as they are."}
+    )
+    noise_probability: float = field(default=0.0, metadata={"help": "Share of training clips that get noise."})
+    noise_snr_db: list[float] = field(
+        default_factory=lambda: [10.0, 30.0],
+        metadata={"help": "Lowest and highest signal-to-noise ratio of that noise, in dB."},
+    )
+    gain_db: float = field(
+        default=0.0, metadata={"help": "Make training clips louder or softer by up to this many dB."}
+    )
+    telephone_probability: float = field(
+        default=0.0, metadata={"help": "Share of training clips heard through a telephone line."}
+    )
+    mask_time_prob: float | None = field(
+        default=None, metadata={"help": "SpecAugment: share of the time that is masked (default: the checkpoint's)."}
+    )
+    mask_feature_prob: float | None = field(
+        default=None, metadata={"help": "SpecAugment: share of the features masked (default: the checkpoint's)."}
+    )
+
+    def __post_init__(self) -> None:
+        self.leave_out = self.leave_out or ["none"]
+        for name in self.leave_out:
+            if name not in (*SUSPICIONS, "none"):
+                raise InputError(
+                    f"--leave_out {name}: expected none, or some of {', '.join(SUSPICIONS)}."
+                    f"{nearest(name, SUSPICIONS)}"
+                )
+        if not 0 < self.min_seconds < self.max_seconds:
+            raise InputError(
+                f"--min_seconds {self.min_seconds:g} --max_seconds {self.max_seconds:g}: expected 0 < min < max."
+            )
+        for name in ("noise_probability", "telephone_probability", "mask_time_prob", "mask_feature_prob"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise InputError(f"--{name} is {value:g}: expected a share from 0 to 1.")
+        if not 0 <= self.speed_perturbation < 0.5:
+            raise InputError(f"--speed_perturbation is {self.speed_perturbation:g}: expected 0 to 0.5.")
+        if self.gain_db < 0:
+            raise InputError(f"--gain_db is {self.gain_db:g}: expected 0 or more, the most that is added or taken.")
+        if len(self.noise_snr_db) != 2 or self.noise_snr_db[0] > self.noise_snr_db[1]:
+            raise InputError(f"--noise_snr_db is {self.noise_snr_db}: expected two numbers, the lower first.")
+
+    def augmentation(self) -> Augmentation | None:
+        """What training clips are made harder with; None if they are heard as they are."""
+        if not (self.speed_perturbation or self.noise_probability or self.gain_db or self.telephone_probability):
+            return None
+        low, high = self.noise_snr_db
+        return Augmentation(
+            self.speed_perturbation, (low, high), self.noise_probability, self.gain_db, self.telephone_probability
+        )
