@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import message_rows, write_csv
-from processes import fork, start
+from processes import start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_launch import launch
 
@@ -172,7 +172,7 @@ def test_trackers_get_neither_tokens_nor_test_texts(tracked):
 
 def killed(where, call, tmp_path, model, *flags):
     """Kill a run of `train`'s, its file written already, when it calls a function for the n-th time."""
-    done = fork("tests/killed.py", where, call, "recipes/spam.py", "--train_file", tmp_path / "m.csv",
+    done = start("tests/killed.py", where, call, "recipes/spam.py", "--train_file", tmp_path / "m.csv",
                  "--model_name_or_path", model, "--output_dir", tmp_path / "out", "--logging_steps", 1,
                  "--save_strategy", "steps", *flags)  # fmt: skip
     assert done.returncode == -9, done.stderr
