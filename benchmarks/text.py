@@ -149,7 +149,7 @@ def main() -> None:
         datasets.config.HF_DATASETS_CACHE = Path(folder) / "cache"
         if asked.whole:
             runs, accuracies = whole_runs(asked, table, folder, settings)
-            compare(runs, asked.examples * asked.epochs, "examples", asked.rounds)
+            compare(runs, (len(table) - asked.test_examples) * asked.epochs, "examples", asked.rounds)
             for name, own in accuracies.items():
                 print(f"{name}: accuracy {np.mean(own):.4f} on average, {', '.join(f'{one:.4f}' for one in own)}")
             return

@@ -85,12 +85,14 @@ def finetune(
             before = predict(trainer, {name: run.inputs[name] for name in measured}, untrained)
             settle_best_metric(arguments, task.measure(before["test"], measured["test"], None), run.splits)
         with meter.stage("training"):
-            if method.head_first:
-                fit_head(trainer, run.anatomy, arguments, untrained)
+            head_seconds = 0.0
+            if method.head_first and run.checkpoint is None:
+                head_seconds = fit_head(trainer, run.anatomy, arguments, untrained)
             model = apply_method(run.model, run.anatomy, method, revision=arguments.model.model_revision)
             trainer = make_trainer(
                 task, arguments, output.work, model, run.processor, run.splits, run.inputs, run.description, trackers
             )
+            trainer.progress.head_seconds = head_seconds
             parameters = count_parameters(model)
             cost = fit(trainer, run.anatomy, arguments, constant, run.checkpoint)
         with meter.stage("after"):

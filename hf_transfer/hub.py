@@ -80,8 +80,9 @@ def push(
             files["README.md"] = _card_of(source, hub_model_id=repository).encode()
             published = without_examples(_report_of(source))
             files["report.json"] = as_json(published).encode()
+            told = {**published_arguments(_told(source)), "hub_model_id": repository}
+            files["arguments.yaml"] = yaml.safe_dump(told, sort_keys=False, allow_unicode=True).encode()
             if "report.html" in files:
-                told = {**published_arguments(_told(source)), "hub_model_id": repository}
                 files["report.html"] = report_page(published, told, []).encode()
             done = api.create_commit(
                 repository,

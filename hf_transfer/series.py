@@ -128,10 +128,12 @@ def write_record(folder: Path, name: str, report: Mapping[str, Any], template: s
 
 @contextlib.contextmanager
 def said_once() -> Iterator[None]:
-    """Inside the block, what one run has said of data and model is not said again by the next."""
+    """Inside the block, what one run has said of data and model is not said again by the next; warnings are."""
     heard: set[str] = set()
 
     def new(record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.WARNING or getattr(record, "progress", False):
+            return True
         text = record.getMessage()
         known = text in heard
         heard.add(text)

@@ -16,7 +16,7 @@ from hf_transfer.evaluation.learning_curve import describe_curves
 from hf_transfer.finetuning import finetune
 from hf_transfer.parsing import build_arguments, keyword_arguments
 from hf_transfer.reporting.report import in_notebook, local_name, training_seconds
-from hf_transfer.reporting.study import sentences, summary
+from hf_transfer.reporting.study import from_scratch, sentences, summary
 from hf_transfer.series import claimed, fitting, said_once, write_record
 
 # One line a finished run: what a study that goes on has done already.
@@ -114,7 +114,7 @@ def study(
             "failed": failed,
             **describe_curves(runs, whole["metric"], greater_is_better=task.greater_is_better, seed=seed),
         }
-        write_record(folder, RECORD, report, "study.html", sentences=sentences(report))
+        write_record(folder, RECORD, report, "study.html", sentences=sentences(report), from_scratch=from_scratch)
     return Studied(folder, report)
 
 
@@ -184,7 +184,7 @@ def _up_to(wanted: list[int | str] | None, there: int) -> list[int | None]:
 
 
 def _read(file: Path) -> dict[tuple[str, int | None, int], dict[str, Any]]:
-    """Finished runs; a line that was cut off when a study was killed is measured again."""
+    """Finished runs; one that failed, or whose line was cut off when a study was killed, is done again."""
     found = {}
     if file.is_file():
         whole = []
@@ -192,6 +192,8 @@ def _read(file: Path) -> dict[tuple[str, int | None, int], dict[str, Any]]:
             try:
                 one = json.loads(line)
             except ValueError:
+                continue
+            if "failed" in one:
                 continue
             whole.append(line)
             found[one["method"], one["size"], one["draw"]] = one
@@ -206,7 +208,7 @@ def _kept(report: Mapping[str, Any], method: str, size: int | None, draw: int) -
         "method": method,
         "size": size,
         "draw": draw,
-        "examples": report["data"]["examples"]["train"],
+        "examples": report["data"]["examples"]["train"] - (report["data"]["replayed"] or 0),
         "test_examples": report["data"]["examples"]["test"],
         "source": report["data"]["source"],
         "metric": metric,

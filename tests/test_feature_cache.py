@@ -273,3 +273,30 @@ def test_what_no_run_has_asked_for_in_a_month_is_removed(tiny, tmp_path, compute
     os.utime(old, (0, 0))
     frozen(tmp_path / "b", tiny, file, trainable_layers=2)
     assert not old.exists()
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_a_damaged_file_is_computed_again(tiny, tmp_path, computed, suffix):
+    file = write_csv(tmp_path / "m.csv", message_rows(60))
+    first = frozen(tmp_path / "a", tiny, file).report
+    computed()
+    (damaged,) = (tmp_path / "cache" / "hf_transfer_activations").rglob(f"*{suffix}")
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    assert frozen(tmp_path / "b", tiny, file).report["metrics"] == first["metrics"]
+    assert computed() == 60
+
+
+def test_what_killed_runs_have_left_is_removed_after_a_day(tiny, tmp_path, computed):
+    file = write_csv(tmp_path / "m.csv", message_rows(60))
+    frozen(tmp_path / "a", tiny, file)
+    (folder,) = (tmp_path / "cache" / "hf_transfer_activations").iterdir()
+    kept = set(folder.iterdir())
+    left = [folder / "old.partial", folder / "old.npy", folder / "new.partial"]
+    for each in left:
+        each.write_bytes(b"x")
+    for each in left[:2]:
+        os.utime(each, (0, 0))
+    computed()
+    frozen(tmp_path / "b", tiny, file, seed=3)
+    assert set(folder.iterdir()) == kept | {left[2]}
+    assert computed() == 0

@@ -86,6 +86,7 @@ def test_a_recipe_pushes_weights_card_and_metrics(hub, tmp_path):
     assert worst in (tmp_path / "out" / "report.html").read_text()
     assert worst not in files["report.html"].decode()
     assert worst not in files["report.json"].decode()
+    assert not [name for name, content in files.items() if str(tmp_path) in content.decode(errors="replace")]
     for text in [done.stdout, done.stderr, *(f.read_text(errors="replace") for f in (tmp_path / "out").iterdir())]:
         assert TOKEN not in text
 

@@ -278,6 +278,9 @@ def test_a_run_stopped_after_its_last_step_takes_no_more(tiny, texts, tmp_path, 
             run_of(tmp_path / "out", tiny(), settings)
     resumed = run_of(tmp_path / "out", tiny(), {**settings, "resume_from_checkpoint": "true"})
     assert resumed.report["training"]["steps"] == 13
+    # Nothing was left to train, and what it took is known nevertheless.
+    took = [run.report["training"]["seconds"] for run in (never, resumed)]
+    assert 0.2 * took[0] < took[1] < 5 * took[0] + 1
     assert history_of(resumed.report) == history_of(never.report)
 
 

@@ -9,6 +9,7 @@ from processes import fork
 
 from hf_transfer import InputError, TextClassification, study
 from hf_transfer.evaluation.learning_curve import describe_curves, forecast
+from hf_transfer.reporting.study import from_scratch, sentences
 
 SETTINGS = {"max_steps": 6, "disable_tqdm": True}
 
@@ -99,11 +100,14 @@ def test_a_control_that_fails_is_told_and_the_study_goes_on(tiny, tmp_path, monk
 
     original = studying.finetune
     monkeypatch.setattr(studying, "finetune", sick)
-    found = study(TextClassification(), methods=["frozen"], sizes=[8, 16], draws=1, model_name_or_path=str(tiny()),
-                  train_file=str(file), output_dir=str(tmp_path / "out"), **SETTINGS)  # fmt: skip
+    told = {"methods": ["frozen"], "sizes": [8, 16], "draws": 1, "model_name_or_path": str(tiny()),
+            "train_file": str(file), "output_dir": str(tmp_path / "out"), **SETTINGS}  # fmt: skip
+    found = study(TextClassification(), **told)
     assert set(found.report["curves"]) == {"frozen"}
     assert "scratch on 16 failed: the loss is nan" in str(found)
     assert "the loss is nan" in (found.folder / "report.html").read_text()
+    monkeypatch.setattr(studying, "finetune", original)  # what was in the way is mended: it is tried again
+    assert set(study(TextClassification(), **told).report["curves"]) == {"frozen", "scratch"}
 
 
 def test_the_shipped_yaml_can_be_studied(tiny, tmp_path):
@@ -150,3 +154,11 @@ def test_what_pretraining_was_worth_is_read_off_the_control():
     assert at[8] == round(np.exp((np.log(16) + np.log(32)) / 2))
     assert at[16] == round(np.exp((np.log(32) + np.log(64)) / 2))
     assert at[32] is None
+    told = {one["examples"]: from_scratch(one) for one in found["worth"]}
+    assert told[16].startswith("about ")
+    assert told[32] == "more than 64"  # as far as it was measured, whatever there is
+    ahead = describe_curves(runs("lora", {8: 0.4}) + runs("scratch", {8: 0.5, 16: 0.6}), "accuracy",
+                            greater_is_better=True, seed=0)  # fmt: skip
+    assert from_scratch(ahead["worth"][0]) == "8 or fewer"
+    report = {**ahead, "metric_name": "accuracy"}
+    assert any(said.endswith("training from scratch with 8 or fewer.") for said in sentences(report))

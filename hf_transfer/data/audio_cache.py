@@ -1,9 +1,11 @@
 """Decoded clips on disk: decoded once for each file and setting, memory-mapped when read."""
 
+import contextlib
 import functools
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +23,7 @@ from hf_transfer.errors import Failure
 
 # Part of the fingerprint: raise it when decoded samples or findings change.
 VERSION = 1
+UNUSED_DAYS = 30
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,9 @@ def store_clips(
     there = (folder / "clips.npz").is_file()
     if not there:
         _decode_all(sources, count, settings, folder, name=name, show=show)
+    with contextlib.suppress(OSError):  # somebody else's, to be read alone
+        folder.touch()
+        forget_unused(home)
     with np.load(folder / "clips.npz") as kept:
         return StoredClips(
             folder / "samples.int16",
@@ -73,6 +79,14 @@ def store_clips(
             [text.split() for text in kept["findings"].tolist()],
             kept["checksums"].tolist(),
         ), there
+
+
+def forget_unused(home: Path) -> None:
+    """Remove from a folder of kept things those that no run has asked for in a month."""
+    for folder in home.iterdir():
+        with contextlib.suppress(OSError):  # another run may do the same
+            if time.time() - folder.stat().st_mtime > UNUSED_DAYS * 86400:
+                shutil.rmtree(folder)
 
 
 def _fingerprint(sources: Iterable[Path | bytes], settings: AudioSettings) -> str:

@@ -120,8 +120,8 @@ def _fitted(sizes: Sequence[int], errors: Sequence[float], at: int) -> float | N
 def _worth(curves: dict[str, dict[str, Any]], *, greater_is_better: bool) -> list[dict[str, Any]]:
     """For each method and size: how many examples, and seconds, training from scratch takes to be as good.
 
-    In between sizes it is read off the straight line over the logarithm of the size; None where scratch never gets
-    there.
+    In between sizes it is read off the straight line over the logarithm of the size; None where scratch does not get
+    there with the most examples that it was trained on, and no more than the fewest where these are enough already.
     """
     if CONTROL not in curves:
         return []
@@ -135,6 +135,7 @@ def _worth(curves: dict[str, dict[str, Any]], *, greater_is_better: bool) -> lis
             continue
         for n, value, seconds in zip(curve["examples"], curve["mean"], curve["training_seconds"], strict=True):
             needed = took = None
+            at = len(reached)
             if sign * value <= reached[-1]:
                 at = int(np.argmax(reached >= sign * value))
                 needed, took = control["examples"][at], control["training_seconds"][at]
@@ -144,5 +145,6 @@ def _worth(curves: dict[str, dict[str, Any]], *, greater_is_better: bool) -> lis
                     needed = round(float(np.exp(ends[0] + share * (ends[1] - ends[0]))))
                     took = float(np.interp(share, [0, 1], control["training_seconds"][at - 1 : at + 1]))
             found.append({"method": method, "examples": n, "value": value, "training_seconds": seconds,
-                          "scratch_examples": needed, "scratch_training_seconds": took})  # fmt: skip
+                          "scratch_examples": needed, "scratch_training_seconds": took, "scratch_at_most": at == 0,
+                          "scratch_measured": control["examples"][-1]})  # fmt: skip
     return found

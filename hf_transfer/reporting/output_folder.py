@@ -20,7 +20,7 @@ from hf_transfer.errors import Failure, InputError
 # Where TensorBoard's logs lie, in the working folder and then in the output folder.
 LOGS = "runs"
 # What a run keeps in its working folder.
-OURS = ("checkpoint-", "writing", "result", "features", ".lock", LOGS, "wandb-id")
+OURS = ("checkpoint-", "writing", "result", ".lock", LOGS, "wandb-id")
 # Arguments that a run settles by itself where they are left open.
 SETTLED = ("learning_rate", "num_train_epochs", "metric_for_best_model", "greater_is_better")
 

@@ -101,14 +101,17 @@ def published_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def training_seconds(report: Mapping[str, Any]) -> float:
-    """What training costs as a whole: with activations that may have been kept, and what was done before a stop."""
+    """What training costs as a whole: with a head that was fitted first, and activations that may have been kept."""
     training = report["training"]
-    return training["seconds"] / max(training["share_done_now"], 1e-9) + training["activations_seconds"]
+    return training["seconds"] + training["head_seconds"] + training["activations_seconds"]
 
 
 def without_examples(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The report as it may be published: without what the test examples say and where they lie."""
+    """The report as it may be published: without what the test examples say, and where things lie on this machine."""
     found = {key: value for key, value in report.items() if key != "worst"}
+    if "data" in report:
+        found |= {"model": local_name(report["model"])}
+        found["data"] = {**report["data"], "source": local_name(report["data"]["source"])}
     return found | ({"source": without_examples(report["source"])} if "source" in report else {})
 
 

@@ -33,13 +33,13 @@ def sentences(report: Mapping[str, Any]) -> list[str]:
     found = []
     for one in worth_telling(report):
         said = f"{one['method']} with {one['examples']:,} examples is as good as training from scratch with "
-        if one["scratch_examples"] is None:
-            found.append(f"{said}more than all {report['train_examples']:,}.")
-        else:
-            found.append(
-                f"{said}about {one['scratch_examples']:,}, in {one['training_seconds']:.0f} s of training instead of "
-                f"about {one['scratch_training_seconds']:.0f}."
-            )
+        known = one["scratch_examples"] is not None and not one["scratch_at_most"]
+        times = (
+            f", in {one['training_seconds']:.0f} s of training instead of about {one['scratch_training_seconds']:.0f}"
+            if known
+            else ""
+        )
+        found.append(f"{said}{from_scratch(one)}{times}.")
     for method, ahead in report["forecast"].items():
         between = f"between {ahead['low']:.3f} and {ahead['high']:.3f}, " if "low" in ahead else ""
         found.append(
@@ -47,6 +47,13 @@ def sentences(report: Mapping[str, Any]) -> list[str]:
             f"{ahead['now']:.3f} to {ahead['value']:.3f} ({between}if the curve goes on as it did)."
         )
     return found
+
+
+def from_scratch(one: Mapping[str, Any]) -> str:
+    """How many examples training from scratch takes to be as good, as far as it was measured."""
+    if one["scratch_examples"] is None:
+        return f"more than {one['scratch_measured']:,}"
+    return f"{one['scratch_examples']:,} or fewer" if one["scratch_at_most"] else f"about {one['scratch_examples']:,}"
 
 
 def worth_telling(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:

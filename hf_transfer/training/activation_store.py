@@ -1,17 +1,20 @@
 """Activations on disk, by example: written once by any run, in files that are whole or absent."""
 
 import contextlib
+import os
 import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
+from zipfile import BadZipFile
 
 import datasets
 import numpy as np
 
-UNUSED_DAYS = 30
+from hf_transfer.data.audio_cache import forget_unused
 
 
 class ActivationStore:
@@ -26,24 +29,29 @@ class ActivationStore:
         self.folder = home / key
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.touch()
-        _forget_unused(home)
+        forget_unused(home)
+        _forget_unfinished(self.folder)
 
     def free(self) -> int:
         """Bytes that the disk has left."""
         return shutil.disk_usage(self.folder).free
 
     def _load(self) -> "_Kept":
-        indexes = sorted(self.folder.glob("*.npz"))
         digests, places, seconds = [np.zeros(0, np.uint64)], [np.zeros((0, 3), np.int64)], [np.zeros(0)]
-        for number, index in enumerate(indexes):
-            with np.load(index) as kept:
-                counts = kept["counts"]
-                digests.append(kept["digests"])
-                places.append(np.column_stack([np.full(len(counts), number), kept["starts"], counts]))
-                seconds.append(float(kept["seconds"]) * counts / max(1, counts.sum()))
+        files: list[np.ndarray] = []
+        for index in sorted(self.folder.glob("*.npz")):
+            try:
+                file = np.load(index.with_suffix(".npy"), mmap_mode="r")
+                with np.load(index) as kept:
+                    own, starts, counts, took = (kept[name] for name in ("digests", "starts", "counts", "seconds"))
+            except (OSError, ValueError, EOFError, KeyError, BadZipFile):
+                continue  # damaged, as by a machine that lost its power: computed again
+            digests.append(own)
+            places.append(np.column_stack([np.full(len(counts), len(files)), starts, counts]))
+            seconds.append(float(took) * counts / max(1, counts.sum()))
+            files.append(file)
         every = np.concatenate(digests)
         order = np.argsort(every, kind="stable")
-        files = [index.with_suffix(".npy") for index in indexes]
         return _Kept(every[order], np.concatenate(places)[order], np.concatenate(seconds)[order], files)
 
     def missing(self, digests: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -65,7 +73,7 @@ class ActivationStore:
         kept = self._load()  # once: other runs add files, and the numbers of all would change
         rows = {name: np.searchsorted(kept.digests, own) for name, own in digests.items()}
         found = {name: (kept.places[own], float(kept.seconds[own].sum())) for name, own in rows.items()}
-        return [np.load(file, mmap_mode="r") for file in kept.files], found
+        return kept.files, found
 
     @contextlib.contextmanager
     def shard(self, total: int, width: int) -> Iterator["_Shard"]:
@@ -81,12 +89,12 @@ class ActivationStore:
 
 @dataclass(frozen=True)
 class _Kept:
-    """Digests in ascending order, their places, the seconds that each took, and the files that the places are in."""
+    """Digests in ascending order, their places, the seconds that each took, and the mapped files that they are in."""
 
     digests: np.ndarray
     places: np.ndarray
     seconds: np.ndarray
-    files: list[Path]
+    files: list[np.ndarray]
 
 
 class _Shard:
@@ -109,6 +117,7 @@ class _Shard:
         self.counts.append(len(states))
 
     def finish(self) -> None:
+        _to_disk(self.stream)
         self.stream.close()
         self.partial.rename(self.path.with_suffix(".npy"))
         counts = np.array(self.counts, np.int64)
@@ -118,12 +127,18 @@ class _Shard:
                 stream, digests=np.array(self.digests, np.uint64), starts=np.cumsum(counts) - counts, counts=counts,
                 seconds=time.perf_counter() - self.began,
             )  # fmt: skip
+            _to_disk(stream)
         self.partial.rename(self.path.with_suffix(".npz"))
 
 
-def _forget_unused(home: Path) -> None:
-    """Remove what no run has asked for in a month."""
-    for folder in home.iterdir():
+def _to_disk(stream: IO[bytes]) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def _forget_unfinished(folder: Path) -> None:
+    """Remove what runs that were killed have left: files without an index that nothing has been added to for a day."""
+    for file in [*folder.glob("*.partial"), *folder.glob("*.npy")]:
         with contextlib.suppress(OSError):  # another run may do the same
-            if time.time() - folder.stat().st_mtime > UNUSED_DAYS * 86400:
-                shutil.rmtree(folder)
+            if not file.with_suffix(".npz").exists() and time.time() - file.stat().st_mtime > 86400:
+                file.unlink()

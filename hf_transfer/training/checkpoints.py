@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -202,7 +203,7 @@ def written_beside(folder: Path) -> Iterator[None]:
 
 
 class Progress(TrainerCallback):
-    """What Trainer forgets between two logs: the losses since the last one, and what is watched beside them.
+    """What Trainer forgets: the losses since the last log, what is watched beside them, the time that it all took.
 
     Args:
         trainer: a `TransferTrainer`.
@@ -210,7 +211,14 @@ class Progress(TrainerCallback):
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
+        self.started = time.perf_counter()
+        self.earlier_seconds = 0.0
+        self.head_seconds = 0.0
         self.restored: dict[str, Any] | None = None
+
+    def seconds(self) -> float:
+        """Of training up to now, with those that led to the checkpoint that a run goes on from."""
+        return self.earlier_seconds + time.perf_counter() - self.started
 
     def save(self, checkpoint: Path) -> None:
         """Into a checkpoint, for each process its own."""
@@ -219,6 +227,8 @@ class Progress(TrainerCallback):
             "loss": trainer._tr_loss.item(),
             "last_logged": trainer._globalstep_last_logged,
             "watched": [counts.tolist() for counts in trainer.compute_loss_func.counts],
+            "seconds": self.seconds(),
+            "head_seconds": self.head_seconds,
         }
         self._file(checkpoint).write_text(json.dumps(state), encoding="utf-8")
 
@@ -226,6 +236,8 @@ class Progress(TrainerCallback):
         """From a checkpoint; a process that it does not know begins with nothing."""
         file = self._file(checkpoint)
         self.restored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        if self.restored is not None:
+            self.earlier_seconds, self.head_seconds = self.restored["seconds"], self.restored["head_seconds"]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.restored is not None:

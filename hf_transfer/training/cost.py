@@ -54,7 +54,7 @@ class Meter:
         }
 
 
-def training_cost(trainer: Any, examples: Any, seconds: float, *, cached: bool, packed: bool) -> dict[str, Any]:
+def training_cost(trainer: Any, examples: Any, *, cached: bool, packed: bool) -> dict[str, Any]:
     """Throughput of the training just done, in what the model was given: tokens, or frames of a clip's samples.
 
     ``flops_utilisation`` is the arithmetic of the real tokens over what one large matrix product reaches on the same
@@ -65,18 +65,17 @@ def training_cost(trainer: Any, examples: Any, seconds: float, *, cached: bool, 
     Args:
         trainer: still as it trained.
         examples: that it trained on, before anything of them was cached.
-        seconds: that it took.
         cached: whether it trained from cached activations.
         packed: whether the layers computed no padding.
     """
-    state, lengths = trainer.state, _positions(examples)
+    state, seconds, lengths = trainer.state, trainer.progress.seconds(), _positions(examples)
     batches = trainer.get_train_dataloader().batch_sampler
-    done_now = (state.global_step - trainer._initial_global_step) / max(1, state.global_step)
-    epochs = (state.epoch or 0.0) * done_now  # a resumed run has done the rest before
+    epochs = state.epoch or 0.0
     left = _positions(trainer.train_dataset)
     memory = _peak_memory()
     flops = None if left.max() == 1 else _flops_an_epoch(trainer, left)
-    rate = _matmul_rate(trainer.model.device, trainer.accelerator.mixed_precision)
+    accelerator = trainer.accelerator
+    rate = _matmul_rate(trainer.model.device, accelerator.mixed_precision) * accelerator.num_processes
     sampled = getattr(examples, "sampling_rate", None)
     heard = (
         {"audio_seconds_per_second": round(epochs * float(sum(examples["length"])) / sampled / seconds, 2)}
@@ -85,13 +84,13 @@ def training_cost(trainer: Any, examples: Any, seconds: float, *, cached: bool, 
     )
     return {
         "seconds": round(seconds, 2),
-        "share_done_now": round(done_now, 4),
+        "head_seconds": round(trainer.progress.head_seconds, 2),
         "activations_seconds": round(getattr(trainer.train_dataset, "seconds", 0.0), 2),
         "steps": state.global_step,
         "samples_per_second": round(epochs * len(lengths) / seconds, 2),
         "real_tokens_per_second": round(epochs * float(lengths.sum()) / seconds, 1),
         **heard,
-        "padding": 0.0 if packed else round(batches.padding(), 4),
+        "padding": 0.0 if packed or left.max() == 1 else round(batches.padding(), 4),
         "flops": None if flops is None else epochs * flops,
         "flops_utilisation": None if flops is None else round(epochs * flops / seconds / rate, 4),
         "cached_activations": cached,

@@ -57,11 +57,11 @@ class Entry:
             hook.remove()
         return found[0].transpose(1, 2) if self.first is None else found[0]
 
-    def learn(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """`capture`, noting which modules make the activations and in what form they hand them on."""
+    def learn(self, batch: dict[str, torch.Tensor]) -> None:
+        """Note which modules make the activations of a batch, and in what form they hand them on."""
         if self.first is None:
             self.below = {self.front: lambda given: given.transpose(1, 2)}  # type: ignore[dict-item]
-            return self.capture(batch)
+            return
         outputs: dict[nn.Module, Any] = {}
         skipped = self.layers[: self.first]
         modules = {*self.trunk.children(), *self.holder.children()} - {self.trunk, self.holder}
@@ -76,7 +76,6 @@ class Entry:
                 hook.remove()
         forms = {module: _form(output, hidden) for module, output in outputs.items()}
         self.below = {module: form for module, form in forms.items() if form is not None}
-        return hidden
 
     @contextlib.contextmanager
     def skipping(self) -> Iterator[None]:

@@ -201,10 +201,12 @@ class FeatureCache:
         Returns:
             None where the disk of a machine has no room.
         """
+        store = None
         try:
             store = ActivationStore(self._key())
         except OSError as error:
             logger.info("Activations are not cached: %s (%s).", error.strerror or error, error.filename)
+        if not self._everywhere(store is not None) or store is None:
             return None
         digests = {name: _digests(dataset) for name, dataset in inputs.items()}
         # All processes first; then, on machines that do not share the folder, one of each for what the others have.
@@ -214,8 +216,7 @@ class FeatureCache:
         for mine in shares:
             missing = store.missing(digests)
             own = {name: rows[mine] for name, rows in missing.items()}
-            done = torch.tensor([self._compute(store, inputs, digests, own, args)], device=self.accelerator.device)
-            if not bool(self.accelerator.gather(done).all()):
+            if not self._everywhere(self._compute(store, inputs, digests, own, args)):
                 return None
         found = {}
         files, kept = store.find(digests)
@@ -224,6 +225,10 @@ class FeatureCache:
             lengths = places[:, 2] if self.counts_positions else np.asarray(dataset["length"][:])
             found[name] = CachedExamples(files, places, dataset["labels"][:], lengths.tolist(), seconds)
         return found
+
+    def _everywhere(self, done: bool) -> bool:
+        """Whether all processes say so: they go the same way."""
+        return bool(self.accelerator.gather(torch.tensor([done], device=self.accelerator.device)).all())
 
     def _compute(
         self,

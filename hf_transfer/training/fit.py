@@ -186,7 +186,8 @@ def constants(
     constant = constant_part(trainer, anatomy, inputs, method.trainable_layers if method.method == "frozen" else None)
     if method.head_first:
         return constant_part(trainer, anatomy, inputs, 0), constant
-    if constant is None and method.method != "frozen":
+    # A recogniser reads every position: it would be looked at in vain.
+    if constant is None and method.method != "frozen" and anatomy.front is None:
         return constant_part(trainer, anatomy, {name: inputs[name] for name in measured}, 0, small=True), None
     return constant, constant
 
@@ -207,7 +208,7 @@ def fit(
     checkpoint: Path | None,
 ) -> dict[str, Any]:
     """Train, from `checkpoint` on where there is one and from what is constant, and say what it cost."""
-    started = time.perf_counter()
+    trainer.progress.started = time.perf_counter()
     cached = constant is not None
     if checkpoint is not None and was_cached(checkpoint) != cached:
         raise InputError(
@@ -228,8 +229,7 @@ def fit(
         except UnpicklingError as error:
             # Loaded with weights_only: what holds more than tensors and numbers was not written by a run.
             raise Failure(f"{checkpoint} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
-        seconds = time.perf_counter() - started
-        return training_cost(trainer, examples, seconds, cached=cached, packed=without_padding)
+        return training_cost(trainer, examples, cached=cached, packed=without_padding)
 
 
 @contextlib.contextmanager
@@ -242,12 +242,15 @@ def _beneath(trainer: TransferTrainer, anatomy: Anatomy, constant: Constant | No
         yield
 
 
-def fit_head(trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, constant: Constant | None) -> None:
+def fit_head(trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, constant: Constant | None) -> float:
     """Fit the head alone first, so that a random head does not distort the trunk (LP-FT).
+
+    Returns the seconds that it takes, with those of the activations that it is fitted on.
 
     Kumar et al. 2022, https://arxiv.org/abs/2202.10054.
     """
     logger.info("The head is fitted on frozen features first (--head_first).")
+    started = time.perf_counter()
     asked = trainer.args
     trainer.args = copy.copy(asked)
     trainer.args.learning_rate = arguments.task.learning_rates["head"]
@@ -256,4 +259,6 @@ def fit_head(trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, c
     train_last_layers(trainer.model, anatomy, 0)
     with _beneath(trainer, anatomy, constant):
         trainer.train()
+        activations = getattr(trainer.train_dataset, "seconds", 0.0)
     trainer.args = asked
+    return time.perf_counter() - started + activations

@@ -263,21 +263,29 @@ class TransferTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """What `readout` keeps of every example [n], in the dataset's order, on every process; mean loss over them."""
+        args = self.args
         while True:
+            own: tuple[list[tuple[int, Any]], float] | None = None
             try:
-                return self._measure(dataloader, metric_key_prefix)
+                own = self._outputs(dataloader)
             except RuntimeError as error:
-                batch_size = self.args.per_device_eval_batch_size
-                if not (self.args.auto_find_batch_size and should_reduce_batch_size(error)) or batch_size == 1:
+                batch_size = args.per_device_eval_batch_size
+                if not (args.auto_find_batch_size and should_reduce_batch_size(error)) or batch_size == 1:
                     raise
-                self.args.per_device_eval_batch_size = batch_size // 2
-                logger.info("Out of memory: measured %d at a time (--per_device_eval_batch_size).", batch_size // 2)
-                clear_device_cache(garbage_collection=True)
-                dataloader = self.get_eval_dataloader(dataloader.dataset.dataset)  # type: ignore[attr-defined]
+            fits = own is not None
+            if args.auto_find_batch_size and args.world_size > 1:
+                fits = all(gather_object([fits]))  # the examples are divided anew for all processes or for none
+            if own is not None and fits:
+                return self._measured(*own, len(dataloader.dataset), metric_key_prefix)  # type: ignore[arg-type]
+            args.per_device_eval_batch_size = max(1, args.per_device_eval_batch_size // 2)
+            logger.info("Out of memory: measured %d at a time (--per_device_eval_batch_size).",
+                        args.per_device_eval_batch_size)  # fmt: skip
+            clear_device_cache(garbage_collection=True)
+            dataloader = self.get_eval_dataloader(dataloader.dataset.dataset)  # type: ignore[attr-defined]
 
-    def _measure(self, dataloader: DataLoader, metric_key_prefix: str) -> EvalLoopOutput:
+    def _outputs(self, dataloader: DataLoader) -> tuple[list[tuple[int, Any]], float]:
+        """What is kept of each of this process's examples, by its index, and the sum of their losses."""
         batches: Any = dataloader.batch_sampler
-        count = len(dataloader.dataset)  # type: ignore[arg-type]
         self.callback_handler.eval_dataloader = dataloader
         self.model.eval()
         found: list[tuple[int, Any]] = []
@@ -290,6 +298,12 @@ class TransferTrainer(Trainer):
             loss_sum += float(loss) * len(indices)
             found += zip(indices, self.readout(outputs["logits"], lengths), strict=True)
             self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        return found, loss_sum
+
+    def _measured(
+        self, found: list[tuple[int, Any]], loss_sum: float, count: int, metric_key_prefix: str
+    ) -> EvalLoopOutput:
+        """Of all processes, in the dataset's order."""
         if self.args.world_size > 1:
             found = gather_object(found)
             loss_sum = sum(gather_object([loss_sum]))
@@ -322,7 +336,8 @@ class ProgressLines(TrainerCallback):
         if state.is_world_process_zero and now - self.said >= SECONDS_BETWEEN_LINES:
             self.said = now
             left = (now - self.began) / (state.global_step - self.first) * (state.max_steps - state.global_step)
-            logger.info("Step %d of %d, about %.0f min left.", state.global_step, state.max_steps, left / 60)
+            logger.info("Step %d of %d, about %.0f min left.", state.global_step, state.max_steps, left / 60,
+                        extra={"progress": True})  # fmt: skip
 
 
 class QuietProgress(ProgressCallback):
