@@ -100,7 +100,7 @@ def test_the_demo_learns_and_is_quiet(tmp_path):
 
 def test_the_accent_demo_learns_an_accent_and_is_quiet(tmp_path):
     done = fork("recipes/accent.py", "--config", "recipes/demo_accent.yaml", "--output_dir", tmp_path / "accent",
-                 "--num_train_epochs", 4)  # fmt: skip
+                "--num_train_epochs", 4)  # fmt: skip
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "accent" / "report.json").read_text())
     assert report["gain"]["wer"][1] < -0.1
@@ -145,10 +145,9 @@ def test_the_packaged_recogniser_knows_one_accent(tmp_path):
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"needs the SMS Spam and SST-2 tables in {DATA}")
 def test_frozen_minilm_on_real_messages(tmp_path):
     done = fork("recipes/spam.py", "--train_file", DATA / "sms_spam" / "messages.tsv", "--column_names", "label",
-                 "text", "--model_name_or_path", MINILM, "--method", "frozen", "--seed", "1",
-                 "--max_train_samples", "1000", "--test_size", "0.1", "--validation_size", "0.05",
-                 "--output_dir", tmp_path / "sms")  # fmt: skip
+                "text", "--model_name_or_path", MINILM, "--method", "frozen", "--seed", "1",
+                "--output_dir", tmp_path / "sms")  # fmt: skip
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "sms" / "report.json").read_text())
-    assert report["metrics"]["accuracy"] > 0.94
+    assert report["metrics"]["accuracy"] > 0.975
     assert report["training"]["cached_activations"]

@@ -69,8 +69,7 @@ def store_clips(
     if not there:
         _decode_all(sources, count, settings, folder, name=name, show=show)
     with contextlib.suppress(OSError):  # somebody else's, to be read alone
-        folder.touch()
-        forget_unused(home)
+        mark_used(folder)
     with np.load(folder / "clips.npz") as kept:
         return StoredClips(
             folder / "samples.int16",
@@ -81,12 +80,13 @@ def store_clips(
         ), there
 
 
-def forget_unused(home: Path) -> None:
-    """Remove from a folder of kept things those that no run has asked for in a month."""
-    for folder in home.iterdir():
+def mark_used(folder: Path) -> None:
+    """Note that a run has asked for what is kept in a folder, and remove those beside it that none has in a month."""
+    folder.touch()
+    for other in folder.parent.iterdir():
         with contextlib.suppress(OSError):  # another run may do the same
-            if time.time() - folder.stat().st_mtime > UNUSED_DAYS * 86400:
-                shutil.rmtree(folder)
+            if time.time() - other.stat().st_mtime > UNUSED_DAYS * 86400:
+                shutil.rmtree(other)
 
 
 def _fingerprint(sources: Iterable[Path | bytes], settings: AudioSettings) -> str:

@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 import datasets
 import numpy as np
 
-from hf_transfer.data.audio_cache import forget_unused
+from hf_transfer.data.audio_cache import mark_used
 
 
 class ActivationStore:
@@ -25,11 +25,9 @@ class ActivationStore:
     """
 
     def __init__(self, key: str):
-        home = Path(datasets.config.HF_DATASETS_CACHE) / "hf_transfer_activations"
-        self.folder = home / key
+        self.folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_transfer_activations" / key
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.folder.touch()
-        forget_unused(home)
+        mark_used(self.folder)
         _forget_unfinished(self.folder)
 
     def free(self) -> int:
