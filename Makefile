@@ -32,7 +32,7 @@ test: $(VENV)/installed ## Lint, types and tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: $(VENV)/installed ## Against transformers' Trainer, alternating (MESSAGES=file.tsv; three quarters of an hour)
 	@$(BIN)/python benchmarks/text.py $(TEXTS)
@@ -40,7 +40,7 @@ bench: $(VENV)/installed ## Against transformers' Trainer, alternating (MESSAGES
 	@$(BIN)/python benchmarks/text.py $(TEXTS) --method frozen --epochs 10 --examples 800 --whole
 	@$(BIN)/python benchmarks/text.py $(TEXTS) --method frozen --trainable_layers 2 --epochs 5
 	@$(BIN)/python benchmarks/speech.py training
-	@$(BIN)/python benchmarks/speech.py training --method frozen --trainable_layers 4 --epochs 5
+	@$(BIN)/python benchmarks/speech.py training --method frozen --trainable_layers 4 --epochs 5 --clips 8
 	@$(BIN)/python benchmarks/speech.py again --hours 1
 	@$(BIN)/python benchmarks/speech.py preprocessing --hours 1 10
 	@$(BIN)/python benchmarks/command.py start

@@ -199,7 +199,7 @@ def training(asked: Any) -> None:
             shutil.rmtree(Path(datasets.config.HF_DATASETS_CACHE) / "hf_transfer_activations", ignore_errors=True)
             layers = method.trainable_layers if method.method == "frozen" else None
             constant = constant_part(trainer, anatomy, {"train": inputs["train"]}, layers)
-            return fit(trainer, anatomy, arguments, constant, None)
+            return fit(trainer, anatomy, constant, None)
 
         compare({"stock": stock.train, "ours": run}, sum(lengths) * asked.epochs, "s of audio", asked.rounds)
         cost = run()
@@ -214,7 +214,7 @@ def main() -> None:
     flags.add_argument("--hours", type=float, nargs="+", default=[1, 10])
     flags.add_argument("--method", choices=["full", "lora", "frozen"], default="full")
     flags.add_argument("--trainable_layers", type=int, default=0)
-    flags.add_argument("--clips", type=int, default=8, help="of 1 to 15 seconds")
+    flags.add_argument("--clips", type=int, default=16, help="of 1 to 15 seconds")
     flags.add_argument("--epochs", type=int, default=2)
     flags.add_argument("--batch_size", type=int, default=4)
     asked = flags.parse_args()

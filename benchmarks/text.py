@@ -81,7 +81,7 @@ def our_way(asked: Any, table: Dataset, folder: str, settings: dict[str, Any]) -
         shutil.rmtree(datasets.config.HF_DATASETS_CACHE, ignore_errors=True)
         layers = method.trainable_layers if method.method == "frozen" else None
         constant = constant_part(trainer, anatomy, {"train": inputs["train"]}, layers)
-        return fit(trainer, anatomy, arguments, constant, None)
+        return fit(trainer, anatomy, constant, None)
 
     return run
 

@@ -226,6 +226,9 @@ class Arguments:
             "accelerator_config",
             "fsdp_config",
             "report_to",
+            # Filled in by TrainingArguments, or known of the metric.
+            "do_eval",
+            "greater_is_better",
         }
         for name, default in defaults.items():
             value = training.get(name)

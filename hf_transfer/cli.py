@@ -1,4 +1,4 @@
-"""`hf-transfer`: predict, evaluate, compare, study, push, env. Heavy imports wait until a command needs them."""
+"""`hf-transfer`: predict, evaluate, compare, study, push, merge, env. Imports that take long wait for a command."""
 
 import argparse
 import json
@@ -182,7 +182,7 @@ def _file_rows(arguments: argparse.Namespace, task: Any) -> Iterator[dict[str, A
         missing = [column for column in columns.values() if column not in row]
         if missing:
             raise InputError(f"{arguments.file}: row {number} has no {missing[0]!r}; it has {', '.join(row)}.")
-        yield {own: task.prediction_input(own, row[column], arguments.file) for own, column in columns.items()}
+        yield {own: task.prediction_input(row[column], arguments.file) for own, column in columns.items()}
 
 
 def _refuse_output(output: str | None, source: str | None) -> None:

@@ -18,9 +18,8 @@ from hf_transfer.finetuning import finetune
 from hf_transfer.parsing import build_arguments, keyword_arguments
 from hf_transfer.reporting.comparison import reason, summary
 from hf_transfer.reporting.report import Finetuned, duration, in_notebook, local_name, training_seconds
-from hf_transfer.series import claimed, fitting, said_once, write_record
+from hf_transfer.series import METHODS, claimed, fitting, require_methods, said_once, write_record
 
-METHODS = ("full", "lora", "frozen", "scratch")
 RECORD = "comparison.json"
 
 
@@ -54,8 +53,9 @@ def compare(
 ) -> Compared:
     """Fine-tune with each method (and model) from several seeds, and say which to take.
 
-    All runs share the splits, whatever their seed. Each is a run of `finetune()`, in a folder of its own inside
-    ``output_dir``; called again with the same arguments, a comparison that was interrupted goes on.
+    All runs share the test and validation splits, whatever their seed; what ``max_train_samples`` and ``replay`` draw
+    for training is each seed's own. Each is a run of `finetune()`, in a folder of its own inside ``output_dir``;
+    called again with the same arguments, a comparison that was interrupted goes on.
 
     Args:
         task: as for `finetune()`.
@@ -67,7 +67,7 @@ def compare(
 
     Raises:
         InputError: the arguments are wrong, or the folder holds another comparison.
-        Failure: no run could be finished.
+        Failure: no method could be finished from every seed.
     """
     values = keyword_arguments(task, keywords)
     seed = int(values.setdefault("seed", 42))
@@ -117,11 +117,9 @@ def _arguments(task: Any, values: Mapping[str, Any], model: Any, method: str, pl
 
 def _ways(methods: Sequence[str], models: Sequence[Any]) -> dict[str, tuple[Any, str]]:
     """Model and method by the name of the folder that their runs lie in."""
-    unknown = [method for method in methods if method not in METHODS]
-    if unknown or not methods:
-        raise InputError(f"--methods {','.join(methods)}: expected some of {', '.join(METHODS)}.")
-    if len(set(methods)) < len(methods) or len(set(models)) < len(models):
-        raise InputError("Methods and models are compared once each: one is named twice.")
+    require_methods(methods)
+    if len(set(models)) < len(models):
+        raise InputError(f"--models {','.join(map(str, models))}: one is named twice.")
     names = [str(model).rstrip("/").split("/")[-1] for model in models]
     if len(set(names)) < len(names):
         names = [f"model-{i}" for i in range(1, len(models) + 1)]
@@ -154,17 +152,11 @@ def _kept_predictions(task: Any, result: Finetuned) -> Any:
     return task.resampled(records, result.report["data"]), [task.example(record) for record in records]
 
 
-def _report(
-    task: Any,
-    done: Mapping[str, list[Finetuned]],
-    ways: Mapping[str, tuple[Any, str]],
-    failed: list[dict[str, Any]],
-    seed: int,
-) -> dict[str, Any]:
-    runs: dict[str, list[Any]] = {}
+def _all_predictions(task: Any, done: Mapping[str, list[Finetuned]]) -> dict[str, list[Any]]:
+    """The test predictions of every run under resampling, all of the same examples."""
+    runs: dict[str, list[Any]] = {name: [] for name in done}
     tested = None
     for name, results in done.items():
-        runs[name] = []
         for result in results:
             resampled, examples = _kept_predictions(task, result)
             tested = examples if tested is None else tested
@@ -173,11 +165,22 @@ def _report(
                     f"{result.folder} was measured on other test examples: did the data change? Remove that folder."
                 )
             runs[name].append(resampled)
+    return runs
+
+
+def _report(
+    task: Any,
+    done: Mapping[str, list[Finetuned]],
+    ways: Mapping[str, tuple[Any, str]],
+    failed: list[dict[str, Any]],
+    seed: int,
+) -> dict[str, Any]:
     reports = {name: [result.report for result in results] for name, results in done.items()}
     first = next(iter(reports.values()))
     facts = first[0]["data"]
     metric, metric_name = facts["answer"]
-    measured = measure_several(runs, metric, greater_is_better=task.greater_is_better, seed=seed)
+    predictions = _all_predictions(task, done)
+    measured = measure_several(predictions, metric, greater_is_better=task.greater_is_better, seed=seed)
     found = {
         name: {
             "model": ways[name][0],

@@ -15,11 +15,11 @@ from transformers import PreTrainedModel, set_seed
 
 from hf_transfer import hub
 from hf_transfer.arguments import Arguments, DataArguments, TransferTrainingArguments
-from hf_transfer.data.source import named_groups, only_groups, replay, separate_source
+from hf_transfer.data.source import REPLAYED, named_groups, only_groups, replay, separate_source
 from hf_transfer.data.splits import SPLITS, complete_splits, cut_to_sizes, load_splits, overlap
 from hf_transfer.data.tables import show_bars_for
 from hf_transfer.errors import Failure, InputError, logger
-from hf_transfer.evaluation.before_after import compare
+from hf_transfer.evaluation.before_after import before_and_after
 from hf_transfer.methods import Anatomy, apply_method, count_parameters, merged
 from hf_transfer.models import quiet
 from hf_transfer.parity import check_parity
@@ -94,13 +94,13 @@ def finetune(
             )
             trainer.progress.head_seconds = head_seconds
             parameters = count_parameters(model)
-            cost = fit(trainer, run.anatomy, arguments, constant, run.checkpoint)
+            cost = fit(trainer, run.anatomy, constant, run.checkpoint)
         with meter.stage("after"):
             require_finite(model, training.learning_rate or 0.0, str(output.work))
             after = predict(trainer, {name: run.inputs[name] for name in run.inputs if name != "train"}, constant)
             decision = task.decide(after.get("validation"), run.splits.get("validation"), model.config)
             found = {
-                name: compare(task, before[name], after[name], split, model.config, training.seed)
+                name: before_and_after(task, before[name], after[name], split, model.config, training.seed)
                 for name, split in measured.items()
             }
         cost["padding_changes_outputs"] = constant is None and getattr(run.inputs["train"], "alone", False)
@@ -160,12 +160,12 @@ def _prepare(
         if training.should_save:
             output.require_space(4 * sum(p.numel() * p.element_size() for p in model.parameters()))
     with meter.stage("preprocessing"):
+        before = {name: len(split) for name, split in splits.items()}
         splits, inputs = task.preprocess(splits, processor, model, training.seed)
         for name, split in splits.items():
-            if facts["examples"][name] > len(split):
-                facts["left_out"].setdefault(name, {})["does not fit the model"] = facts["examples"][name] - len(split)
-        facts["examples"] = {name: len(split) for name, split in splits.items()}
-        facts["lengths"] = describe_lengths(inputs)
+            if before[name] > len(split):
+                facts["left_out"].setdefault(name, {})["does not fit the model"] = before[name] - len(split)
+        facts |= {**_counts(splits), **task.facts(splits), "lengths": describe_lengths(inputs)}
         settle_training(arguments, model.config, len(inputs["train"]))
     description = describe_run(arguments, splits, inputs)
     checkpoint = checkpoint_to_resume(
@@ -271,7 +271,7 @@ def _tidy(output: OutputFolder, training: TransferTrainingArguments) -> Iterator
 def _prepare_splits(
     task: Task, arguments: Arguments, dataset: DatasetDict | Dataset | None
 ) -> tuple[DatasetDict, dict[str, Any]]:
-    """Checked train, validation and test splits, and what the report says of them."""
+    """Checked train, validation and test splits, and what the report says of how they came to be."""
     data, seed = arguments.data, arguments.training.seed
     split_seed = seed if data.split_seed is None else data.split_seed
     given = _in_memory(dataset, data) if dataset is not None else load_splits(data)
@@ -285,23 +285,29 @@ def _prepare_splits(
     splits, made = complete_splits(splits, strata, data, split_seed)
     splits, pool = separate_source(splits, data, split_seed)
     splits = cut_to_sizes(splits, {name: task.strata(split) for name, split in splits.items()}, data, seed, split_seed)
-    splits, replayed = replay(splits, pool, data, seed)
+    splits = replay(splits, pool, data, seed)
     identities = {name: task.identities(split) for name, split in splits.items()}
     splits, also_in_training = overlap(splits, identities, remove=data.deduplicate)
     task.check(splits)
     if "validation" not in splits and evaluates:
         raise InputError("--eval_strategy needs a validation split: raise --validation_size, or leave it at `no`.")
     source = data.dataset_name or Path(data.train_file or "memory").name
-    grouped = {name: Counter(split["group"]) for name, split in splits.items() if "group" in split.column_names}
     return splits, {
         "source": source,
         "left_out": {name: {why: n for why, n in counts.items() if n} for name, counts in left_out.items()},
         "made": made,
-        "replayed": replayed,
         "also_in_training": also_in_training,
+    }
+
+
+def _counts(splits: DatasetDict) -> dict[str, Any]:
+    """Of the examples that are used: how many, how many of them replayed, and of which groups."""
+    grouped = {name: Counter(split["group"]) for name, split in splits.items() if "group" in split.column_names}
+    train = splits["train"]
+    return {
         "examples": {name: len(split) for name, split in splits.items()},
+        "replayed": sum(train[REPLAYED]) if REPLAYED in train.column_names else 0,
         **({"group_counts": {name: dict(counts) for name, counts in grouped.items()}} if grouped else {}),
-        **task.facts(splits),
     }
 
 

@@ -76,14 +76,7 @@ def push(
         try:
             api = HfApi(token=token)
             repository = api.create_repo(hub_model_id, private=private, exist_ok=True).repo_id
-            files: dict[str, Any] = {f.name: f for f in sorted(source.iterdir()) if f.is_file() and f.name not in KEPT}
-            files["README.md"] = _card_of(source, hub_model_id=repository).encode()
-            published = without_examples(_report_of(source))
-            files["report.json"] = as_json(published).encode()
-            told = {**published_arguments(_told(source)), "hub_model_id": repository}
-            files["arguments.yaml"] = yaml.safe_dump(told, sort_keys=False, allow_unicode=True).encode()
-            if "report.html" in files:
-                files["report.html"] = report_page(published, told, []).encode()
+            files = _published(source, repository)
             done = api.create_commit(
                 repository,
                 [
@@ -106,6 +99,19 @@ def push(
             ) from error
     logger.info("Pushed to %s.", done.commit_url)
     return str(done.commit_url)
+
+
+def _published(source: Path, repository: str) -> dict[str, Any]:
+    """The files of a commit: a path, or the content where the folder's own says what stays at home."""
+    files: dict[str, Any] = {f.name: f for f in sorted(source.iterdir()) if f.is_file() and f.name not in KEPT}
+    files["README.md"] = _card_of(source, hub_model_id=repository).encode()
+    report = without_examples(_report_of(source))
+    files["report.json"] = as_json(report).encode()
+    told = {**published_arguments(_told(source)), "hub_model_id": repository}
+    files["arguments.yaml"] = yaml.safe_dump(told, sort_keys=False, allow_unicode=True).encode()
+    if "report.html" in files:
+        files["report.html"] = report_page(report, told, []).encode()
+    return files
 
 
 def write_merged(folder: Path, target: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,27 @@ from hf_transfer.reporting.page import render
 
 # Settings that belong to some methods only; the others do without.
 OF_METHODS = {"trainable_layers": ("frozen",), "merge": ("lora",), "head_first": ("full", "lora")}
+METHODS = ("full", "lora", "frozen", "scratch")
 LOCK = ".lock"
+RECORD = "arguments.yaml"
 FILES = ("train_file", "validation_file", "test_file", "source_file", "dataset_name")
 
 
 def fitting(values: Mapping[str, Any], method: str) -> dict[str, Any]:
     """The arguments without those that only other methods take."""
     return {key: value for key, value in values.items() if method in OF_METHODS.get(key, (method,))}
+
+
+def require_methods(methods: Sequence[str]) -> None:
+    """Refuse what is no method, and one that is named twice.
+
+    Raises:
+        InputError: there is one.
+    """
+    if not methods or not set(methods) <= set(METHODS):
+        raise InputError(f"--methods {','.join(methods)}: expected some of {', '.join(METHODS)}.")
+    if len(set(methods)) < len(methods):
+        raise InputError(f"--methods {','.join(methods)}: one is named twice.")
 
 
 @contextlib.contextmanager
@@ -47,62 +61,99 @@ def claimed(task: Any, values: Mapping[str, Any], own: Mapping[str, Any], datase
     Raises:
         InputError: the folder holds something else, or the arguments do not fit a series.
     """
+    _fit_for_a_series(values, what)
+    folder = Path(str(values["output_dir"]))
+    told = _told(task, values, own, dataset, folder)
+    new = not folder.exists()
+    lock = _locked(folder, what)
+    try:
+        _begin_or_go_on(folder, told, values, what)
+        try:
+            yield folder
+        except BaseException as error:
+            if not _kept_in(folder):
+                for path in folder.iterdir():
+                    if path.is_dir():
+                        shutil.rmtree(path, ignore_errors=True)
+                (folder / RECORD).unlink()
+            elif isinstance(error, Interrupted):
+                logger.info("The same command goes on with %s in %s.", what.replace("a ", "the ", 1), folder)
+            raise
+    finally:
+        # In this order: whoever asks from now on locks a file of their own.
+        (folder / LOCK).unlink(missing_ok=True)
+        lock.release()
+        if new and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _kept_in(folder: Path) -> list[Path]:
+    """What runs have left there."""
+    return [path for path in folder.rglob("*") if path.is_file() and path.name not in (RECORD, LOCK)]
+
+
+def _told(task: Any, values: Mapping[str, Any], own: Mapping[str, Any], dataset: Any, folder: Path) -> dict[str, Any]:
+    """All that decides a series, and what its data were; never a token."""
+    data = {name: _state(Path(str(values[name])), folder) for name in FILES if values.get(name)}
+    if dataset is not None:
+        data["dataset"] = {name: split._fingerprint for name, split in _splits(dataset).items()}
+    told = {**own, **values, **dataclasses.asdict(task), "data": data}
+    # As it is read back: tuples are lists there.
+    return json.loads(json.dumps({key: told[key] for key in sorted(told) if key != "hub_token"}, default=str))
+
+
+def _locked(folder: Path, what: str) -> FileLock:
+    """The folder's lock, held; the folder is made if it is not there."""
+    if folder.is_file():
+        raise InputError(f"--output_dir {folder}: there is a file of that name. Name a new folder for {what}.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK, timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(f"--output_dir {folder}: another process is working there at this moment.") from error
+    except OSError as error:
+        raise InputError(f"--output_dir {folder}: the folder cannot be made: {error.strerror}.") from error
+    return lock
+
+
+def _begin_or_go_on(folder: Path, told: Mapping[str, Any], values: Mapping[str, Any], what: str) -> None:
+    """Note what is begun in an empty folder; what was begun in another has the arguments and the data of today."""
+    record = folder / RECORD
+    if record.is_file() and not (folder / "report.json").exists():
+        _require_the_same(folder, yaml.safe_load(record.read_text(encoding="utf-8")) or {}, told, values, what)
+    elif any(path.name != LOCK for path in folder.iterdir()):
+        raise InputError(f"--output_dir {folder}: there is something of that name. Name a new folder for {what}.")
+    else:
+        record.write_text(yaml.safe_dump(told, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _fit_for_a_series(values: Mapping[str, Any], what: str) -> None:
     if not values.get("output_dir"):
         raise InputError("--output_dir is missing: expected the folder to write the result to.")
     if values.get("push_to_hub"):
         raise InputError(f"--push_to_hub: {what} has many models; push the one that you take: hf-transfer push FOLDER")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(f"{what[0].upper()}{what[1:]} runs in one process: start it without `accelerate launch`.")
-    data = {name: _state(Path(str(values[name]))) for name in FILES if values.get(name)}
-    if dataset is not None:
-        data["dataset"] = {name: split._fingerprint for name, split in _splits(dataset).items()}
-    told = {**own, **values, **dataclasses.asdict(task), "data": data}
-    # As it is read back: tuples are lists there. Never a token.
-    told = json.loads(json.dumps({key: told[key] for key in sorted(told) if key != "hub_token"}, default=str))
-    folder = Path(str(values["output_dir"]))
-    record, new = folder / "arguments.yaml", not folder.exists()
-    if record.is_file() and not (folder / "report.json").exists():
-        before = yaml.safe_load(record.read_text(encoding="utf-8")) or {}
-        files = [values[name] for name, state in data.items() if before.get("data", {}).get(name, state) != state]
-        if files:
-            raise InputError(
-                f"--output_dir {folder}: {', '.join(map(str, files))} has changed since {what} was begun "
-                "there. Restore it, or name another folder."
-            )
-        changed = differences(before, told, (*OF_NO_EFFECT, "disable_tqdm", "report_to"))
-        if changed:
-            shown = ", ".join(f"{key} {old!r}, not {now!r}" for key, (old, now) in list(changed.items())[:3])
-            raise InputError(
-                f"--output_dir {folder}: {what} with other arguments or data lies there ({shown[:300]}). Name another "
-                "folder."
-            )
-    elif folder.exists() and (folder.is_file() or any(folder.iterdir())):
-        raise InputError(f"--output_dir {folder}: there is something of that name. Name a new folder for {what}.")
-    else:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            record.write_text(yaml.safe_dump(told, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"--output_dir {folder}: the folder cannot be made: {error.strerror}.") from error
-    lock = FileLock(folder / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise InputError(f"--output_dir {folder}: another process is working there at this moment.") from error
-    try:
-        yield folder
-    except BaseException as error:
-        kept = [file for file in folder.rglob("*") if file.is_file() and file.name not in (record.name, LOCK)]
-        if not kept:
-            record.unlink(missing_ok=True)
-        elif isinstance(error, Interrupted):
-            logger.info("The same command goes on with %s in %s.", what.replace("a ", "the ", 1), folder)
-        raise
-    finally:
-        lock.release()
-        (folder / LOCK).unlink(missing_ok=True)
-        if new and not any(file.is_file() for file in folder.rglob("*")):
-            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _require_the_same(
+    folder: Path, before: Mapping[str, Any], told: Mapping[str, Any], values: Mapping[str, Any], what: str
+) -> None:
+    then = before.get("data", {})
+    files = [values.get(name, name) for name, state in told["data"].items() if then.get(name, state) != state]
+    if files:
+        raise InputError(
+            f"--output_dir {folder}: {', '.join(map(str, files))} has changed since {what} was begun "
+            "there. Restore it, or name another folder."
+        )
+    changed = differences(before, told, (*OF_NO_EFFECT, "disable_tqdm", "report_to"))
+    if changed:
+        shown = ", ".join(f"{key} {old!r}, not {now!r}" for key, (old, now) in list(changed.items())[:3])
+        raise InputError(
+            f"--output_dir {folder}: {what} with other arguments or data lies there ({shown[:300]}). Name another "
+            "folder."
+        )
 
 
 def _splits(dataset: Any) -> Mapping[str, Any]:
@@ -110,11 +161,12 @@ def _splits(dataset: Any) -> Mapping[str, Any]:
     return {name: split for name, split in splits.items() if isinstance(split, Dataset)}
 
 
-def _state(path: Path) -> Any:
-    """What changes with the data at a path; nothing for the name of a dataset on the Hub."""
+def _state(path: Path, output: Path) -> Any:
+    """What changes with the data at a path, beside the output; nothing for the name of a dataset on the Hub."""
     if path.is_file():
         return digest_of(path)
-    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    own = output.resolve()
+    files = [file for file in sorted(path.rglob("*")) if file.is_file() and own not in file.resolve().parents]
     return {str(file.relative_to(path)): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
 
 

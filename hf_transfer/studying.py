@@ -15,9 +15,10 @@ from hf_transfer.errors import Failure, InputError, logger
 from hf_transfer.evaluation.learning_curve import describe_curves
 from hf_transfer.finetuning import finetune
 from hf_transfer.parsing import build_arguments, keyword_arguments
+from hf_transfer.reporting.output_folder import written_whole
 from hf_transfer.reporting.report import in_notebook, local_name, training_seconds
 from hf_transfer.reporting.study import from_scratch, sentences, summary
-from hf_transfer.series import claimed, fitting, said_once, write_record
+from hf_transfer.series import claimed, fitting, require_methods, said_once, write_record
 
 # One line a finished run: what a study that goes on has done already.
 KEPT = "runs.jsonl"
@@ -78,6 +79,7 @@ def study(
         logger.info("What is chosen on validation examples takes labels that are not among those counted here.")
     elif "validation_file" not in values:
         values.setdefault("validation_size", 0.0)
+    require_methods(methods)
     methods = [*methods, *(["scratch"] if "scratch" not in methods else [])]
     wanted = _sizes(sizes)
     if draws < 1:
@@ -97,23 +99,7 @@ def study(
             for draw in range(draws)
         ]
         runs = [measured(*one, place=f"{i} of {len(planned)}: ") for i, one in enumerate(planned, start=1)]
-        failed = [run for run in runs if "failed" in run]
-        runs = [run for run in runs if "failed" not in run]
-        report = {
-            "task": task.pipeline_tag,
-            "source": local_name(whole["source"]),
-            "metric": whole["metric"],
-            "metric_name": whole["metric_name"],
-            "greater_is_better": task.greater_is_better,
-            "test_examples": whole["test_examples"],
-            "train_examples": whole["examples"],
-            "draws": draws,
-            "untrained": whole["untrained"],
-            "device": whole["device"],
-            "runs": runs,
-            "failed": failed,
-            **describe_curves(runs, whole["metric"], greater_is_better=task.greater_is_better, seed=seed),
-        }
+        report = _report(task, whole, runs, draws, seed)
         write_record(folder, RECORD, report, "study.html", sentences=sentences(report), from_scratch=from_scratch)
     return Studied(folder, report)
 
@@ -158,6 +144,28 @@ class _Runs:
         return _kept(result.report, method, size, draw)
 
 
+def _report(
+    task: Any, whole: Mapping[str, Any], all_runs: list[dict[str, Any]], draws: int, seed: int
+) -> dict[str, Any]:
+    failed = [run for run in all_runs if "failed" in run]
+    runs = [run for run in all_runs if "failed" not in run]
+    return {
+        "task": task.pipeline_tag,
+        "source": local_name(whole["source"]),
+        "metric": whole["metric"],
+        "metric_name": whole["metric_name"],
+        "greater_is_better": task.greater_is_better,
+        "test_examples": whole["test_examples"],
+        "train_examples": whole["examples"],
+        "draws": draws,
+        "untrained": whole["untrained"],
+        "device": whole["device"],
+        "runs": runs,
+        "failed": failed,
+        **describe_curves(runs, whole["metric"], greater_is_better=task.greater_is_better, seed=seed),
+    }
+
+
 def _sizes(given: Sequence[int | str] | None) -> list[int | str] | None:
     """Checked: whole numbers, and perhaps ``all``."""
     if given is None:
@@ -187,8 +195,8 @@ def _read(file: Path) -> dict[tuple[str, int | None, int], dict[str, Any]]:
     """Finished runs; one that failed, or whose line was cut off when a study was killed, is done again."""
     found = {}
     if file.is_file():
-        whole = []
-        for line in file.read_text(encoding="utf-8").splitlines():
+        whole, text = [], file.read_text(encoding="utf-8")
+        for line in text.splitlines():
             try:
                 one = json.loads(line)
             except ValueError:
@@ -197,7 +205,10 @@ def _read(file: Path) -> dict[tuple[str, int | None, int], dict[str, Any]]:
                 continue
             whole.append(line)
             found[one["method"], one["size"], one["draw"]] = one
-        file.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
+        rest = "".join(f"{line}\n" for line in whole)
+        if rest != text:
+            with written_whole(file) as stream:
+                stream.write(rest)
     return found
 
 

@@ -3,7 +3,7 @@
 import math
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from typing import Any
 
 import torch
@@ -42,6 +42,14 @@ WITHOUT_EFFECT = {
     "hub_always_push": "the finished result is pushed, not checkpoints",
     "hub_revision": "pushes go to the main branch",
     "greater_is_better": "it is known of every metric",
+    "remove_unused_columns": "examples hold what the model takes and nothing else",
+    "label_names": "labels are found by --label_column_name",
+    "length_column_name": "lengths are counted",
+    "include_for_metrics": "metrics are made of predictions and labels",
+    "batch_eval_metrics": "what is kept of an example is small",
+    "eval_do_concat_batches": "what is kept of an example is small",
+    "dataloader_in_order": "batches come in an order that can be repeated",
+    "eval_use_gather_object": "what is kept of an example is small",
 }
 
 
@@ -136,8 +144,9 @@ class TransferTrainingArguments(TrainingArguments):
             self.report_to = ["none"]
         self._refuse_sharding(accelerator)
         for name, why in WITHOUT_EFFECT.items():
-            default = TrainingArguments.__dataclass_fields__[name].default
-            if getattr(self, name) not in (default, None, False):
+            own = TrainingArguments.__dataclass_fields__[name]
+            default = own.default if own.default_factory is MISSING else own.default_factory()
+            if getattr(self, name) not in (default, None):
                 raise InputError(f"--{name} has no effect here: {why}. Leave it out.")
         try:
             super().__post_init__()

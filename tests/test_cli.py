@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from conftest import ROOT, message_rows, write_csv
-from processes import start
+from processes import fork, start
 
 from hf_transfer import InputError, TextClassification, finetune, load_finetuned
 from hf_transfer.inference import evaluate
@@ -71,9 +71,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 def test_predict_holds_no_more_than_a_part_of_the_file(trained, tmp_path):
     """Peak memory for a hundred times the rows is that for a few, less than a tenth more."""
     peaks = []
+    (tmp_path / "peak.py").write_text(PEAK_OF_PREDICTION)
     for count in (1100, 22000):
         rows = [{"text": f"{i} " + "free prize " * 20, "label": "spam"} for i in range(count)]
-        done = start("-c", PEAK_OF_PREDICTION, trained / "full", write_csv(tmp_path / f"{count}.csv", rows))
+        done = fork(tmp_path / "peak.py", trained / "full", write_csv(tmp_path / f"{count}.csv", rows))
         assert done.returncode == 0, done.stderr
         seen, peak = map(int, done.stdout.split())
         assert seen == count

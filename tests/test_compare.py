@@ -10,6 +10,7 @@ import pytest
 import yaml
 from conftest import message_rows, write_csv
 from processes import Forked, fork
+from speech import write_clips
 
 from hf_transfer import InputError, TextClassification, compare
 from hf_transfer.evaluation.bootstrap import Resampled
@@ -150,6 +151,37 @@ def test_other_data_under_the_same_name_are_noticed(compared, tmp_path):
     write_csv(file, message_rows(41))
     with pytest.raises(InputError, match="has changed since"):
         compare(TextClassification(), methods=["frozen"], seeds=1, **again)
+
+
+def test_what_was_given_in_memory_is_noticed_too(compared, tmp_path):
+    from datasets import Dataset
+
+    _, arguments = compared
+    own = {key: value for key, value in arguments.items() if key != "train_file"}
+    own |= {"output_dir": str(tmp_path / "out"), "max_steps": 1}
+    compare(TextClassification(), methods=["frozen"], seeds=1, dataset=Dataset.from_list(message_rows(40)), **own)
+    with pytest.raises(InputError, match="dataset has changed since"):
+        compare(TextClassification(), methods=["frozen"], seeds=1, dataset=Dataset.from_list(message_rows(41)), **own)
+
+
+def test_a_folder_that_was_empty_is_empty_after_a_refusal(compared, tmp_path):
+    _, arguments = compared
+    place = tmp_path / "made"
+    place.mkdir()
+    own = {**arguments, "output_dir": str(place), "max_steps": 1}
+    with pytest.raises(InputError):
+        compare(TextClassification(), methods=["frozen"], seeds=1, **{**own, "train_file": str(tmp_path / "none.csv")})
+    assert not list(place.iterdir())
+
+
+def test_a_comparison_inside_its_data_goes_on(speech_model, tmp_path):
+    from hf_transfer import SpeechRecognition
+
+    write_csv(tmp_path / "metadata.csv", write_clips(tmp_path, 24))
+    own = {"dataset_name": str(tmp_path), "model_name_or_path": str(speech_model()), "max_steps": 1,
+           "output_dir": str(tmp_path / "compared"), "disable_tqdm": True}  # fmt: skip
+    for _ in range(2):
+        compare(SpeechRecognition(), methods=["frozen"], seeds=1, **own)
 
 
 @pytest.mark.parametrize(

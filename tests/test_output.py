@@ -96,6 +96,14 @@ def test_a_run_is_repeatable_from_its_arguments_alone(train, recipe, tmp_path):
     assert first == again
 
 
+def test_a_run_that_evaluates_is_repeatable_from_its_arguments_too(train, recipe, tmp_path):
+    train(early_stopping_patience=1, metric_for_best_model="f1", num_train_epochs=2.0, max_steps=-1)
+    again = tmp_path / "again"
+    result = recipe("spam", "--config", tmp_path / "out" / "arguments.yaml", "--output_dir", again)
+    assert result.code == 0, result.err
+    assert (again / "predictions.jsonl").read_text() == (tmp_path / "out" / "predictions.jsonl").read_text()
+
+
 def test_the_card_shows_the_gain_and_how_to_use_it(train, tmp_path):
     train(method="lora", group_column_name="channel")
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -271,10 +279,28 @@ def test_a_folder_that_nothing_can_replace_is_refused_before_training(train, tmp
     assert (tmp_path / "elsewhere" / "report.json").is_file()
 
 
-@pytest.mark.parametrize("flag", ["dataloader_drop_last", "bf16_full_eval", "do_eval"])
-def test_flags_that_would_change_nothing_are_refused(train, flag):
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("dataloader_drop_last", True), ("bf16_full_eval", True), ("do_eval", True), ("remove_unused_columns", False),
+     ("include_for_metrics", ["loss"])],
+)  # fmt: skip
+def test_flags_that_would_change_nothing_are_refused(train, flag, value):
     with pytest.raises(InputError, match=f"--{flag} has no effect here"):
-        train(**{flag: True})
+        train(**{flag: value})
+
+
+def test_workers_are_started_as_asked(train, monkeypatch):
+    import torch.utils.data
+
+    seen, honest = [], torch.utils.data.DataLoader.__init__
+
+    def loader(self, *args, **kwargs):
+        seen.append(str(kwargs["multiprocessing_context"]))
+        honest(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.utils.data.DataLoader, "__init__", loader)
+    train(dataloader_num_workers=1, dataloader_multiprocessing_context="fork", max_steps=1)
+    assert set(seen) == {"fork"}
 
 
 def test_a_refused_run_leaves_the_folder_to_the_next(train, tmp_path):
@@ -325,6 +351,13 @@ def _umask():
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def test_the_card_of_a_control_does_not_say_that_it_was_pretrained(train, tmp_path):
+    train(method="scratch")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "trained for text-classification from random weights" in card
+    assert '"Before" is the same architecture with random weights' in card
 
 
 def test_the_card_does_not_tell_where_folders_lie(train, tmp_path):

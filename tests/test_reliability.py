@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -106,10 +107,12 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(
 # --- checkpoints ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def unfinished(tiny, texts, tmp_path):
-    """A run that ended, as by a full disk, after its second checkpoint; the arguments that go on with it."""
-    settings = {**OFTEN, **texts, "method": "full"}
+@pytest.fixture(scope="module")
+def left(tiny, tmp_path_factory):
+    """A run that never stopped, and the folder of one that ended, as by a full disk, after its second checkpoint."""
+    place = tmp_path_factory.mktemp("left")
+    settings = {**OFTEN, "train_file": str(write_csv(place / "m.csv", message_rows(100))), "method": "full"}
+    never = run_of(place / "never", tiny(), settings)
     with pytest.MonkeyPatch.context() as patch:
         honest, calls = checkpoints.seal, []
 
@@ -123,11 +126,24 @@ def unfinished(tiny, texts, tmp_path):
         with pytest.raises(
             Failure, match=r"No space left on device. The last good checkpoint is .*checkpoint-6. Make"
         ):
-            run_of(tmp_path / "out", tiny(), settings)
-    assert sorted(path.name for path in (tmp_path / "out.partial").iterdir() if path.name != ".lock") == [
+            run_of(place / "out", tiny(), settings)
+    assert sorted(path.name for path in (place / "out.partial").iterdir() if path.name != ".lock") == [
         "checkpoint-3", "checkpoint-6"
     ]  # fmt: skip
-    return settings | {"resume_from_checkpoint": "true"}
+    return never, place / "out.partial"
+
+
+@pytest.fixture
+def never(left):
+    """A run that never stopped."""
+    return left[0]
+
+
+@pytest.fixture
+def unfinished(left, texts, tmp_path):
+    """The same run unfinished, in this test's folder; the arguments that go on with it."""
+    shutil.copytree(left[1], tmp_path / "out.partial")
+    return {**OFTEN, **texts, "method": "full", "resume_from_checkpoint": "true"}
 
 
 def test_the_manifest_tells_every_file(unfinished, tmp_path):
@@ -150,16 +166,14 @@ def test_the_manifest_tells_every_file(unfinished, tmp_path):
         (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json cannot be read"),
     ],
 )
-def test_a_damaged_checkpoint_is_passed_over(tiny, unfinished, tmp_path, caplog, damage, said):
+def test_a_damaged_checkpoint_is_passed_over(tiny, unfinished, never, tmp_path, caplog, damage, said):
     damage(tmp_path / "out.partial" / "checkpoint-6")
     with caplog.at_level("INFO", "hf_transfer"):
         resumed = run_of(tmp_path / "out", tiny(), unfinished)
     assert f"checkpoint-6 is passed over: {said}" in caplog.text
     assert "Resuming from" in caplog.text
     assert "checkpoint-3." in caplog.text
-    settings = {key: value for key, value in unfinished.items() if key != "resume_from_checkpoint"}
-    never = run_of(tmp_path / "never", tiny(), settings)
-    for name, value in weights_of(tmp_path / "never").items():
+    for name, value in weights_of(never.folder).items():
         assert torch.equal(value, weights_of(tmp_path / "out")[name]), name
     assert history_of(resumed.report) == history_of(never.report)
 
@@ -192,12 +206,10 @@ def test_a_checkpoint_of_other_data_or_arguments_is_refused_unless_told(tiny, un
     assert (tmp_path / "out" / "report.json").is_file()
 
 
-def test_a_step_may_be_divided_otherwise(tiny, unfinished, tmp_path):
+def test_a_step_may_be_divided_otherwise(tiny, unfinished, never, tmp_path):
     divided = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
     run_of(tmp_path / "out", tiny(), unfinished | divided)
-    settings = {key: value for key, value in unfinished.items() if key != "resume_from_checkpoint"}
-    run_of(tmp_path / "never", tiny(), settings)
-    for name, value in weights_of(tmp_path / "never").items():
+    for name, value in weights_of(never.folder).items():
         torch.testing.assert_close(value, weights_of(tmp_path / "out")[name], atol=1e-5, rtol=0, msg=name)
 
 
@@ -311,6 +323,29 @@ def test_the_head_is_fitted_first_under_early_stopping_too(tiny, texts, tmp_path
     assert run_of(tmp_path / "out", tiny(), settings).report["metrics"]
 
 
+def test_a_run_that_goes_back_leaves_no_checkpoints_of_what_it_left(tiny, unfinished, tmp_path):
+    """From the first checkpoint on at another evaluation, so that the weights of step 6 have another optimizer."""
+    work = tmp_path / "out.partial"
+    old = (work / "checkpoint-6" / "manifest.json").read_bytes()
+    shutil.copytree(work / "checkpoint-6", work / "checkpoint-9")
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hf_transfer.training.trainer.rotate_checkpoints", lambda *_: seen.append(names_in(work)))
+        patch.setattr("hf_transfer.finetuning.model_card", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run_of(
+                tmp_path / "out", tiny(),
+                unfinished | {"resume_from_checkpoint": str(work / "checkpoint-3"), "num_train_epochs": 3.0},
+            )  # fmt: skip
+    assert seen[0] == ["checkpoint-3", "checkpoint-6"]
+    assert (work / "checkpoint-6" / "manifest.json").read_bytes() != old
+    assert "checkpoint-9" in seen[1]
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.glob("checkpoint-*"))
+
+
 # --- sick runs --------------------------------------------------------------------------------------------------
 
 
@@ -363,10 +398,8 @@ def test_memory_that_is_full_is_said(tiny, texts, small_memory, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_batches_that_fit_are_found_and_the_step_stays(tiny, texts, tmp_path, caplog, request):
+def test_batches_that_fit_are_found_and_the_step_stays(tiny, texts, never, small_memory, tmp_path, caplog):
     settings = {**OFTEN, **texts, "auto_find_batch_size": True}
-    never = run_of(tmp_path / "never", tiny(), settings)
-    request.getfixturevalue("small_memory")
     with caplog.at_level("INFO", "hf_transfer"):
         found = run_of(tmp_path / "out", tiny(), settings)
     assert "Out of memory: the 8 examples of a step are divided into 3 micro-batches" in caplog.text
@@ -374,5 +407,5 @@ def test_batches_that_fit_are_found_and_the_step_stays(tiny, texts, tmp_path, ca
     assert [entry["loss"] for entry in found.report["history"] if "loss" in entry] == pytest.approx(
         [entry["loss"] for entry in never.report["history"] if "loss" in entry], abs=1e-5
     )
-    for name, value in weights_of(tmp_path / "never").items():
+    for name, value in weights_of(never.folder).items():
         torch.testing.assert_close(value, weights_of(tmp_path / "out")[name], atol=1e-5, rtol=0, msg=name)

@@ -1,17 +1,17 @@
 """Speech recognition: what each method moves, what is left out and said, what is reported and predicted."""
 
 import json
-import resource
-import subprocess
-import sys
+import os
 from pathlib import Path
 
+import datasets
 import jiwer
 import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import ROOT, write_csv
+from conftest import write_csv
+from processes import fork
 from safetensors.torch import load_file
 from speech import FAMILIES, RATE, WORDS, tones, write_clips
 from transformers import AutoModelForCTC
@@ -214,10 +214,10 @@ def test_bad_clips_are_left_out_counted_and_named(speech_model, tmp_path, recipe
         change(tmp_path / rows[i]["file_name"])
     rows[9]["transcription"] = " "
     rows[10]["transcription"] = "STOP GO LEFT RIGHT " * 40
-    file = write_csv(tmp_path / "t.csv", rows)
-    test = write_csv(tmp_path / "test.csv", rows[20:])
+    file = write_csv(tmp_path / "t.csv", [{**row, "accent": "north"} for row in rows])
+    test = write_csv(tmp_path / "test.csv", [{**row, "accent": "north"} for row in rows[20:]])
     result = recipe("accent", "--train_file", file, "--test_file", test, "--model_name_or_path", speech_model(),
-                    "--output_dir", tmp_path / "out", "--max_steps", 2)  # fmt: skip
+                    "--output_dir", tmp_path / "out", "--max_steps", 2, "--group_column_name", "accent")  # fmt: skip
     assert result.code == 0, result.err
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["data"]["left_out"]["train"] == {
@@ -225,6 +225,7 @@ def test_bad_clips_are_left_out_counted_and_named(speech_model, tmp_path, recipe
         "not finite": 1, "empty transcript": 1, "does not fit the model": 1,
     }  # fmt: skip
     assert report["data"]["examples"]["train"] == 40 - 10
+    assert report["data"]["group_counts"]["train"] == {"north": 40 - 10}
     for said in (
         "1 x too long (--max_seconds 30): clips/clip7.wav",
         "1 x missing",
@@ -245,6 +246,7 @@ def test_all_clips_left_out_are_listed(speech_model, tmp_path, caplog):
     said = next(message for message in caplog.messages if "5 x missing" in message)
     listed = Path(said.partition("all in ")[2].rstrip(")."))
     assert [line.split()[0] for line in listed.read_text().splitlines()] == [row["file_name"] for row in rows[:5]]
+    assert listed.name == "left_out_of_train_missing.txt"
 
 
 def test_groups_of_a_class_label_keep_their_names(speech_model, tmp_path):
@@ -309,6 +311,24 @@ def test_a_second_run_reads_the_decoded_audio(speech_model, accents, tmp_path, c
         train(tmp_path / "b", speech_model(), dataset_name=str(accents), method="lora")
     assert "read from" in caplog.text
     assert "written to" not in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["clips.npz", "samples.int16"])
+def test_damaged_audio_is_decoded_again(speech_model, tmp_path, caplog, damage):
+    write_csv(tmp_path / "metadata.csv", write_clips(tmp_path, 24))
+    kept = set(Path(datasets.config.HF_DATASETS_CACHE).glob(f"hf_transfer_audio/*/{damage}"))
+    first = train(tmp_path / "a", speech_model(), dataset_name=str(tmp_path), max_steps=1)
+    for file in set(Path(datasets.config.HF_DATASETS_CACHE).glob(f"hf_transfer_audio/*/{damage}")) - kept:
+        os.truncate(file, file.stat().st_size // 2)
+    with caplog.at_level("INFO", "hf_transfer"):
+        again = train(tmp_path / "b", speech_model(), dataset_name=str(tmp_path), max_steps=1)
+    assert "written to" in caplog.text
+    assert again.report["metrics"] == first.report["metrics"]
+
+
+def test_smoothed_labels_are_refused(speech_model, accents, tmp_path):
+    with pytest.raises(InputError, match="--label_smoothing_factor is of labels"):
+        train(tmp_path / "out", speech_model(), dataset_name=str(accents), label_smoothing_factor=0.1)
 
 
 @pytest.fixture
@@ -465,6 +485,11 @@ def test_checkpoints_can_be_chosen_by_the_worst_group(speech_model, accents, tmp
         values = entry["eval_wer_north"], entry["eval_wer_south"]
         assert entry["eval_wer_worst_group"] == max(values)
         assert entry["eval_wer_mean_over_groups"] == pytest.approx(sum(values) / 2)
+    again = {"num_train_epochs": 3, "eval_strategy": "epoch", "save_strategy": "epoch", "max_steps": -1,
+             "load_best_model_at_end": True, "metric_for_best_model": "wer_worst_group"}  # fmt: skip
+    finished = train(tmp_path / "a", speech_model(), dataset_name=str(accents), group_column_name="accent",
+                     validation_size=0.2, resume_from_checkpoint="true", **again)  # fmt: skip
+    assert finished.report["history"] == report["history"]  # nothing to resume
     with pytest.raises(InputError, match="Did you mean wer_worst_group"):
         train(tmp_path / "b", speech_model(), dataset_name=str(accents), group_column_name="accent",
               eval_strategy="epoch", metric_for_best_model="wer_worst_grop")  # fmt: skip
@@ -672,21 +697,18 @@ def test_predict_reads_audio_embedded_in_parquet(trained, accents, command, tmp_
 
 def test_memory_does_not_grow_with_the_length_of_a_file(trained, tmp_path):
     peaks = {}
+    (tmp_path / "peak.py").write_text(
+        "import resource, sys; from hf_transfer import load_finetuned; t = load_finetuned(sys.argv[1]);"
+        "t(sys.argv[2]); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
     for minutes in (2, 20):
         with soundfile.SoundFile(tmp_path / f"{minutes}.flac", "w", RATE, 1) as file:
             for _ in range(minutes):
                 file.write(np.resize(tones("STOP GO"), 60 * RATE))
-        code = (
-            "import resource, sys; from hf_transfer import load_finetuned; t = load_finetuned(sys.argv[1]);"
-            "t(sys.argv[2]); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", code, trained / "full", tmp_path / f"{minutes}.flac"], cwd=ROOT,
-            capture_output=True, text=True, timeout=300, check=True,
-        )  # fmt: skip
+        done = fork(tmp_path / "peak.py", trained / "full", tmp_path / f"{minutes}.flac")
+        assert done.returncode == 0, done.stderr
         peaks[minutes] = int(done.stdout.split()[-1]) / 1024
     assert peaks[20] - peaks[2] < 40, peaks  # 20 minutes are 77 MB as float32
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
 
 
 def test_a_language_model_chooses_among_its_words(trained, command, tmp_path):

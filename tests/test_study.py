@@ -71,6 +71,8 @@ def test_a_study_goes_on_with_what_is_missing(studied, monkeypatch):
         ({"draws": 0}, "--draws is 0"),
         ({"max_train_samples": 5}, "--sizes"),
         ({"sizes": [8]}, "other arguments"),
+        ({"methods": ["frozen", "lorra"]}, "--methods frozen,lorra: expected some of"),
+        ({"methods": ["lora", "lora"]}, "named twice"),
     ],
 )
 def test_what_cannot_be_studied_is_refused(studied, told, message):

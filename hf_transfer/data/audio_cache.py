@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from zipfile import BadZipFile
 
 import datasets
 import numpy as np
@@ -65,24 +66,44 @@ def store_clips(
     """
     home = Path(datasets.config.HF_DATASETS_CACHE) / "hf_transfer_audio"
     folder = home / _fingerprint(sources, settings)
-    there = (folder / "clips.npz").is_file()
-    if not there:
+    found = _read(folder)
+    there = found is not None
+    if found is None:
         _decode_all(sources, count, settings, folder, name=name, show=show)
+        found = _read(folder)
+    if found is None:
+        raise Failure(f"The decoded audio in {folder} cannot be read back: is the disk sound?")
     with contextlib.suppress(OSError):  # somebody else's, to be read alone
         mark_used(folder)
-    with np.load(folder / "clips.npz") as kept:
-        return StoredClips(
-            folder / "samples.int16",
-            kept["offsets"],
-            kept["problems"].tolist(),
-            [text.split() for text in kept["findings"].tolist()],
-            kept["checksums"].tolist(),
-        ), there
+    return found, there
+
+
+def _read(folder: Path) -> StoredClips | None:
+    """What is kept in a folder; None where nothing is, or where it is damaged, as by a machine that lost its power."""
+    file = folder / "samples.int16"
+    try:
+        with np.load(folder / "clips.npz") as kept:
+            clips = StoredClips(
+                file,
+                kept["offsets"],
+                kept["problems"].tolist(),
+                [text.split() for text in kept["findings"].tolist()],
+                kept["checksums"].tolist(),
+            )
+        return clips if file.stat().st_size == clips.offsets[-1] * np.dtype(np.int16).itemsize else None
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile):
+        return None
+
+
+def to_disk(stream: IO[bytes]) -> None:
+    """Have what was written survive a machine that loses its power."""
+    stream.flush()
+    os.fsync(stream.fileno())
 
 
 def mark_used(folder: Path) -> None:
     """Note that a run has asked for what is kept in a folder, and remove those beside it that none has in a month."""
-    folder.touch()
+    os.utime(folder)
     for other in folder.parent.iterdir():
         with contextlib.suppress(OSError):  # another run may do the same
             if time.time() - other.stat().st_mtime > UNUSED_DAYS * 86400:
@@ -134,16 +155,20 @@ def _decode_all(
                 problems.append("" if isinstance(found, Decoded) else str(found))
                 findings.append(" ".join(found.findings) if isinstance(found, Decoded) else "")
                 checksums.append(hashlib.sha256(samples.tobytes()).hexdigest()[:16])
-        np.savez(
-            partial / "clips.npz", offsets=np.array(offsets), problems=np.array(problems, dtype=str),
-            findings=np.array(findings, dtype=str), checksums=np.array(checksums, dtype=str),
-        )  # fmt: skip
-        if not (folder / "clips.npz").is_file():  # another process may have been faster
+            to_disk(stream)
+        with (partial / "clips.npz").open("wb") as stream:
+            np.savez(
+                stream, offsets=np.array(offsets), problems=np.array(problems, dtype=str),
+                findings=np.array(findings, dtype=str), checksums=np.array(checksums, dtype=str),
+            )  # fmt: skip
+            to_disk(stream)
+        if _read(folder) is None:  # another process may have been faster
             shutil.rmtree(folder, ignore_errors=True)
             try:
                 os.replace(partial, folder)
+                _mapped.cache_clear()  # of a file that was damaged
             except OSError:
-                if not (folder / "clips.npz").is_file():  # it was faster in this very moment
+                if _read(folder) is None:  # it was faster in this very moment
                     raise
     except OSError as error:
         raise Failure(

@@ -6,6 +6,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
 
+from hf_transfer.data.splits import require_columns
 from hf_transfer.data.tables import READER
 from hf_transfer.errors import InputError, logger
 
@@ -25,12 +26,7 @@ def read_examples(
     Raises:
         InputError: a column is absent, or rows lack text or label; the message names the first of them.
     """
-    for own, column in columns.items():
-        if column not in split.column_names:
-            raise InputError(
-                f"The {name} split has no column {column!r} (--{own}_column_name); it has: "
-                f"{', '.join(split.column_names)}."
-            )
+    require_columns(split, name, columns)
     for own, column in columns.items():
         if own != "label" and isinstance(split.features[column], (List, LargeList, dict)):
             raise InputError(f"Column {column!r} of the {name} split holds lists, not text (--{own}_column_name).")

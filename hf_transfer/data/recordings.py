@@ -14,6 +14,7 @@ from datasets import Audio, Dataset
 
 from hf_transfer.data.audio import AudioSettings
 from hf_transfer.data.audio_cache import StoredClips, store_clips
+from hf_transfer.data.splits import require_columns
 from hf_transfer.errors import InputError, logger, short_path
 
 AUDIO_COLUMNS = ("audio", "file_name", "path", "audio_filepath", "file", "filename", "audio_path", "clip", "wav")
@@ -50,7 +51,7 @@ def say_left_out(split: str, reason: str, clips: list[str], cure: str, folder: P
     """How many clips of a split are not used and why, the first of them, what changes it, and where all are listed."""
     shown = ", ".join(clips[:3])
     if len(clips) > 3:
-        listed = folder / f"left_out_{reason.replace(' ', '_')}.txt"
+        listed = folder / f"left_out_of_{split}_{reason.replace(' ', '_')}.txt"
         with contextlib.suppress(OSError):  # the folder may be full, or another user's
             listed.write_text("\n".join(clips) + "\n", encoding="utf-8")
             shown += f", ... (all in {listed})"
@@ -133,12 +134,7 @@ def read_recordings(
     Raises:
         InputError: a column is absent, or most clips cannot be used.
     """
-    for own, column in columns.items():
-        if column not in split.column_names:
-            raise InputError(
-                f"The {name} split has no column {column!r} (--{own}_column_name); it has: "
-                f"{', '.join(split.column_names)}."
-            )
+    require_columns(split, name, columns)
     sources = Sources(split, columns["audio"], folder)
     clips, there = store_clips(sources, len(split), settings, name=name, show=sys.stderr.isatty())
     hours = float(clips.offsets[-1]) / settings.sampling_rate / 3600

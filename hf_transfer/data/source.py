@@ -5,6 +5,9 @@ from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets
 from hf_transfer.arguments import DataArguments
 from hf_transfer.errors import InputError, logger, nearest
 
+# The column of training examples that says which are mixed in.
+REPLAYED = "replayed"
+
 
 def separate_source(splits: DatasetDict, data: DataArguments, seed: int) -> tuple[DatasetDict, Dataset | None]:
     """Set apart the examples of what the model knew before.
@@ -52,7 +55,7 @@ def separate_source(splits: DatasetDict, data: DataArguments, seed: int) -> tupl
     return splits, pool
 
 
-def replay(splits: DatasetDict, pool: Dataset | None, data: DataArguments, seed: int) -> tuple[DatasetDict, int]:
+def replay(splits: DatasetDict, pool: Dataset | None, data: DataArguments, seed: int) -> DatasetDict:
     """Mix examples of what the model knew before into training, as many as --replay says.
 
     Args:
@@ -62,23 +65,23 @@ def replay(splits: DatasetDict, pool: Dataset | None, data: DataArguments, seed:
         seed: of the draw.
 
     Returns:
-        The splits, and how many examples were mixed in.
+        The splits; where there are such examples, a column of training says which they are.
 
     Raises:
         InputError: there are too few.
     """
     if not data.replay or pool is None:
-        return splits, 0
-    wanted = round(data.replay * len(splits["train"]))
-    if not 0 < wanted <= len(pool):
+        return splits
+    wanted = max(1, round(data.replay * len(splits["train"])))
+    if wanted > len(pool):
         raise InputError(
             f"--replay {data.replay:g} of {len(splits['train'])} training examples are {wanted}; there are "
             f"{len(pool)} source examples to take them from."
         )
-    taken = _like(splits["train"], pool.shuffle(seed=seed).select(range(wanted)))
-    splits["train"] = concatenate_datasets([splits["train"], taken])
+    own, taken = splits["train"], _like(splits["train"], pool.shuffle(seed=seed).select(range(wanted)))
+    splits["train"] = concatenate_datasets([own, taken]).add_column(REPLAYED, [False] * len(own) + [True] * wanted)
     logger.info("%d source examples are mixed into training (--replay).", wanted)
-    return splits, wanted
+    return splits
 
 
 def named_groups(splits: DatasetDict, data: DataArguments) -> DatasetDict:

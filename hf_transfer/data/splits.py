@@ -3,7 +3,7 @@
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,20 @@ def _load_from_hub(data: DataArguments) -> DatasetDict:
                 f"--{split}_split_name {wanted}: {name} has no such split; it has {', '.join(map(str, loaded))}."
             )
     return splits
+
+
+def require_columns(split: Dataset, name: str, columns: Mapping[str, str]) -> None:
+    """Refuse a split without one of the user's columns, by our names for them.
+
+    Raises:
+        InputError: it is absent.
+    """
+    for own, column in columns.items():
+        if column not in split.column_names:
+            raise InputError(
+                f"The {name} split has no column {column!r} (--{own}_column_name); it has: "
+                f"{', '.join(split.column_names)}."
+            )
 
 
 def find_column(columns: Sequence[str], given: str | None, usual: Sequence[str], flag: str) -> str:

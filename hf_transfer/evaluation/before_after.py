@@ -7,7 +7,7 @@ from datasets import Dataset
 from hf_transfer.evaluation.groups import measure_groups, rows_by_group
 
 
-def compare(task: Any, before: Any, after: Any, split: Dataset, config: Any, seed: int) -> dict[str, Any]:
+def before_and_after(task: Any, before: Any, after: Any, split: Dataset, config: Any, seed: int) -> dict[str, Any]:
     """What a report says of a split: metrics before and after, their intervals, groups, and the task's own findings.
 
     Args:

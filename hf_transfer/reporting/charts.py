@@ -63,13 +63,19 @@ def _svg(figure: Figure, label: str) -> Markup:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
     own = zlib.crc32(text.encode())
-    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\1c{own}-", text)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1))
-    text = re.sub(r"font: (?:\w+ )?([\d.]+px)[^;\"]*", r"font-size: \1", text)
-    for drawn, shown in IN_PAGE.items():
-        text = text.replace(drawn, shown)
+    text = re.sub(r"<[^>]*>", lambda tag: _in_page(tag.group(), own), text)
     label = str(Markup.escape(label))
     return Markup(text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1))
+
+
+def _in_page(tag: str, own: int) -> str:
+    """A tag with the page's fonts and colours, and ids that no other chart on it has."""
+    tag = re.sub(r'(\bid="|url\(#|href="#)', rf"\1c{own}-", tag)
+    tag = re.sub(r"font: (?:\w+ )?([\d.]+px)[^;\"]*", r"font-size: \1", tag)
+    for drawn, shown in IN_PAGE.items():
+        tag = tag.replace(drawn, shown)
+    return tag
 
 
 def _plain(text: Any, limit: int = 28) -> str:

@@ -45,7 +45,7 @@ def model_card(report: dict[str, Any], arguments: dict[str, Any]) -> str:
     base, source = report["model"], report["data"]["source"]
     shown, source = local_name(base), local_name(source)
     data = ModelCardData(
-        base_model=None if is_local(base) else base,
+        base_model=None if is_local(base) or report["method"] == "scratch" else base,
         datasets=arguments.get("dataset_name") if not is_local(arguments.get("dataset_name") or "/") else None,
         library_name="peft" if report["adapter"] else "transformers",
         pipeline_tag=report["task"],
@@ -73,6 +73,7 @@ def model_card(report: dict[str, Any], arguments: dict[str, Any]) -> str:
         metric_names=names,
         hyperparameters=_hyperparameters(arguments),
         resamples=RESAMPLES,
+        before=_before(report),
         cell=cell,
         number=lambda value: "" if value is None else f"{value:.3f}",
         interval=lambda key, of=report: (
@@ -81,6 +82,13 @@ def model_card(report: dict[str, Any], arguments: dict[str, Any]) -> str:
     )
     text = re.sub(r"\|\n\n\|", "|\n|", re.sub(r"\n{3,}", "\n\n", text))
     return f"---\n{data.to_yaml()}\n---\n\n{text}\n"
+
+
+def _before(report: dict[str, Any]) -> str:
+    """What was measured before training."""
+    if report["method"] == "scratch":
+        return "the same architecture with random weights"
+    return f"the same model {'with its head untrained' if report['newly_initialised'] else 'as it came'}"
 
 
 def _hyperparameters(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ LOGS = "runs"
 # What a run keeps in its working folder.
 OURS = ("checkpoint-", "writing", "result", ".lock", LOGS, "wandb-id")
 # Arguments that a run settles by itself where they are left open.
-SETTLED = ("learning_rate", "num_train_epochs", "metric_for_best_model", "greater_is_better")
+SETTLED = ("learning_rate", "num_train_epochs", "metric_for_best_model")
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -215,8 +215,8 @@ def written_whole_folder(folder: Path) -> Iterator[Path]:
 def _open_up(folder: Path) -> None:
     """The folder and its files for those whom the process's mask lets in; safetensors are written for one alone."""
     folder.chmod(0o777 & ~_umask())
-    for file in folder.iterdir():
-        file.chmod(0o666 & ~_umask())
+    for path in folder.iterdir():
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
 
 
 def _umask() -> int:

@@ -81,7 +81,7 @@ class Tracking(TrainerCallback):
             logger.info("Tracked as %s: %s", self.name, "; ".join(places))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        finite = _finite(logs or {})
+        finite = _numbers(logs or {})
         self._tell(lambda callback: callback.on_log(args, state, control, logs=finite, **kwargs))
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -229,7 +229,7 @@ def metrics(report: Mapping[str, Any], when: str) -> dict[str, float]:
         found |= {f"source/{when}/{name}": value for name, value in report["source"][key].items()}
     for group, of in report["groups"].items():
         found |= {f"groups/{group}/{when}/{name}": of[name + suffix] for name in report["headline"]}
-    return _finite(found)
+    return _numbers(found)
 
 
 def _results(report: dict[str, Any], arguments: dict[str, Any]) -> str:
@@ -238,7 +238,7 @@ def _results(report: dict[str, Any], arguments: dict[str, Any]) -> str:
     return rest.partition("\n## ")[0].strip()
 
 
-def _finite(values: Mapping[str, Any]) -> dict[str, float]:
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {key: value for key, value in values.items() if isinstance(value, (int, float)) and math.isfinite(value)}
 
 

@@ -68,7 +68,7 @@ class SpeechRecognition(SpeechSettings):
     def input_columns(self, columns: Sequence[str]) -> dict[str, str]:
         return {"audio": find_column(columns, self.audio_column_name, AUDIO_COLUMNS, "audio_column_name")}
 
-    def prediction_input(self, name: str, value: Any, file: str) -> Any:
+    def prediction_input(self, value: Any, file: str) -> Any:
         if isinstance(value, dict):  # audio embedded in a Parquet file
             value = value.get("bytes") or value.get("path")
         return value if isinstance(value, bytes) else str(resolve(str(value), Path(file).parent))
@@ -257,6 +257,8 @@ class SpeechRecognition(SpeechSettings):
         return SpeechCollator(processor.feature_extractor)
 
     def loss_function(self, train: Dataset, model: Any, label_smoothing: float) -> CTCLoss:
+        if label_smoothing:
+            raise InputError("--label_smoothing_factor is of labels, and CTC has none. Leave it out.")
         return CTCLoss(model.config.pad_token_id, frames_of(model))
 
     def readout(self, processor: Any, model: Any) -> Callable[..., list[str]]:

@@ -50,8 +50,8 @@ class Task(Protocol):
     def input_columns(self, columns: Sequence[str]) -> dict[str, str]:
         """For prediction: the column of each input of the pipeline, by its name there."""
 
-    def prediction_input(self, name: str, value: Any, file: str) -> Any:
-        """A cell of `file` as the pipeline's input of that name."""
+    def prediction_input(self, value: Any, file: str) -> Any:
+        """A cell of `file` as an input of the pipeline's."""
 
     def strata(self, split: Dataset) -> list[Any]:
         """What each example is stratified by when a split is made."""

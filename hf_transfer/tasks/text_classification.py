@@ -116,7 +116,7 @@ class TextClassification:
             return {"text": text, "text_pair": PAIRED[text]}
         return {"text": text}
 
-    def prediction_input(self, name: str, value: Any, file: str) -> str:
+    def prediction_input(self, value: Any, file: str) -> str:
         return "" if value is None else str(value)
 
     def standardise(

@@ -1,20 +1,18 @@
 """Activations on disk, by example: written once by any run, in files that are whole or absent."""
 
 import contextlib
-import os
 import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 from zipfile import BadZipFile
 
 import datasets
 import numpy as np
 
-from hf_transfer.data.audio_cache import mark_used
+from hf_transfer.data.audio_cache import mark_used, to_disk
 
 
 class ActivationStore:
@@ -74,9 +72,15 @@ class ActivationStore:
         return kept.files, found
 
     @contextlib.contextmanager
-    def shard(self, total: int, width: int) -> Iterator["_Shard"]:
-        """A new file, there when the block ends without an error."""
-        shard = _Shard(self.folder / uuid.uuid4().hex, total, width)
+    def shard(self, total: int, width: int, sharing: int) -> Iterator["_Shard"]:
+        """A new file, there when the block ends without an error.
+
+        Args:
+            total: positions that will be in it.
+            width: numbers a position.
+            sharing: how many processes do this work at the same time, each a part of it.
+        """
+        shard = _Shard(self.folder / uuid.uuid4().hex, total, width, sharing)
         try:
             yield shard
             shard.finish()
@@ -98,11 +102,11 @@ class _Kept:
 class _Shard:
     """A file that grows: rows of float32, as `numpy.load` maps them, and an index beside it."""
 
-    def __init__(self, path: Path, total: int, width: int):
+    def __init__(self, path: Path, total: int, width: int, sharing: int):
         self.path, self.partial = path, path.with_suffix(".partial")
         self.digests: list[int] = []
         self.counts: list[int] = []
-        self.began = time.perf_counter()
+        self.began, self.sharing = time.perf_counter(), sharing
         # Written and not mapped: a disk that fills up is an error here, and the end of the process there.
         self.stream = self.partial.open("wb")
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False}
@@ -115,7 +119,7 @@ class _Shard:
         self.counts.append(len(states))
 
     def finish(self) -> None:
-        _to_disk(self.stream)
+        to_disk(self.stream)
         self.stream.close()
         self.partial.rename(self.path.with_suffix(".npy"))
         counts = np.array(self.counts, np.int64)
@@ -123,15 +127,10 @@ class _Shard:
         with self.partial.open("wb") as stream:
             np.savez(
                 stream, digests=np.array(self.digests, np.uint64), starts=np.cumsum(counts) - counts, counts=counts,
-                seconds=time.perf_counter() - self.began,
+                seconds=(time.perf_counter() - self.began) / self.sharing,
             )  # fmt: skip
-            _to_disk(stream)
+            to_disk(stream)
         self.partial.rename(self.path.with_suffix(".npz"))
-
-
-def _to_disk(stream: IO[bytes]) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())
 
 
 def _forget_unfinished(folder: Path) -> None:

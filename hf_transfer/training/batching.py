@@ -18,10 +18,15 @@ def most_positions(device: torch.device) -> int | None:
     return POSITIONS_ON_A_PROCESSOR if device.type == "cpu" else None
 
 
+def positions_of(dataset: Any) -> np.ndarray:
+    """How many positions the model computes of each example [n]: tokens, or frames."""
+    return np.asarray(getattr(dataset, "positions", None) or dataset["length"][:])
+
+
 def a_few_lengths(lengths: np.ndarray) -> list[int]:
-    """Rows of up to three examples of different lengths, none longer than most: what to check a model's ways on."""
+    """Rows of up to three examples of different lengths, of the shorter ones: what to check a model's ways on."""
     _, rows = np.unique(lengths, return_index=True)
-    longest = len(rows) // 2 if len(rows) > 3 else len(rows) - 1
+    longest = min(max(2, len(rows) // 4), len(rows) - 1)
     return rows[np.unique(np.linspace(0, longest, 3).astype(int))].tolist()
 
 

@@ -89,14 +89,17 @@ def seal(staged: Path, folder: Path, run: Mapping[str, Any]) -> Path:
         stream.flush()
         os.fsync(stream.fileno())
     place = folder / staged.name
-    if place.exists() and problem_of(place):  # damaged, and passed over when the run went on
+    if place.exists():  # damaged, or of a run that was gone back on
         os.replace(place, staged.with_name("replaced"))
-    if not place.exists():
-        os.replace(staged, place)
+    os.replace(staged, place)
     descriptor = os.open(folder, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
     shutil.rmtree(staged.parent, ignore_errors=True)
+    for later in checkpoints_in(folder):
+        if _step(later) > _step(place):
+            logger.info("%s is removed: the run was gone on with from an earlier one.", later)
+            shutil.rmtree(later, ignore_errors=True)
     return place
 
 

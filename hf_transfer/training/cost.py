@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_transfer.errors import logger
-from hf_transfer.training.batching import a_few_lengths
+from hf_transfer.training.batching import a_few_lengths, positions_of
 
 # Attention is counted as separate products, which take memory by the square of the length.
 LONGEST_COUNTED = 2048
@@ -68,10 +69,10 @@ def training_cost(trainer: Any, examples: Any, *, cached: bool, packed: bool) ->
         cached: whether it trained from cached activations.
         packed: whether the layers computed no padding.
     """
-    state, seconds, lengths = trainer.state, trainer.progress.seconds(), _positions(examples)
+    state, seconds, lengths = trainer.state, trainer.progress.seconds(), positions_of(examples)
     batches = trainer.get_train_dataloader().batch_sampler
     epochs = state.epoch or 0.0
-    left = _positions(trainer.train_dataset)
+    left = positions_of(trainer.train_dataset)
     memory = _peak_memory()
     flops = None if left.max() == 1 else _flops_an_epoch(trainer, left)
     accelerator = trainer.accelerator
@@ -122,10 +123,6 @@ def _flops_an_epoch(trainer: Any, lengths: np.ndarray) -> float | None:
     return float((((lengths[:, None] / longest) ** powers[1:]) @ parts[1:]).sum())
 
 
-def _positions(examples: Any) -> np.ndarray:
-    return np.asarray(getattr(examples, "positions", None) or examples["length"][:])
-
-
 def _flops_of(trainer: Any, i: int) -> int:
     """FLOPs of one example, forward and backward; nothing of the model changes."""
     model = trainer.model
@@ -169,4 +166,5 @@ def _peak_memory() -> int:
         return int(torch.cuda.max_memory_allocated())
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes there, kilobytes elsewhere

@@ -20,7 +20,7 @@ from hf_transfer.data.clips import padded_labels
 from hf_transfer.errors import logger
 from hf_transfer.methods import Anatomy
 from hf_transfer.training.activation_store import ActivationStore
-from hf_transfer.training.batching import EvaluationBatches, a_few_lengths, most_positions
+from hf_transfer.training.batching import EvaluationBatches, a_few_lengths, most_positions, positions_of
 from hf_transfer.training.entry import Entry
 
 # Part of the key: raise it when what is kept changes.
@@ -210,13 +210,14 @@ class FeatureCache:
             return None
         digests = {name: _digests(dataset) for name, dataset in inputs.items()}
         # All processes first; then, on machines that do not share the folder, one of each for what the others have.
-        shares = [slice(self.accelerator.process_index, None, self.accelerator.num_processes)]
-        if self.accelerator.num_processes > 1:
-            shares.append(slice(None if self.accelerator.is_local_main_process else 0))
-        for mine in shares:
+        processes = self.accelerator.num_processes
+        shares = [(slice(self.accelerator.process_index, None, processes), processes)]
+        if processes > 1:
+            shares.append((slice(None if self.accelerator.is_local_main_process else 0), 1))
+        for mine, sharing in shares:
             missing = store.missing(digests)
             own = {name: rows[mine] for name, rows in missing.items()}
-            if not self._everywhere(self._compute(store, inputs, digests, own, args)):
+            if not self._everywhere(self._compute(store, inputs, digests, own, args, sharing)):
                 return None
         found = {}
         files, kept = store.find(digests)
@@ -237,6 +238,7 @@ class FeatureCache:
         digests: dict[str, np.ndarray],
         rows: dict[str, np.ndarray],
         args: Any,
+        sharing: int,
     ) -> bool:
         work = [(name, indices) for name, own in rows.items() for indices in self._batches(inputs[name], own, args)]
         counts = {name: self._positions(dataset) for name, dataset in inputs.items()}
@@ -252,7 +254,7 @@ class FeatureCache:
             logger.info("Activations that training does not change are computed once and kept: %.1f MB in %s.",
                         size / 1e6, store.folder)  # fmt: skip
         try:
-            with store.shard(total, width) as shard:
+            with store.shard(total, width, sharing) as shard:
                 for name, indices in tqdm(
                     work, desc="Activations", disable=args.disable_tqdm or not args.should_log, delay=2, leave=False
                 ):
@@ -265,12 +267,12 @@ class FeatureCache:
 
     def _batches(self, dataset: Any, rows: np.ndarray, args: Any) -> list[list[int]]:
         size = 1 if getattr(dataset, "alone", False) else args.per_device_eval_batch_size
-        lengths = np.asarray(getattr(dataset, "positions", None) or dataset["length"][:])[rows]
+        lengths = positions_of(dataset)[rows]
         limit = most_positions(self.model.device)
         return [rows[b].tolist() for b in EvaluationBatches(lengths, batch_size=size, most_positions=limit)]
 
     def _positions(self, dataset: Any) -> np.ndarray:
-        lengths = np.asarray(getattr(dataset, "positions", None) or dataset["length"][:])
+        lengths = positions_of(dataset)
         return np.ones_like(lengths) if self.first_token_only else lengths
 
     def _captured(self, dataset: Any, indices: list[int]) -> list[np.ndarray]:

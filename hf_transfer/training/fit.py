@@ -112,7 +112,8 @@ def settle_best_metric(arguments: Arguments, metrics: dict[str, float], splits: 
     known = ["loss", *metrics, *over_groups(task, dict.fromkeys(sorted(groups), metrics))]
     if name not in known:
         raise InputError(f"--metric_for_best_model {name}: evaluation gives {', '.join(known)}.{nearest(name, known)}")
-    training.greater_is_better = task.greater_is_better and not ("loss" in name or "error" in name)
+    lower = name == "loss" or name.startswith("expected_calibration_error")
+    training.greater_is_better = task.greater_is_better and not lower
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,6 @@ def predict(trainer: TransferTrainer, inputs: Mapping[str, Any], constant: Const
 def fit(
     trainer: TransferTrainer,
     anatomy: Anatomy,
-    arguments: Arguments,
     constant: Constant | None,
     checkpoint: Path | None,
 ) -> dict[str, Any]:

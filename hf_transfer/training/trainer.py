@@ -19,7 +19,13 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, rotate_checkpoints
 
 from hf_transfer.errors import logger
-from hf_transfer.training.batching import EvaluationBatches, PaddedExamples, TrainingBatches, most_positions
+from hf_transfer.training.batching import (
+    EvaluationBatches,
+    PaddedExamples,
+    TrainingBatches,
+    most_positions,
+    positions_of,
+)
 from hf_transfer.training.checkpoints import STAGING, Progress, seal, written_beside
 from hf_transfer.training.health import Health, require_finite
 
@@ -80,7 +86,7 @@ class TransferTrainer(Trainer):
         args = self.args
         whole = args.train_batch_size * args.gradient_accumulation_steps
         batches = TrainingBatches(
-            _lengths(self.train_dataset),
+            self.train_dataset["length"][:],
             step_size=(whole if self.first_weights is None else math.prod(self.asked)) * args.world_size,
             accumulation=args.gradient_accumulation_steps,
             processes=args.world_size,
@@ -94,7 +100,7 @@ class TransferTrainer(Trainer):
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         batches = EvaluationBatches(
-            getattr(dataset, "positions", None) or _lengths(dataset),
+            positions_of(dataset).tolist(),
             batch_size=1 if getattr(dataset, "alone", False) else self.args.per_device_eval_batch_size,
             most_positions=most_positions(self.args.device),
             processes=self.args.world_size,
@@ -117,6 +123,7 @@ class TransferTrainer(Trainer):
             # Workers that live on would not learn of a new epoch, on which augmentation depends.
             persistent_workers=args.dataloader_persistent_workers and not hasattr(dataset, "set_epoch"),
             prefetch_factor=args.dataloader_prefetch_factor,
+            multiprocessing_context=args.dataloader_multiprocessing_context if args.dataloader_num_workers else None,
         )
 
     def _prepare_input(self, data: Any) -> Any:
@@ -362,7 +369,3 @@ class QuietProgress(ProgressCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if state.is_world_process_zero and self.training_bar is not None and logs and "loss" in logs:
             self.training_bar.set_postfix(loss=f"{logs['loss']:.3f}")
-
-
-def _lengths(dataset: Any) -> Any:
-    return dataset["length"][:]
