@@ -276,15 +276,17 @@ def points(runs: Iterable[tuple[str, Mapping[str, Any]]], *, metric: str, label:
         y: what runs upwards.
     """
     figure, axes = _figure()
+    longest = max(run["training_seconds"] for _, run in runs)
     for i, (name, run) in enumerate(runs):
         value, seconds = run["metrics"][metric], run["training_seconds"]
+        inwards, side = (-1, "right") if seconds > longest / 2 else (1, "left")
         low, high = run["confidence"][metric]
         axes.plot([seconds, seconds], [low, high], color=SERIES[i % len(SERIES)], linewidth=3, alpha=0.4)
         axes.plot(seconds, value, "o", color=SERIES[i % len(SERIES)], markersize=5)
-        axes.annotate(_plain(name), (seconds, value), xytext=(6, 4), textcoords="offset points", fontsize=8)
+        axes.annotate(_plain(name), (seconds, value), xytext=(6 * inwards, 4), textcoords="offset points", ha=side,
+                      fontsize=8)  # fmt: skip
     axes.set_xlabel(_plain(x, 60))
     axes.set_ylabel(_plain(y, 60))
-    axes.set_xlim(left=0)
-    axes.margins(x=0.2)
+    axes.set_xlim(0, 1.05 * longest)
     axes.grid(color=FAINT, linewidth=0.4)
     return _svg(figure, label)
