@@ -3,7 +3,9 @@
 import json
 import math
 import os
+import socket
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from test_launch import launch
 
 from hf_transfer import Failure, InputError, TextClassification, finetune
 from hf_transfer.parsing import parse_arguments
-from hf_transfer.reporting.trackers import metrics
+from hf_transfer.reporting.trackers import _writer, metrics
 
 BOTH = ["tensorboard", "trackio"]
 TOKEN = "hf_secret"
@@ -191,6 +193,15 @@ def test_tensorboard_does_not_show_that_a_run_was_killed(train, tiny, tmp_path):
     assert len(found["train/loss"]) == 12
     assert [step for step, _ in found["after/f1"]] == [12]
     assert not (tmp_path / "out.partial").exists()
+
+
+def test_what_goes_on_is_read_after_what_was_written_in_the_same_second(tmp_path):
+    """TensorBoard reads files in the order of their names: second, machine, process."""
+    other = tmp_path / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{2**31}.0"
+    other.touch()
+    _writer(tmp_path, purge_step=1).close()
+    first, _ = sorted(tmp_path.iterdir())
+    assert first == other
 
 
 def test_a_killed_run_goes_on_in_the_same_run_of_trackio(train, tiny, tmp_path):

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shutil
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -260,6 +261,9 @@ def _callback(name: str) -> Any:
 def _writer(folder: Path, purge_step: int | None = None) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
+    # Files are read in the order of their names: by the second they were begun in, and within it by process.
+    while purge_step is not None and list(folder.glob(f"events.out.tfevents.{int(time.time())}.*")):
+        time.sleep(0.05)
     return SummaryWriter(str(folder), purge_step=purge_step)
 
 
