@@ -123,6 +123,10 @@ class DataArguments:
         default=False, metadata={"help": "Remove from training what validation or test hold as well."}
     )
 
+    def names_data(self) -> bool:
+        """Whether the data are a file's or the Hub's, and not in memory."""
+        return bool(self.train_file or self.dataset_name)
+
 
 @dataclass
 class MethodArguments:

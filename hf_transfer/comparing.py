@@ -18,7 +18,7 @@ from hf_transfer.finetuning import finetune
 from hf_transfer.parsing import build_arguments, keyword_arguments
 from hf_transfer.reporting.comparison import reason, summary
 from hf_transfer.reporting.report import Finetuned, duration, in_notebook, local_name, training_seconds
-from hf_transfer.series import METHODS, claimed, fitting, require_methods, said_once, write_record
+from hf_transfer.series import METHODS, checked_methods, claimed, fitting, said_once, write_record
 
 RECORD = "comparison.json"
 
@@ -72,6 +72,7 @@ def compare(
     values = keyword_arguments(task, keywords)
     seed = int(values.setdefault("seed", 42))
     values.setdefault("split_seed", seed)
+    methods = checked_methods(methods)
     ways = _ways(methods, models or [values.get("model_name_or_path")])
     if seeds < 1:
         raise InputError(f"--seeds is {seeds}: expected 1 or more.")
@@ -117,7 +118,6 @@ def _arguments(task: Any, values: Mapping[str, Any], model: Any, method: str, pl
 
 def _ways(methods: Sequence[str], models: Sequence[Any]) -> dict[str, tuple[Any, str]]:
     """Model and method by the name of the folder that their runs lie in."""
-    require_methods(methods)
     if len(set(models)) < len(models):
         raise InputError(f"--models {','.join(map(str, models))}: one is named twice.")
     names = [str(model).rstrip("/").split("/")[-1] for model in models]
@@ -143,6 +143,11 @@ def _of_source(reports: list[dict[str, Any]], metric: str) -> dict[str, float] |
         when: statistics.mean(report["source"][part][metric] for report in reports)
         for when, part in (("before", "baseline"), ("after", "metrics"))
     }
+
+
+def _beyond_chance(gain: list[float] | None, greater_is_better: bool) -> bool:
+    """Whether training made it better by more than chance."""
+    return gain is not None and (gain[0] > 0 if greater_is_better else gain[1] < 0)
 
 
 def _kept_predictions(task: Any, result: Finetuned) -> Any:
@@ -193,6 +198,7 @@ def _report(
             "peak_memory_bytes": max(report["training"]["peak_memory_bytes"] for report in own),
             "bytes": sum(file.stat().st_size for file in done[name][0].folder.glob("*.safetensors")),
             "source": _of_source(own, metric),
+            "learned": all(_beyond_chance(report["gain"].get(metric), task.greater_is_better) for report in own),
             "folders": [f"{name}/{result.folder.name}" for result in done[name]],
         }
         for name, own in sorted(

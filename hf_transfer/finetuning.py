@@ -95,6 +95,7 @@ def finetune(
             trainer.progress.head_seconds = head_seconds
             parameters = count_parameters(model)
             cost = fit(trainer, run.anatomy, constant, run.checkpoint)
+        meter.add("training", trainer.progress.seconds_of_stopped())
         with meter.stage("after"):
             require_finite(model, training.learning_rate or 0.0, str(output.work))
             after = predict(trainer, {name: run.inputs[name] for name in run.inputs if name != "train"}, constant)
@@ -221,7 +222,7 @@ def _deliver(
             trust_remote_code=arguments.model.trust_remote_code,
         )  # fmt: skip
         report["seconds"] = meter.seconds()
-        told = arguments.as_dict()
+        told = arguments.as_dict() | ({} if arguments.data.names_data() else {"dataset": "in memory"})
         (folder / "arguments.yaml").write_text(
             yaml.safe_dump(told, sort_keys=False, allow_unicode=True), encoding="utf-8"
         )

@@ -69,8 +69,15 @@ def given_arguments(task_class: type, argv: Sequence[str], also: Sequence[str] =
     config = flags.pop("config", None)
     if config is None:
         return flags
-    told = parser.given(_as_flags(_read_yaml(config), config), config)
-    if {"train_file", "dataset_name"} & set(flags):  # other data than the file's: nothing of those is left
+    settings = _read_yaml(config)
+    named = {"train_file", "dataset_name"} & set(flags)
+    if settings.pop("dataset", None) and not named:
+        raise InputError(
+            f"--config {config}: that run's data were given in memory. Name data (--train_file, --dataset_name), or "
+            "repeat it from Python: finetune(task, dataset=..., ...)."
+        )
+    told = parser.given(_as_flags(settings, config), config)
+    if named:  # other data than the file's: nothing of those is left
         told = {key: value for key, value in told.items() if key not in DATA_NAMED}
     return {**told, **flags}
 

@@ -33,16 +33,18 @@ def fitting(values: Mapping[str, Any], method: str) -> dict[str, Any]:
     return {key: value for key, value in values.items() if method in OF_METHODS.get(key, (method,))}
 
 
-def require_methods(methods: Sequence[str]) -> None:
-    """Refuse what is no method, and one that is named twice.
+def checked_methods(methods: Sequence[str]) -> list[str]:
+    """The methods of a list, or of a string as the command takes it.
 
     Raises:
-        InputError: there is one.
+        InputError: something is no method, or named twice.
     """
+    methods = methods.replace(",", " ").split() if isinstance(methods, str) else list(methods)
     if not methods or not set(methods) <= set(METHODS):
         raise InputError(f"--methods {','.join(methods)}: expected some of {', '.join(METHODS)}.")
     if len(set(methods)) < len(methods):
         raise InputError(f"--methods {','.join(methods)}: one is named twice.")
+    return methods
 
 
 @contextlib.contextmanager
@@ -63,7 +65,7 @@ def claimed(task: Any, values: Mapping[str, Any], own: Mapping[str, Any], datase
     """
     _fit_for_a_series(values, what)
     folder = Path(str(values["output_dir"]))
-    told = _told(task, values, own, dataset, folder)
+    told = _told(task, values, own, dataset, folder, what)
     new = not folder.exists()
     lock = _locked(folder, what)
     try:
@@ -92,12 +94,14 @@ def _kept_in(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and path.name not in (RECORD, LOCK)]
 
 
-def _told(task: Any, values: Mapping[str, Any], own: Mapping[str, Any], dataset: Any, folder: Path) -> dict[str, Any]:
+def _told(
+    task: Any, values: Mapping[str, Any], own: Mapping[str, Any], dataset: Any, folder: Path, what: str
+) -> dict[str, Any]:
     """All that decides a series, and what its data were; never a token."""
     data = {name: _state(Path(str(values[name])), folder) for name in FILES if values.get(name)}
     if dataset is not None:
         data["dataset"] = {name: split._fingerprint for name, split in _splits(dataset).items()}
-    told = {**own, **values, **dataclasses.asdict(task), "data": data}
+    told = {**own, **values, **dataclasses.asdict(task), "data": data, "series": what}
     # As it is read back: tuples are lists there.
     return json.loads(json.dumps({key: told[key] for key in sorted(told) if key != "hub_token"}, default=str))
 
@@ -140,14 +144,22 @@ def _fit_for_a_series(values: Mapping[str, Any], what: str) -> None:
 def _require_the_same(
     folder: Path, before: Mapping[str, Any], told: Mapping[str, Any], values: Mapping[str, Any], what: str
 ) -> None:
+    if before.get("series") != what:
+        other = before.get("series", "something else")
+        raise InputError(f"--output_dir {folder}: {other} lies there. Name another folder.")
     then = before.get("data", {})
-    files = [values.get(name, name) for name, state in told["data"].items() if then.get(name, state) != state]
+    files = [
+        values.get(name, name)
+        for name, state in told["data"].items()
+        if before.get(name) == told.get(name) and then.get(name, state) != state
+    ]
     if files:
         raise InputError(
             f"--output_dir {folder}: {', '.join(map(str, files))} has changed since {what} was begun "
             "there. Restore it, or name another folder."
         )
-    changed = differences(before, told, (*OF_NO_EFFECT, "disable_tqdm", "report_to"))
+    # Of data by other names, the names tell.
+    changed = differences(before, told, (*OF_NO_EFFECT, "disable_tqdm", "report_to", "data"))
     if changed:
         shown = ", ".join(f"{key} {old!r}, not {now!r}" for key, (old, now) in list(changed.items())[:3])
         raise InputError(

@@ -18,7 +18,7 @@ from hf_transfer.parsing import build_arguments, keyword_arguments
 from hf_transfer.reporting.output_folder import written_whole
 from hf_transfer.reporting.report import in_notebook, local_name, training_seconds
 from hf_transfer.reporting.study import from_scratch, sentences, summary
-from hf_transfer.series import claimed, fitting, require_methods, said_once, write_record
+from hf_transfer.series import checked_methods, claimed, fitting, said_once, write_record
 
 # One line a finished run: what a study that goes on has done already.
 KEPT = "runs.jsonl"
@@ -79,7 +79,7 @@ def study(
         logger.info("What is chosen on validation examples takes labels that are not among those counted here.")
     elif "validation_file" not in values:
         values.setdefault("validation_size", 0.0)
-    require_methods(methods)
+    methods = checked_methods(methods)
     methods = [*methods, *(["scratch"] if "scratch" not in methods else [])]
     wanted = _sizes(sizes)
     if draws < 1:

@@ -12,9 +12,10 @@ from conftest import message_rows, write_csv
 from processes import Forked, fork
 from speech import write_clips
 
-from hf_transfer import InputError, TextClassification, compare
+from hf_transfer import InputError, TextClassification, compare, study
 from hf_transfer.evaluation.bootstrap import Resampled
 from hf_transfer.evaluation.several_runs import measure_several, recommend
+from hf_transfer.parsing import parse_arguments
 
 STEPS = {"max_steps": 12, "disable_tqdm": True, "learning_rate": 1e-3}
 
@@ -139,6 +140,12 @@ def test_another_comparison_is_not_mixed_with_this(compared):
     found, arguments = compared
     with pytest.raises(InputError, match="other arguments"):
         compare(TextClassification(), methods=["full"], seeds=2, **arguments)
+    with pytest.raises(InputError, match="a comparison lies there"):
+        study(TextClassification(), **arguments)
+    own = {"methods": ["full", "lora", "frozen"], "seeds": 2, "trainable_layers": 1}
+    other = write_csv(found.folder.parent / "other.csv", message_rows(40))
+    with pytest.raises(InputError, match=r"train_file .*m.csv', not .*other.csv'"):
+        compare(TextClassification(), **own, **{**arguments, "train_file": str(other)})
     with pytest.raises(InputError, match="Name a new folder"):
         compare(TextClassification(), methods=["full"], **{**arguments, "output_dir": str(found.folder.parent)})
 
@@ -160,6 +167,10 @@ def test_what_was_given_in_memory_is_noticed_too(compared, tmp_path):
     own = {key: value for key, value in arguments.items() if key != "train_file"}
     own |= {"output_dir": str(tmp_path / "out"), "max_steps": 1}
     compare(TextClassification(), methods=["frozen"], seeds=1, dataset=Dataset.from_list(message_rows(40)), **own)
+    begun = tmp_path / "out" / "frozen" / "seed-42"
+    assert "the data were given in memory" in (begun / "report.html").read_text()
+    with pytest.raises(InputError, match="data were given in memory"):
+        parse_arguments(TextClassification, ["--config", str(begun / "arguments.yaml"), "--output_dir", "x"])
     with pytest.raises(InputError, match="dataset has changed since"):
         compare(TextClassification(), methods=["frozen"], seeds=1, dataset=Dataset.from_list(message_rows(41)), **own)
 
@@ -268,6 +279,15 @@ def test_seeds_that_differ_widen_the_interval():
     found = measure_several({"uneven": runs, "even": even}, "accuracy", greater_is_better=True, seed=0)
     widths = {name: np.subtract(*one["confidence"]["accuracy"][::-1]) for name, one in found.items()}
     assert widths["uneven"] > 3 * widths["even"]
+
+
+def test_a_model_that_learned_nothing_is_not_praised(tiny, tmp_path):
+    file = write_csv(tmp_path / "m.csv", message_rows(60))
+    own = {"model_name_or_path": str(tiny()), "train_file": str(file), **STEPS, "learning_rate": 0.0}
+    found = compare(TextClassification(), methods="full", seeds=1, output_dir=str(tmp_path / "out"), **own)
+    (untrained,) = found.report["untrained"].values()
+    assert f"But it is no better than before training ({untrained:.3f}) beyond chance." in str(found)
+    assert f"Before training: {untrained:.3f}." in str(found)
 
 
 def test_the_cheapest_within_a_standard_error_is_taken():

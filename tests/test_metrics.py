@@ -5,7 +5,7 @@ import pytest
 from sklearn import metrics as reference
 
 from hf_transfer.evaluation import metrics
-from hf_transfer.evaluation.bootstrap import bootstrap
+from hf_transfer.evaluation.bootstrap import bootstrap, ends
 from hf_transfer.evaluation.decision import (
     Decision,
     expected_calibration_error,
@@ -123,3 +123,7 @@ def test_a_perfect_score_is_not_certain():
     right = np.ones(60)
     found = bootstrap(lambda weights: {"accuracy": weights @ right / weights.sum(axis=1)}, 60, seed=0)
     assert found["accuracy"] == [pytest.approx(0.9404, abs=1e-4), 1.0]
+    sure = np.ones(1000)
+    assert ends(sure, 60, change=True) == found["accuracy"]  # from none right to all
+    assert ends(-sure, 60, change=True) == [-1.0, pytest.approx(-0.9404, abs=1e-4)]
+    assert ends(0 * sure, 60, change=True) == [0.0, 0.0]

@@ -293,6 +293,7 @@ def test_a_run_stopped_after_its_last_step_takes_no_more(tiny, texts, tmp_path, 
     # Nothing was left to train, and what it took is known nevertheless.
     took = [run.report["training"]["seconds"] for run in (never, resumed)]
     assert 0.2 * took[0] < took[1] < 5 * took[0] + 1
+    assert resumed.report["seconds"]["total"] > resumed.report["seconds"]["training"] > took[1] - 0.1
     assert history_of(resumed.report) == history_of(never.report)
 
 

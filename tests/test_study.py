@@ -37,7 +37,7 @@ def test_sizes_methods_and_draws_are_measured_on_the_same_examples(studied):
     own = [run["metrics"]["f1"] for run in runs if (run["method"], run["examples"]) == ("frozen", 16)]
     assert curve["mean"][1] == pytest.approx(np.mean(own))
     assert (curve["low"][1], curve["high"][1]) == (min(own), max(own))
-    for text in ("16 ", "96 ", "frozen", "scratch", "training from scratch"):
+    for text in ("16 ", "96 ", "frozen", "scratch", "raining from scratch"):
         assert text in str(found)
     page = (found.folder / "report.html").read_text()
     assert page.count("<svg") == 2
@@ -73,6 +73,7 @@ def test_a_study_goes_on_with_what_is_missing(studied, monkeypatch):
         ({"sizes": [8]}, "other arguments"),
         ({"methods": ["frozen", "lorra"]}, "--methods frozen,lorra: expected some of"),
         ({"methods": ["lora", "lora"]}, "named twice"),
+        ({"methods": "frozen", "sizes": [8]}, "other arguments"),
     ],
 )
 def test_what_cannot_be_studied_is_refused(studied, told, message):
@@ -169,4 +170,15 @@ def test_what_pretraining_was_worth_is_read_off_the_control():
                             greater_is_better=True, seed=0)  # fmt: skip
     assert from_scratch(ahead["worth"][0]) == "8 or fewer"
     report = {**ahead, "metric_name": "accuracy"}
-    assert any(said.endswith("training from scratch with 8 or fewer.") for said in sentences(report))
+    report["draws"] = 1
+    said = sentences(report)
+    assert any(one.endswith("training from scratch with 8 or fewer.") for one in said)
+    assert said[-1] == "One draw of each size: chance may have decided this."
+    never = describe_curves(runs("lora", {8: 0.9}) + runs("scratch", {8: 0.5, 16: 0.4}), "accuracy",
+                            greater_is_better=True, seed=0)  # fmt: skip
+    said = sentences({**report, **never})
+    assert said[0].startswith("Training from scratch does not reach what lora reaches with 8 examples")
+    worse = describe_curves(runs("lora", {16: 0.55}) + runs("scratch", {8: 0.5, 32: 0.6}), "accuracy",
+                            greater_is_better=True, seed=0)  # fmt: skip
+    worse["worth"][0]["examples"] = 32
+    assert "with 32 examples is no better than training from scratch" in sentences({**report, **worse})[0]

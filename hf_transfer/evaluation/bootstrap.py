@@ -54,14 +54,14 @@ def ends(values: Array, n: int, *, change: bool) -> list[float]:
     Args:
         values: [resamples], NaN where there is none.
         n: number of examples.
-        change: whether they are differences; otherwise, where all agree on 0 or 1, the other end is the exact binomial
-            one for `n` of `n`.
+        change: whether they are differences. Where all agree on 1 or -1, or all values that are none on 0 or 1, the
+            other end is the exact binomial one for `n` of `n`.
     """
     found = [float(end) for end in np.nanpercentile(values, [2.5, 97.5])]
-    if change or found not in ([0.0, 0.0], [1.0, 1.0]):
+    if found not in ([[-1.0, -1.0], [1.0, 1.0]] if change else [[0.0, 0.0], [1.0, 1.0]]):
         return found
     least = float(binomtest(n, n).proportion_ci().low)
-    return [least, 1.0] if found[0] else [0.0, 1 - least]
+    return {1.0: [least, 1.0], 0.0: [0.0, 1 - least], -1.0: [-1.0, -least]}[found[0]]
 
 
 def _is_change(name: Any) -> bool:

@@ -8,7 +8,14 @@ from hf_transfer.reporting.report import duration
 
 
 def reason(report: Mapping[str, Any]) -> str:
-    """Why this one, in words."""
+    """Why this one, in words; and whether it is better than no training."""
+    untrained = report["untrained"].get(report["runs"][report["recommended"]]["model"])
+    if report["runs"][report["recommended"]]["learned"] or untrained is None:
+        return _why(report)
+    return f"{_why(report)} But it is no better than before training ({untrained:.3f}) beyond chance."
+
+
+def _why(report: Mapping[str, Any]) -> str:
     runs, best, taken = report["runs"], report["best"], report["recommended"]
     name, metric = report["metric_name"], report["metric"]
     value = f"{name} {runs[taken]['metrics'][metric]:.3f}"
@@ -64,6 +71,11 @@ def summary(report: Mapping[str, Any], folder: Path) -> str:
     lines += [
         f"Measured on {report['examples']['test']} test examples, {seeds} seed{'s' if seeds > 1 else ''} each."
         + (" How much seeds differ is not known." if seeds == 1 else ""),
+        *(
+            f"Before training{' of ' + str(model) if len(report['untrained']) > 1 else ''}: {value:.3f}."
+            for model, value in report["untrained"].items()
+            if value is not None
+        ),
         f"* Take {report['recommended']}: {report['reason']}",
         f"The page is {folder / 'report.html'}.",
     ]

@@ -81,7 +81,7 @@ class OutputFolder:
             return False
         told = yaml.safe_load((self.path / "arguments.yaml").read_text(encoding="utf-8"))
         # What was left open then has been filled in since: it is compared where it is given now.
-        told = {key: value for key, value in told.items() if key in arguments or key not in SETTLED}
+        told = {key: value for key, value in told.items() if key in arguments or key not in (*SETTLED, "dataset")}
         other = differences(told, arguments, OF_NO_EFFECT)
         if other:
             shown = ", ".join(f"{key} {before!r}, not {now!r}" for key, (before, now) in list(other.items())[:3])

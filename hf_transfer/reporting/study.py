@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_transfer.evaluation.learning_curve import FEWEST_DRAWS
+
 
 def summary(report: Mapping[str, Any], folder: Path) -> str:
     """The curves as a table, and what follows from them."""
@@ -32,14 +34,22 @@ def sentences(report: Mapping[str, Any]) -> list[str]:
     """What the curves say."""
     found = []
     for one in worth_telling(report):
-        said = f"{one['method']} with {one['examples']:,} examples is as good as training from scratch with "
-        known = one["scratch_examples"] is not None and not one["scratch_at_most"]
-        times = (
-            f", in {one['training_seconds']:.0f} s of training instead of about {one['scratch_training_seconds']:.0f}"
-            if known
-            else ""
+        if one["scratch_examples"] is None:
+            found.append(
+                f"Training from scratch does not reach what {one['method']} reaches with {one['examples']:,} "
+                f"examples, with as many as {one['scratch_measured']:,}."
+            )
+            continue
+        only = "no better than" if one["scratch_examples"] < one["examples"] else "as good as"
+        times = [f"{one[key]:.0f}" for key in ("training_seconds", "scratch_training_seconds")]
+        took = f", in {times[0]} s of training instead of about {times[1]}"
+        found.append(
+            f"{one['method']} with {one['examples']:,} examples is {only} training from scratch with "
+            f"{from_scratch(one)}{'' if one['scratch_at_most'] or times[0] == times[1] else took}."
         )
-        found.append(f"{said}{from_scratch(one)}{times}.")
+    if found and report["draws"] < FEWEST_DRAWS:
+        number = "One draw" if report["draws"] == 1 else f"{report['draws']} draws"
+        found.append(f"{number} of each size: chance may have decided this.")
     for method, ahead in report["forecast"].items():
         between = f"between {ahead['low']:.3f} and {ahead['high']:.3f}, " if "low" in ahead else ""
         found.append(

@@ -199,7 +199,7 @@ class TextClassification:
     def _answer(self, train: Dataset, names: list[str]) -> tuple[str, str]:
         if len(names) == 2 and not _several(train):
             name = names[1][:40]
-            return "f1", f"{name.capitalize() if name.islower() else name} F1"
+            return "f1", f"{name.capitalize() if name.isalpha() and name.islower() else name} F1"
         return ("f1", "Mean F1 of the labels") if _several(train) else ("accuracy", "Accuracy")
 
     # --- model ------------------------------------------------------------------------------------------------

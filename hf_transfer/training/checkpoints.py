@@ -223,6 +223,10 @@ class Progress(TrainerCallback):
         """Of training up to now, with those that led to the checkpoint that a run goes on from."""
         return self.earlier_seconds + time.perf_counter() - self.started
 
+    def seconds_of_stopped(self) -> float:
+        """Of training in processes that were stopped, with those of the head that they fitted first."""
+        return self.earlier_seconds + (self.head_seconds if self.earlier_seconds else 0.0)
+
     def save(self, checkpoint: Path) -> None:
         """Into a checkpoint, for each process its own."""
         trainer = self.trainer

@@ -41,6 +41,11 @@ class Meter:
             self._note()
             self.running = None
 
+    def add(self, name: str, seconds: float) -> None:
+        """Count seconds of an earlier process that was stopped as the stage `name`."""
+        self.stages[name] = self.stages.get(name, 0.0) + seconds
+        self.started -= seconds
+
     def _note(self) -> None:
         if self.running is not None:
             name, before, started = self.running
@@ -88,6 +93,7 @@ def training_cost(trainer: Any, examples: Any, *, cached: bool, packed: bool) ->
         "head_seconds": round(trainer.progress.head_seconds, 2),
         "activations_seconds": round(getattr(trainer.train_dataset, "seconds", 0.0), 2),
         "steps": state.global_step,
+        "kept_step": state.best_global_step if trainer.args.load_best_model_at_end else None,
         "samples_per_second": round(epochs * len(lengths) / seconds, 2),
         "real_tokens_per_second": round(epochs * float(lengths.sum()) / seconds, 1),
         **heard,

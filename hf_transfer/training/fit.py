@@ -229,7 +229,16 @@ def fit(
         except UnpicklingError as error:
             # Loaded with weights_only: what holds more than tensors and numbers was not written by a run.
             raise Failure(f"{checkpoint} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+        _say_what_is_kept(trainer)
         return training_cost(trainer, examples, cached=cached, packed=without_padding)
+
+
+def _say_what_is_kept(trainer: TransferTrainer) -> None:
+    state, best = trainer.state, trainer.state.best_global_step
+    if trainer.args.load_best_model_at_end and best:
+        ended = "stopped early" if state.global_step < state.max_steps else "ended"
+        logger.info("Training %s at step %d; the weights of step %d are kept, the best evaluation.",
+                    ended, state.global_step, best)  # fmt: skip
 
 
 @contextlib.contextmanager
