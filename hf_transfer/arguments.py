@@ -218,7 +218,7 @@ class Arguments:
         }
         training = self.training.to_dict()
         defaults = {f.name: f.default for f in dataclasses.fields(TransferTrainingArguments) if f.init}
-        kept = {"output_dir", "seed", "learning_rate", "num_train_epochs", "per_device_train_batch_size"}
+        kept = {"output_dir", "seed", "learning_rate", "num_train_epochs", "per_device_train_batch_size", "bf16"}
         unrepeatable = {
             "hub_token",
             "resume_from_checkpoint",
@@ -238,7 +238,7 @@ class Arguments:
             value = training.get(name)
             if name in unrepeatable or value in (None, [], {}):
                 continue
-            if default is None and value is False:
+            if default is None and value is False and name not in kept:
                 continue  # filled in by TrainingArguments
             if name in kept or value != getattr(default, "value", default):
                 values[name] = value

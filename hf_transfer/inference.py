@@ -152,7 +152,7 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
             data,
             MethodArguments(),
             TransferTrainingArguments(
-                output_dir=folder, use_cpu=pipeline.device.type == "cpu", auto_find_batch_size=True
+                output_dir=folder, use_cpu=pipeline.device.type == "cpu", bf16=False, auto_find_batch_size=True
             ),
         )
         trainer = make_trainer(task, arguments, Path(folder), pipeline.model, processor, splits, inputs)

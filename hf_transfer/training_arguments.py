@@ -108,6 +108,11 @@ class TransferTrainingArguments(TrainingArguments):
         default=True, metadata={"help": "Go on with the patience and the other counters of the checkpoint."}
     )
 
+    bf16: bool | None = field(
+        default=None,
+        metadata={"help": "Compute in bf16 under autocast (default: on GPUs that have it, unless --fp16 is given)."},
+    )
+
     # Declared anew for type checkers, which do not see transformers' annotations.
     use_cpu: bool = field(default=False, metadata={"help": "Train on the CPU even where there is an accelerator."})
     ddp_find_unused_parameters: bool | None = field(
@@ -129,6 +134,8 @@ class TransferTrainingArguments(TrainingArguments):
         if joined > 1 and not accelerator and not self.use_cpu:
             # Without this each process believes that it is alone, and all write the same folder.
             logger.info("No accelerator: the %d processes are joined on the CPU (--use_cpu).", joined)
+        if self.bf16 is None:
+            self.bf16 = self._has_bf16(accelerator)
         if (joined > 1 or self.bf16) and not accelerator:
             self.use_cpu = True
         asked = str(getattr(self, "resume_from_checkpoint", None)).lower()
@@ -159,6 +166,17 @@ class TransferTrainingArguments(TrainingArguments):
                 "work alone and overwrite the others. Start them with `accelerate launch --multi_gpu "
                 "--num_processes N`, or run a single process."
             )
+
+    def _has_bf16(self, accelerator: bool) -> bool:
+        """Whether the GPU computes in bf16 and nobody has asked for another precision."""
+        # `accelerate launch` sets "no" where it was asked for nothing.
+        asked = self.fp16 or os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no"
+        if asked or not accelerator or not torch.cuda.is_available():
+            return False
+        if not torch.cuda.is_bf16_supported(including_emulation=False):
+            return False
+        logger.info("The GPU computes in bf16 (--bf16 false for float32).")
+        return True
 
     def _refuse_sharding(self, accelerator: bool) -> None:
         """FSDP needs GPUs to share a model among; DeepSpeed's own steps are not ours."""

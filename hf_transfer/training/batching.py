@@ -23,11 +23,11 @@ def positions_of(dataset: Any) -> np.ndarray:
     return np.asarray(getattr(dataset, "positions", None) or dataset["length"][:])
 
 
-def a_few_lengths(lengths: np.ndarray) -> list[int]:
-    """Rows of up to three examples of different lengths, of the shorter ones: what to check a model's ways on."""
+def a_few_lengths(lengths: np.ndarray, count: int) -> list[int]:
+    """Rows of up to `count` examples of different lengths, of the shorter ones: what to check a model's ways on."""
     _, rows = np.unique(lengths, return_index=True)
-    longest = min(max(2, len(rows) // 4), len(rows) - 1)
-    return rows[np.unique(np.linspace(0, longest, 3).astype(int))].tolist()
+    longest = min(max(count - 1, len(rows) // 4), len(rows) - 1)
+    return rows[np.unique(np.linspace(0, longest, count).astype(int))].tolist()
 
 
 class TrainingBatches(Sampler[list[int]]):

@@ -113,7 +113,7 @@ def _flops_an_epoch(trainer: Any, lengths: np.ndarray) -> float | None:
     cannot be counted: a figure is not worth a trained model.
     """
     short = np.flatnonzero(lengths <= max(LONGEST_COUNTED, lengths.min()))
-    some = short[a_few_lengths(lengths[short])]
+    some = short[a_few_lengths(lengths[short], 3)]
     try:
         counted = {int(lengths[i]): _flops_of(trainer, int(i)) for i in some}
     except (RuntimeError, NotImplementedError) as error:

@@ -160,9 +160,10 @@ class TransferTrainer(Trainer):
         if not batch_samples:
             return None
         counts = [(batch["labels"].reshape(len(batch["labels"]), -1)[:, 0] != -100).sum() for batch in batch_samples]
-        total = torch.stack(counts).sum().to(device)
+        total = torch.stack(counts).sum()
+        # Alone, it stays where the labels are: to copy it to a GPU would wait for the step before.
         if self.args.world_size > 1 and self.args.average_tokens_across_devices:
-            total = self.accelerator.gather(total.reshape(1)).sum()
+            total = self.accelerator.gather(total.reshape(1).to(device)).sum()
         return total
 
     def compute_loss(
