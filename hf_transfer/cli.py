@@ -269,11 +269,13 @@ def _merge(arguments: argparse.Namespace) -> None:
 
 
 def _env(arguments: argparse.Namespace) -> None:
+    import torch
+
     from hf_transfer.reporting.report import device_name, versions
 
     for name, value in {
         **versions(),
-        "device": device_name(),
+        "device": device_name(torch.accelerator.current_accelerator() or torch.device("cpu")),
         "cores": os.cpu_count(),
         "platform": sys.platform,
     }.items():

@@ -36,6 +36,7 @@ from hf_transfer.training.fit import (
     constants,
     fit,
     fit_head,
+    in_float32,
     make_trainer,
     predict,
     settle_best_metric,
@@ -74,7 +75,7 @@ def finetune(
         logger.info("The run in %s is finished: nothing to resume.", output.path)
         _push(arguments, output)
         return Finetuned(output.path, output.report())
-    meter = Meter()
+    meter = Meter(training.device)
     with _tidy(output, training), tracking(arguments, output) as trackers:
         with training.main_process_first(desc="preparation"):
             run = _prepare(task, arguments, dataset, output, meter)
@@ -97,6 +98,7 @@ def finetune(
             cost = fit(trainer, run.anatomy, constant, run.checkpoint)
         meter.add("training", trainer.progress.seconds_of_stopped())
         with meter.stage("after"):
+            model = in_float32(trainer)
             require_finite(model, training.learning_rate or 0.0, str(output.work))
             after = predict(trainer, {name: run.inputs[name] for name in run.inputs if name != "train"}, constant)
             decision = task.decide(after.get("validation"), run.splits.get("validation"), model.config)
@@ -116,8 +118,6 @@ def finetune(
             "seconds": meter.seconds(),
         }
         if training.should_save:
-            # Without accelerate's wrapper for mixed precision: what is shipped computes in float32.
-            model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
             _deliver(arguments, run, model, report, _predictions(task, after, measured, model.config), output, meter)
             trackers.report(trainer, report)
             _push(arguments, output)
@@ -187,7 +187,7 @@ def _circumstances(task: Task, arguments: Arguments, run: _Prepared) -> dict[str
         "greater_is_better": task.greater_is_better,
         "seed": arguments.training.seed,
         "data": run.facts,
-        "device": device_name(),
+        "device": device_name(arguments.training.device),
         "versions": versions(),
         "newly_initialised": run.newly_initialised,
     }

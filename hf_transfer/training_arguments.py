@@ -31,8 +31,8 @@ TRAINING_RANGES: dict[str, Range] = {
 # Flags of TrainingArguments that would be taken without a word and change nothing.
 WITHOUT_EFFECT = {
     "dataloader_drop_last": "every example of an epoch is trained on",
-    "fp16_full_eval": "models are measured as they are shipped, in float32, or under --fp16",
-    "bf16_full_eval": "models are measured as they are shipped, in float32, or under --bf16",
+    "fp16_full_eval": "models are measured as they are shipped, in float32",
+    "bf16_full_eval": "models are measured as they are shipped, in float32",
     "prediction_loss_only": "a run measures before and after",
     "eval_accumulation_steps": "what is kept of an example is small",
     "do_train": "a run measures, trains and measures",
@@ -160,6 +160,18 @@ class TransferTrainingArguments(TrainingArguments):
         except (ValueError, ImportError, TypeError, AttributeError) as error:
             raise InputError(f"The training arguments do not fit together: {' '.join(str(error).split())}") from error
         check_ranges(self, TRAINING_RANGES)
+        if self.n_gpu > 1:
+            # Trainer would put the model into nn.DataParallel: slower, and not what a step is here.
+            logger.info(
+                "%d GPUs are visible and one is used (`accelerate launch --multi_gpu --num_processes %d` uses all).",
+                self.n_gpu, self.n_gpu,
+            )  # fmt: skip
+            self._n_gpu = 1
+        if self.auto_find_batch_size and joined > 1:
+            raise InputError(
+                "--auto_find_batch_size works in a single process: one that begins anew would be waited for by the "
+                "others. Leave it out, and raise --gradient_accumulation_steps where a step does not fit."
+            )
         if self.world_size != joined:
             raise InputError(
                 f"{joined} processes were started (WORLD_SIZE) but training sees {self.world_size}: each would "

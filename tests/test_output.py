@@ -47,12 +47,18 @@ def test_exactly_these_files(train, tmp_path, method, weights):
     assert not (tmp_path / "out.partial").exists()
 
 
-@pytest.mark.parametrize("method", ["full", "lora", "frozen"])
-def test_bf16_is_trained_in_and_float32_is_shipped(train, tmp_path, method):
-    report = train(method=method, bf16=True).report
+@pytest.mark.parametrize(
+    ("method", "head_first"), [("full", False), ("full", True), ("lora", False), ("lora", True), ("frozen", False)]
+)
+def test_bf16_is_trained_in_and_float32_is_measured_and_shipped(train, tmp_path, method, head_first):
+    report = train(method=method, head_first=head_first, bf16=True).report
     assert report["parity"]["max_difference"] < 1e-5
     (weights,) = (tmp_path / "out").glob("*.safetensors")
     assert {value.dtype for value in load_file(weights).values()} == {torch.float32}
+    records = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").open()]
+    classify = load_finetuned(tmp_path / "out", device="cpu")
+    for record, found in zip(records, classify([record["text"] for record in records], top_k=None), strict=True):
+        assert {each["label"]: each["score"] for each in found} == pytest.approx(record["scores"], abs=1e-5)
 
 
 def test_the_report_says_what_the_contract_promises(train):

@@ -38,10 +38,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-def device_name() -> str:
-    """The accelerator's name, or the processor's."""
-    if torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the processor's."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
     return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 

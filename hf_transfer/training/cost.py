@@ -22,10 +22,14 @@ LONGEST_COUNTED = 2048
 
 
 class Meter:
-    """Seconds by stage of the run; peak memory counts from here on."""
+    """Seconds by stage of the run; peak memory counts from here on.
 
-    def __init__(self) -> None:
-        _forget_peak_memory()
+    Args:
+        device: that it works on.
+    """
+
+    def __init__(self, device: torch.device):
+        _forget_peak_memory(device)
         self.started = time.perf_counter()
         self.stages: dict[str, float] = {}
         self.running: tuple[str, float, float] | None = None
@@ -78,7 +82,7 @@ def training_cost(trainer: Any, examples: Any, *, cached: bool, packed: bool) ->
     batches = trainer.get_train_dataloader().batch_sampler
     epochs = state.epoch or 0.0
     left = positions_of(trainer.train_dataset)
-    memory = _peak_memory()
+    memory = _peak_memory(trainer.args.device)
     flops = None if left.max() == 1 else _flops_an_epoch(trainer, left)
     accelerator = trainer.accelerator
     rate = _matmul_rate(trainer.model.device, accelerator.mixed_precision) * accelerator.num_processes
@@ -159,17 +163,17 @@ def _matmul_rate(device: torch.device, precision: str) -> float:
     return 2.0 * size**3 / best
 
 
-def _forget_peak_memory() -> None:
+def _forget_peak_memory(device: torch.device) -> None:
     """Let the next run in this process have a peak of its own, where the system can: see proc(5), clear_refs."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _peak_memory() -> int:
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

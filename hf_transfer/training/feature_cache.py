@@ -115,6 +115,8 @@ class FeatureCache:
     def enter(self, dataset: Any) -> bool:
         """Find out how the constant part is skipped; False, and a line that says why, where it cannot be."""
         obstacle = self._obstacle(dataset)
+        if not self._everywhere(obstacle is None) and obstacle is None:
+            obstacle = "another process found that they cannot be"
         if obstacle is not None and self.entry.first is not None:
             logger.info("Activations are not cached: %s.", obstacle)
         return obstacle is None
@@ -145,16 +147,17 @@ class FeatureCache:
                     batch = self._batch([states[:1] for states in found])
                 with self._computing():
                     cached = self.model(**batch)["logits"]
+            largest = max(float(own.abs().max()) for own in live)
             pairs = [
                 (row, own) if own.dim() == 1 else (row[: len(states)], own[: len(states)])
                 for row, own, states in zip(cached, live, found, strict=True)
             ]
             difference = max(float((row - own).abs().max()) for row, own in pairs)
-        except Exception:  # whatever a model's forward pass raises says the same: it cannot be entered here
-            difference = float("inf")
-        scale = 1.0 if self.accelerator.mixed_precision == "no" else 100.0
+        except Exception as error:  # whatever a model's forward pass raises says the same: it cannot be entered here
+            return f"a {config.model_type} cannot be entered at a layer ({' '.join(str(error).split())[:100]})"
+        scale = max(1.0, largest) * (1.0 if self.accelerator.mixed_precision == "no" else 100.0)
         if not difference <= TOLERANCE * scale:
-            return f"a {config.model_type} cannot be entered at a layer"
+            return f"a {config.model_type} that is entered at a layer gives outputs that differ by {difference:.2g}"
         return None
 
     def _new_below(self) -> bool:

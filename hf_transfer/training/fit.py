@@ -184,18 +184,24 @@ def constants(
     """
     if method.method == "scratch":
         return None, None
+    mixed = trainer.accelerator.mixed_precision != "no"
+    if mixed:  # what is measured before and after is computed as the model is shipped, in float32
+        inputs = {name: inputs[name] for name in inputs if name not in measured}
     constant = constant_part(trainer, anatomy, inputs, method.trainable_layers if method.method == "frozen" else None)
     if method.head_first:
         return constant_part(trainer, anatomy, inputs, 0), constant
     # A recogniser reads every position: it would be looked at in vain.
-    if constant is None and method.method != "frozen" and anatomy.front is None:
+    if constant is None and method.method != "frozen" and anatomy.front is None and not mixed:
         return constant_part(trainer, anatomy, {name: inputs[name] for name in measured}, 0, small=True), None
     return constant, constant
 
 
 def predict(trainer: TransferTrainer, inputs: Mapping[str, Any], constant: Constant | None) -> dict[str, np.ndarray]:
-    """What is kept of the outputs for each of `inputs`, [examples]; from their activations where there are any."""
-    if constant is None:
+    """What is kept of the outputs for each of `inputs`, [examples]; from their activations where there are any.
+
+    Computed as the model is shipped, in float32.
+    """
+    if constant is None or trainer.accelerator.mixed_precision != "no":
         return {name: trainer.predict(dataset).predictions for name, dataset in inputs.items()}
     with constant.beneath(trainer):
         return {name: trainer.predict(constant.examples[name]).predictions for name in inputs}
@@ -231,6 +237,11 @@ def fit(
             raise Failure(f"{checkpoint} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
         _say_what_is_kept(trainer)
         return training_cost(trainer, examples, cached=cached, packed=without_padding)
+
+
+def in_float32(trainer: TransferTrainer) -> Any:
+    """The trained model without accelerate's wrapper for mixed precision: it computes as it is shipped."""
+    return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
 
 
 def _say_what_is_kept(trainer: TransferTrainer) -> None:
@@ -270,4 +281,5 @@ def fit_head(trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, c
         trainer.train()
         activations = getattr(trainer.train_dataset, "seconds", 0.0)
     trainer.args = asked
+    in_float32(trainer)  # another trainer wraps it anew
     return time.perf_counter() - started + activations

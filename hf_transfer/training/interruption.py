@@ -4,6 +4,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def checkpoint_on_signal(trainer: Any) -> Iterator[None]:
     Raises:
         Interrupted: after the checkpoint has been written.
     """
-    stop = _StopAfterStep()
+    stop = _StopAfterStep(trainer.args.ddp_timeout_delta)
     trainer.add_callback(stop)
     try:
         with _handling(stop.note):
@@ -56,17 +57,19 @@ def checkpoint_on_signal(trainer: Any) -> Iterator[None]:
 
 
 class _StopAfterStep(TrainerCallback):
-    def __init__(self) -> None:
+    def __init__(self, timeout: timedelta):
         self.signal_number = 0
+        several = torch.distributed.is_available() and torch.distributed.is_initialized()
+        self.beside: Any = torch.distributed.new_group(backend="gloo", timeout=timeout) if several else None
 
     def note(self, number: int, _: Any) -> None:
         self.signal_number = number
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if args.world_size > 1:
-            # All processes stop at the same step, whichever of them was told.
-            number = torch.tensor(self.signal_number, device=args.device)
-            torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX)
+            # All processes stop at the same step, whichever of them was told; GPUs are not waited for.
+            number = torch.tensor(self.signal_number)
+            torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX, group=self.beside)
             self.signal_number = int(number)
         if self.signal_number:
             control.should_training_stop = True

@@ -280,10 +280,7 @@ class TransferTrainer(Trainer):
                 batch_size = args.per_device_eval_batch_size
                 if not (args.auto_find_batch_size and should_reduce_batch_size(error)) or batch_size == 1:
                     raise
-            fits = own is not None
-            if args.auto_find_batch_size and args.world_size > 1:
-                fits = all(gather_object([fits]))  # the examples are divided anew for all processes or for none
-            if own is not None and fits:
+            if own is not None:
                 return self._measured(*own, len(dataloader.dataset), metric_key_prefix)  # type: ignore[arg-type]
             args.per_device_eval_batch_size = max(1, args.per_device_eval_batch_size // 2)
             logger.info("Out of memory: measured %d at a time (--per_device_eval_batch_size).",
@@ -301,7 +298,8 @@ class TransferTrainer(Trainer):
         for indices, batch in zip(batches, dataloader, strict=True):
             inputs = self._prepare_inputs(batch)
             lengths = inputs["length"]
-            with torch.inference_mode(), self.accelerator.autocast():
+            # In mixed precision only while the model trains: accelerate has wrapped its forward pass then.
+            with torch.inference_mode():
                 loss, outputs = self.compute_loss(self.model, inputs, return_outputs=True)
             loss_sum += float(loss) * len(indices)
             found += zip(indices, self.readout(outputs["logits"], lengths), strict=True)
