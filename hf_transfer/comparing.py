@@ -145,9 +145,16 @@ def _of_source(reports: list[dict[str, Any]], metric: str) -> dict[str, float] |
     }
 
 
-def _beyond_chance(gain: list[float] | None, greater_is_better: bool) -> bool:
-    """Whether training made it better by more than chance."""
-    return gain is not None and (gain[0] > 0 if greater_is_better else gain[1] < 0)
+def _learned(gains: list[list[float] | None], greater_is_better: bool) -> bool:
+    """Whether training from all seeds together made it better by more than chance.
+
+    Seeds share their test examples: the interval of their mean is at most as wide as theirs are on average.
+    """
+    known = [gain for gain in gains if gain is not None]
+    if not known:
+        return False
+    low, high = (statistics.mean(ends) for ends in zip(*known, strict=True))
+    return low > 0 if greater_is_better else high < 0
 
 
 def _kept_predictions(task: Any, result: Finetuned) -> Any:
@@ -198,7 +205,7 @@ def _report(
             "peak_memory_bytes": max(report["training"]["peak_memory_bytes"] for report in own),
             "bytes": sum(file.stat().st_size for file in done[name][0].folder.glob("*.safetensors")),
             "source": _of_source(own, metric),
-            "learned": all(_beyond_chance(report["gain"].get(metric), task.greater_is_better) for report in own),
+            "learned": _learned([report["gain"].get(metric) for report in own], task.greater_is_better),
             "folders": [f"{name}/{result.folder.name}" for result in done[name]],
         }
         for name, own in sorted(
@@ -216,7 +223,7 @@ def _report(
         "seeds": [report["seed"] for report in first],
         "device": first[0]["device"],
         "untrained": {
-            ways[name][0]: own[0]["baseline"].get(metric)
+            ways[name][0]: statistics.mean(report["baseline"][metric] for report in own)
             for name, own in reports.items()
             if ways[name][1] != "scratch"
         },

@@ -226,6 +226,7 @@ def _kept(report: Mapping[str, Any], method: str, size: int | None, draw: int) -
         "metric_name": name,
         "untrained": report["baseline"].get(metric),
         "metrics": report["metrics"],
+        "confidence": report["confidence"],
         "training_seconds": training_seconds(report),
         "seconds": report["seconds"]["total"],
         "device": report["device"],

@@ -1,11 +1,14 @@
 """The package's metrics against scikit-learn's, their intervals, and the fitted decisions."""
 
+import evaluate
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn import metrics as reference
 
 from hf_transfer.evaluation import metrics
-from hf_transfer.evaluation.bootstrap import bootstrap, ends
+from hf_transfer.evaluation.bootstrap import bootstrap, ends, exact_end
+from hf_transfer.evaluation.classification import intervals, measure
 from hf_transfer.evaluation.decision import (
     Decision,
     expected_calibration_error,
@@ -124,6 +127,33 @@ def test_a_perfect_score_is_not_certain():
     found = bootstrap(lambda weights: {"accuracy": weights @ right / weights.sum(axis=1)}, 60, seed=0)
     assert found["accuracy"] == [pytest.approx(0.9404, abs=1e-4), 1.0]
     sure = np.ones(1000)
-    assert ends(sure, 60, change=True) == found["accuracy"]  # from none right to all
-    assert ends(-sure, 60, change=True) == [-1.0, pytest.approx(-0.9404, abs=1e-4)]
-    assert ends(0 * sure, 60, change=True) == [0.0, 0.0]
+    least = exact_end(60)
+    assert ends(sure, least, change=True) == found["accuracy"]  # from none right to all
+    assert ends(-sure, least, change=True) == [-1.0, pytest.approx(-0.9404, abs=1e-4)]
+    assert ends(0 * sure, least, change=True) == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("positives", [3, 4, 10])
+def test_a_perfect_score_is_as_certain_as_the_examples_that_it_rests_on(positives):
+    """Of 200 examples with 4 of label 1, all right: accuracy rests on 200, recall and F1 on 4."""
+    truth = np.arange(200) < positives
+    logits = 9.0 * np.eye(2)[truth.astype(int)]
+    found = intervals(-logits, logits, truth.astype(int), Decision(), seed=0)
+    exact = binomtest(positives, positives).proportion_ci().low
+    for name in ("recall", "f1", "roc_auc"):
+        assert found["after"][name] == [pytest.approx(exact), 1.0], name
+    assert found["after"]["accuracy"] == [pytest.approx(0.98172, abs=1e-4), 1.0]
+    assert found["gain"]["f1"] == [pytest.approx(exact), 1.0]
+
+
+def test_a_perfect_mean_over_labels_rests_on_those_of_each():
+    truth = np.repeat([0, 1, 2], [100, 90, 3])
+    logits = 9.0 * np.eye(3)[truth]
+    found = intervals(logits, logits, truth, Decision(), seed=0)["after"]["f1"]
+    assert found == [pytest.approx(np.mean([binomtest(n, n).proportion_ci().low for n in (100, 90, 3)])), 1.0]
+
+
+def test_measuring_writes_nothing(monkeypatch):
+    monkeypatch.setattr(evaluate.Metric, "_init_writer", lambda *_, **__: pytest.fail("evaluate writes a file"))
+    truth = np.array([0, 1, 1, 0])
+    assert measure(9.0 * np.eye(2)[truth], truth, Decision())["f1"] == 1.0

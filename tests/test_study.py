@@ -94,7 +94,14 @@ def test_the_command_studies(tiny, tmp_path):
 
 def test_draws_of_a_size_stay_together_where_some_are_left_out():
     runs = [
-        {"method": "frozen", "size": size, "examples": n, "metrics": {"accuracy": value}, "training_seconds": 1.0}
+        {
+            "method": "frozen",
+            "size": size,
+            "examples": n,
+            "metrics": {"accuracy": value},
+            "confidence": {},
+            "training_seconds": 1.0,
+        }
         for size, n, value in ((8, 8, 0.5), (8, 7, 0.7), (16, 15, 0.8), (16, 16, 0.6))
     ]
     curve = describe_curves(runs, "accuracy", greater_is_better=True, seed=0)["curves"]["frozen"]
@@ -141,13 +148,24 @@ def test_a_power_law_is_found_and_followed():
     generator = np.random.default_rng(0)
     law = [0.05 + 0.9 * n**-0.5 for n in sizes]
     errors = [error + generator.normal(scale=0.003, size=5) for error in law]
-    found = forecast(sizes, errors, 512, seed=0)
+    found = forecast(sizes, errors, 512, seed=0, test_error=0.0)
     assert found["value"] == pytest.approx(0.05 + 0.9 * 512**-0.5, abs=0.01)
     assert found["low"] <= found["value"] <= found["high"]
-    assert "low" not in forecast(sizes, [error[:2] for error in errors], 512, seed=0)
-    assert forecast(sizes[:3], errors[:3], 512, seed=0) is None
+    assert "low" not in forecast(sizes, [error[:2] for error in errors], 512, seed=0, test_error=0.0)
+    assert forecast(sizes[:3], errors[:3], 512, seed=0, test_error=0.0) is None
     rising = [np.array([error]) for error in law[::-1]]
-    assert forecast(sizes, rising, 512, seed=0) is None
+    assert forecast(sizes, rising, 512, seed=0, test_error=0.0) is None
+
+
+def test_a_forecast_is_no_surer_than_the_test_split():
+    """All draws share its examples: what it says too high or too low, they all say."""
+    runs = [
+        {"method": "frozen", "size": n, "examples": n, "metrics": {"accuracy": 0.9 - 0.9 * n**-0.5 + 0.001 * draw},
+         "confidence": {"accuracy": [0.78, 0.88]}, "training_seconds": 1.0}
+        for n in (8, 16, 32, 64, 128, 256) for draw in range(3)
+    ]  # fmt: skip
+    found = describe_curves(runs, "accuracy", greater_is_better=True, seed=0)["forecast"]["frozen"]
+    assert found["high"] - found["low"] == pytest.approx(0.1, abs=0.02)
 
 
 def test_what_pretraining_was_worth_is_read_off_the_control():

@@ -7,7 +7,7 @@ import numpy as np
 from datasets import Dataset, List
 
 from hf_transfer.errors import InputError, logger
-from hf_transfer.evaluation.bootstrap import bootstrap
+from hf_transfer.evaluation.bootstrap import bootstrap, exact_end
 from hf_transfer.evaluation.decision import (
     ENOUGH_TO_FIT,
     Decision,
@@ -30,6 +30,8 @@ from hf_transfer.evaluation.metrics import (
 
 # How many examples a report shows as the worst; with more labels than these a matrix is no picture any more.
 WORST, MOST_LABELS = 10, 40
+# Of label 1 where there are two, means over labels otherwise.
+OF_LABEL_1 = ("f1", "precision", "recall")
 
 
 def references(split: Dataset) -> Array:
@@ -127,7 +129,7 @@ def intervals(before: Any, after: Any, truth: Array, decision: Decision, seed: i
         old, new = earlier(weights), later(weights)
         return {("after", name): new[name] for name in new} | {("gain", name): new[name] - old[name] for name in new}
 
-    found = bootstrap(both, len(truth), seed=seed)
+    found = bootstrap(both, len(truth), seed=seed, least=least_certain(truth, np.stack(after).shape[1]))
     return {kind: {key[1]: ends for key, ends in found.items() if key[0] == kind} for kind in ("after", "gain")}
 
 
@@ -151,9 +153,34 @@ def weighted_metrics(truth: Array, labels: Array, probabilities: Array) -> Calla
 
     def compute(weights: Array) -> dict[str, Array]:
         metrics = label_metrics(confusion_matrix(truth, labels, size, weights))
+        if size == 2 and truth.any():
+            drawn = weights @ truth > 0  # of a resample without label 1 nothing can be said of it
+            metrics |= {name: np.where(drawn, metrics[name], np.nan) for name in OF_LABEL_1}
         return metrics | (ranking_metrics(truth, probabilities[:, 1], weights) if ranked else {})
 
     return compute
+
+
+def least_certain(truth: Array, num_labels: int) -> dict[str, float]:
+    """Of each metric but accuracy the exact lower end where no answer is wrong: it rests on the examples of a label.
+
+    Args:
+        truth: references, see `weighted_metrics`.
+        num_labels: number of labels.
+
+    Returns:
+        Of metrics of label 1 that of its examples; of means over labels the mean of theirs; of what takes both of two
+        labels that of the rarer.
+    """
+    if truth.ndim == 2:
+        counts, micro = truth.sum(axis=0), {"f1_micro": exact_end(max(1, int(truth.sum())))}
+    else:
+        counts, micro = np.bincount(truth, minlength=num_labels), {}
+    each = {label: exact_end(int(count)) for label, count in enumerate(counts) if count}
+    mean, rarer = float(np.mean(list(each.values()))), min(each.values())
+    own = dict.fromkeys(OF_LABEL_1, each.get(1, 0.0) if truth.ndim == 1 and num_labels == 2 else mean)
+    both = dict.fromkeys(("matthews_correlation", "roc_auc", "average_precision"), rarer)
+    return {**own, **both, "f1_macro": mean, **micro}
 
 
 def decided(probabilities: Array, decision: Decision, names: list[str]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ FEWEST_DRAWS = 3
 # A curve of whose variation this share stays unexplained is no power law.
 UNEXPLAINED = 0.5
 CONTROL = "scratch"
+NORMAL_95 = 1.96
 
 
 def describe_curves(
@@ -24,7 +25,8 @@ def describe_curves(
     """What a study found.
 
     Args:
-        runs: with ``method``, ``examples``, ``metrics``, ``training_seconds``; several draws of each.
+        runs: with ``method``, ``size``, ``examples``, ``metrics``, ``confidence`` and ``training_seconds``; several
+            draws of each.
         metric: that is studied.
         greater_is_better: whether more of it is better.
         seed: of the resampling of draws.
@@ -53,7 +55,7 @@ def describe_curves(
             "training_seconds": [float(np.median([run["training_seconds"] for run in group])) for group in groups],
         }
         errors = [1 - v if greater_is_better else v for v in values]
-        found = forecast(sizes, errors, 2 * sizes[-1], seed)
+        found = forecast(sizes, errors, 2 * sizes[-1], seed, test_error=_test_error(groups[-1], metric))
         if found is not None:
             forecasts[method] = {
                 "examples": 2 * sizes[-1],
@@ -66,11 +68,19 @@ def describe_curves(
     return {"curves": curves, "forecast": forecasts, "worth": _worth(curves, greater_is_better=greater_is_better)}
 
 
+def _test_error(runs: list[dict[str, Any]], metric: str) -> float:
+    """The standard error that the metric has from the test examples, which all runs share."""
+    known = [run["confidence"][metric] for run in runs if metric in run.get("confidence", {})]
+    return float(np.mean([high - low for low, high in known])) / (2 * NORMAL_95) if known else 0.0
+
+
 def _examples(runs: list[dict[str, Any]]) -> int:
     return round(float(np.mean([run["examples"] for run in runs])))
 
 
-def forecast(sizes: Sequence[int], errors: Sequence[Array], at: int, seed: int) -> dict[str, float] | None:
+def forecast(
+    sizes: Sequence[int], errors: Sequence[Array], at: int, seed: int, *, test_error: float
+) -> dict[str, float] | None:
     """The error at another number of examples, by a power law with a floor: ``a + b n^-c``.
 
     Hestness et al. 2017, https://arxiv.org/abs/1712.00409. An extrapolation: it holds as far as the curve goes on.
@@ -80,10 +90,11 @@ def forecast(sizes: Sequence[int], errors: Sequence[Array], at: int, seed: int) 
         errors: of the draws of each, [draws].
         at: the number of examples to say the error for.
         seed: of the resampling of draws.
+        test_error: the standard error that all `errors` have in common, from the test examples.
 
     Returns:
-        ``value``, and from three draws on ``low`` and ``high``, 95 % over resampled draws; None with too few sizes,
-        or without a fit.
+        ``value``, and from three draws on ``low`` and ``high``, 95 % over resampled draws and test examples; None
+        with too few sizes, or without a fit.
     """
     if len(sizes) < FEWEST_SIZES:
         return None
@@ -93,11 +104,16 @@ def forecast(sizes: Sequence[int], errors: Sequence[Array], at: int, seed: int) 
         return None
     if min(map(len, errors)) < FEWEST_DRAWS:
         return {"value": value}
-    drawn = [
-        _fitted(sizes, [generator.choice(error, len(error)).mean() for error in errors], at) for _ in range(RESAMPLES)
-    ]
-    ends = np.percentile([one for one in drawn if one is not None] or [value], [2.5, 97.5])
+    drawn = [_fitted(sizes, [_resampled_mean(error, generator) for error in errors], at) for _ in range(RESAMPLES)]
+    found = np.array([one for one in drawn if one is not None] or [value])
+    ends = np.clip(np.percentile(found + generator.normal(0, test_error, len(found)), [2.5, 97.5]), 0, None)
     return {"value": value, "low": float(ends[0]), "high": float(ends[1])}
+
+
+def _resampled_mean(values: Array, generator: np.random.Generator) -> float:
+    """Resampled values spread less than those they are drawn from, by n - 1 over n."""
+    mean, n = values.mean(), len(values)
+    return float(mean + (generator.choice(values, n).mean() - mean) * (n / (n - 1)) ** 0.5)
 
 
 def _fitted(sizes: Sequence[int], errors: Sequence[float], at: int) -> float | None:

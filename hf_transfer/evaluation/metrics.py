@@ -119,7 +119,17 @@ def ranking_metrics(references: Array, scores: Array, weights: Array | None = No
         }
 
 
-class _LabelMetric(evaluate.Metric):
+class MetricInMemory(evaluate.Metric):
+    """An `evaluate.Metric` that hands `compute` what it is given; evaluate writes it to a locked file first."""
+
+    def compute(self, **given: Any) -> dict:
+        """As of `evaluate.Metric`."""
+        if set(self.features) <= set(given):
+            return self._compute(**given)
+        return super().compute(**given) or {}  # of batches that were added before
+
+
+class _LabelMetric(MetricInMemory):
     """A metric of label ids: ``compute(predictions=[n], references=[n])`` gives ``{name: value}``."""
 
     key = ""
@@ -166,7 +176,7 @@ class MatthewsCorrelation(_LabelMetric):
     key, about = "matthews_correlation", "Correlation of predicted and true labels, for any number of labels."
 
 
-class _RankingMetric(evaluate.Metric):
+class _RankingMetric(MetricInMemory):
     """A metric of scores: ``compute(prediction_scores=[n], references=[n])``, as in evaluate's ``roc_auc``."""
 
     key = ""

@@ -1,11 +1,12 @@
 """Runs on the same test examples against each other: intervals over examples and seeds, and which to take."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from hf_transfer.evaluation.bootstrap import RESAMPLES, Resampled, ends, multiplicities
+from hf_transfer.evaluation.bootstrap import RESAMPLES, Resampled, ends, exact_end, multiplicities
 from hf_transfer.evaluation.metrics import Array
 
 
@@ -14,7 +15,8 @@ def measure_several(
 ) -> dict[str, dict[str, Any]]:
     """Every metric of each way, averaged over its seeds, and its distance to the best way in `metric`.
 
-    A resample draws test examples (or speakers) and seeds, the same for all ways: differences are paired.
+    A resample draws test examples (or speakers) and seeds, the same for all ways: differences are paired. The best way
+    is chosen on what it is measured on, from several: the intervals of distances are simultaneous ones of all pairs.
 
     Args:
         runs: by way, one for each seed, on the same examples in the same order.
@@ -24,7 +26,7 @@ def measure_several(
 
     Returns:
         By way: ``metrics``, ``confidence`` (95 %), and of `metric` what the way has more than the best one:
-        ``against_best`` (95 %) and ``standard_error``, 0 for the best itself.
+        ``against_best`` (95 %, see `_farthest`) and ``standard_error``, 0 for the best itself.
     """
     first = next(iter(runs.values()))[0]
     count, seeds = int(first.units.max()) + 1, min(len(own) for own in runs.values())
@@ -50,19 +52,42 @@ def measure_several(
     plain = np.ones(len(first.units))
     means = {way: _mean([run.metrics(plain) for run in own[:seeds]]) for way, own in runs.items()}
     best = max(means, key=lambda way: means[way][metric] * (1 if greater_is_better else -1))
-    found = {}
+    found, exact = {}, exact_end(count)
+    factor = _farthest({way: values[metric] - means[way][metric] for way, values in resamples.items()})
     for way, values in resamples.items():
         distance = values[metric] - resamples[best][metric]
+        difference, error = means[way][metric] - means[best][metric], float(np.nanstd(distance))
         found[way] = {
             "metrics": means[way],
             "confidence": {
-                name: ends(value, count, change=False) for name, value in values.items() if not np.isnan(value).all()
+                name: ends(value, first.least.get(name, exact), change=False)
+                for name, value in values.items()
+                if not np.isnan(value).all()
             },
-            "difference": means[way][metric] - means[best][metric],
-            "against_best": ends(distance, count, change=True),
-            "standard_error": float(np.nanstd(distance)),
+            "difference": difference,
+            "against_best": [difference - factor * error, difference + factor * error]
+            if error
+            else ends(distance, first.least.get(metric, exact), change=True),
+            "standard_error": error,
         }
     return found
+
+
+def _farthest(deviations: Mapping[str, Array]) -> float:
+    """How many standard errors the differences of all pairs keep within, all of them in 95 % of the resamples.
+
+    Single-step max-T: Westfall & Young 1993, section 2.5; as Tukey's range for independent ways.
+
+    Args:
+        deviations: by way, resampled values less the way's own, [resamples].
+    """
+    farthest = np.zeros(RESAMPLES)
+    for one, other in itertools.combinations(deviations.values(), 2):
+        difference = one - other
+        error = np.nanstd(difference)
+        if error:
+            farthest = np.fmax(farthest, np.abs(difference) / error)
+    return float(np.percentile(farthest, 95))
 
 
 def _over_seeds(values: Array, weights: Array) -> Array:

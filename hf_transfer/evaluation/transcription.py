@@ -10,7 +10,7 @@ import jiwer
 import numpy as np
 
 from hf_transfer.evaluation.bootstrap import bootstrap
-from hf_transfer.evaluation.metrics import Array
+from hf_transfer.evaluation.metrics import Array, MetricInMemory
 
 COMMONEST, WORST = 20, 10
 # With fewer speakers, resampling speakers says nothing of their spread: clips are resampled then.
@@ -141,7 +141,7 @@ def worst_clips(clips: Sequence[str], references: Sequence[str], hypotheses: Seq
     ]
 
 
-class _ErrorRate(evaluate.Metric):
+class _ErrorRate(MetricInMemory):
     """``compute(predictions=[n], references=[n])`` of texts gives ``{name: value}``, as evaluate's own."""
 
     key = ""

@@ -320,7 +320,11 @@ class TextClassification:
 
         scores = np.array([[record["scores"][name] for name in names] for record in records])
         truth, labels = (ids([record[key] for record in records]) for key in ("label", "prediction"))
-        return Resampled(np.arange(len(records)), classification.weighted_metrics(truth, labels, scores))
+        return Resampled(
+            np.arange(len(records)),
+            classification.weighted_metrics(truth, labels, scores),
+            classification.least_certain(truth, scores.shape[1]),
+        )
 
     def pipeline(self, model: Any, processor: Any) -> Any:
         return DecidingTextClassificationPipeline(model=model, tokenizer=processor)
