@@ -159,7 +159,9 @@ def _prepare(
         if newly_initialised:
             logger.info("Newly initialised: %s.", ", ".join(newly_initialised))
         if training.should_save:
-            output.require_space(4 * sum(p.numel() * p.element_size() for p in model.parameters()))
+            # Weights, and checkpoints of them with the optimizer's moments; an adapter is a small part of that.
+            share = 0.5 if arguments.method.method == "lora" and not arguments.method.merge else 4
+            output.require_space(int(share * sum(p.numel() * p.element_size() for p in model.parameters())))
     with meter.stage("preprocessing"):
         before = {name: len(split) for name, split in splits.items()}
         splits, inputs = task.preprocess(splits, processor, model, training.seed)

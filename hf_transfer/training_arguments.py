@@ -131,6 +131,11 @@ class TransferTrainingArguments(TrainingArguments):
             raise InputError(
                 "--fp16 needs a GPU and none was found. Leave it out, or use --bf16, which CPUs have too."
             )
+        if self.auto_find_batch_size and joined > 1:
+            raise InputError(
+                "--auto_find_batch_size works in a single process: one that begins anew would be waited for by the "
+                "others. Leave it out, and raise --gradient_accumulation_steps where a step does not fit."
+            )
         if joined > 1 and not accelerator and not self.use_cpu:
             # Without this each process believes that it is alone, and all write the same folder.
             logger.info("No accelerator: the %d processes are joined on the CPU (--use_cpu).", joined)
@@ -167,11 +172,6 @@ class TransferTrainingArguments(TrainingArguments):
                 self.n_gpu, self.n_gpu,
             )  # fmt: skip
             self._n_gpu = 1
-        if self.auto_find_batch_size and joined > 1:
-            raise InputError(
-                "--auto_find_batch_size works in a single process: one that begins anew would be waited for by the "
-                "others. Leave it out, and raise --gradient_accumulation_steps where a step does not fit."
-            )
         if self.world_size != joined:
             raise InputError(
                 f"{joined} processes were started (WORLD_SIZE) but training sees {self.world_size}: each would "

@@ -313,3 +313,11 @@ def test_a_threshold_needs_both_labels_in_validation(refused, tmp_path):
 def test_evaluation_without_a_validation_split(refused, tmp_path):
     file = write_csv(tmp_path / "m.csv", ROWS)
     refused("--train_file", file, "--eval_strategy", "epoch", "--validation_size", 0, says="--eval_strategy needs")
+
+
+def test_processes_do_not_look_for_a_batch_size_each(recipe, messages, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = recipe("spam", "--train_file", messages, "--model_name_or_path", tiny(), "--auto_find_batch_size", "true",
+                    "--output_dir", tmp_path / "out")  # fmt: skip
+    assert result.code == 2
+    assert "--auto_find_batch_size works in a single process" in result.err

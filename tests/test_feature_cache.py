@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Data
 from hf_transfer import SpeechRecognition, TextClassification, finetune, load_finetuned
 from hf_transfer.arguments import TransferTrainingArguments
 from hf_transfer.methods import Anatomy
-from hf_transfer.training.activation_store import _Shard
+from hf_transfer.training.activation_store import ActivationStore, _Shard
 from hf_transfer.training.feature_cache import FeatureCache
 from hf_transfer.training.standardisation import standardised_input
 
@@ -90,6 +90,18 @@ def test_training_from_the_cache_is_training(tiny, tmp_path, monkeypatch):
         found[name] = load_file(tmp_path / name / "model.safetensors")
     for key, value in found["live"].items():
         torch.testing.assert_close(found["cached"][key], value, atol=1e-5, rtol=0, msg=key)
+
+
+def test_activations_that_are_gone_are_not_taken_for_others(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    store = ActivationStore("key")
+    with store.shard(2, 4, 1) as shard:
+        for digest in (10, 30):
+            shard.add(digest, np.full((1, 4), digest, np.float32))
+    files, kept = store.find({"train": np.array([30, 10], np.uint64)})
+    assert [files[file][row][0] for file, row, _ in kept["train"][0]] == [30, 10]
+    for gone in (20, 40):
+        assert store.find({"train": np.array([10, gone], np.uint64)}) is None
 
 
 def test_no_room_on_the_disk_means_no_cache(tiny, tmp_path, monkeypatch, caplog):

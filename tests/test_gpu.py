@@ -1,5 +1,7 @@
 """What only a GPU shows: `pytest -m gpu`. The other tests stay on the CPU, where results are the same to the bit."""
 
+import json
+
 import pytest
 import torch
 import yaml
@@ -25,16 +27,20 @@ def train_texts(tiny, tmp_path, **arguments):
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "frozen"])
+@pytest.mark.parametrize("head_first", [False, True])
 @pytest.mark.parametrize("precision", PRECISIONS, ids=["fp16", "bf16", "float32"])
-def test_texts_are_learned_in_every_precision_and_shipped_in_float32(tiny, tmp_path, method, precision):
-    report = train_texts(tiny, tmp_path, method=method, **precision).report
+def test_texts_are_learned_in_every_precision_and_shipped_in_float32(tiny, tmp_path, method, head_first, precision):
+    head_first = head_first and method != "frozen"
+    report = train_texts(tiny, tmp_path, method=method, head_first=head_first, **precision).report
     assert report["device"] == torch.cuda.get_device_name()
     assert report["metrics"]["accuracy"] > report["baseline"]["accuracy"]
     (weights,) = (tmp_path / "out").glob("*.safetensors")
     assert {value.dtype for value in load_file(weights).values()} == {torch.float32}
     classify = load_finetuned(tmp_path / "out")
     assert classify.device.type == "cuda"
-    assert classify("win free cash prize")[0]["label"] in ("ham", "spam")
+    records = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").open()]
+    for record, found in zip(records, classify([record["text"] for record in records], top_k=None), strict=True):
+        assert {each["label"]: each["score"] for each in found} == pytest.approx(record["scores"], abs=1e-4)
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
@@ -60,6 +66,8 @@ def test_bf16_is_what_a_gpu_that_has_it_computes_in(tiny, tmp_path):
         place = tmp_path / "-".join(["run", *asked])
         train_texts(tiny, tmp_path, output_dir=str(place), **asked)
         assert yaml.safe_load((place / "arguments.yaml").read_text())["bf16"] is expected
+        device = json.loads((place / "report.json").read_text())["device"]
+        assert device.startswith("CPU") == ("use_cpu" in asked)
 
 
 def test_in_float32_the_steps_are_those_of_the_cpu(tiny, tmp_path):

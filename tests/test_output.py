@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -141,8 +142,9 @@ def test_labels_from_the_data_cannot_write_markup_into_the_card(train, tmp_path)
     assert "&lt;img" in body
 
 
-def test_decisions_are_kept_and_used(train, command, tmp_path):
+def test_decisions_are_kept_and_used(train, command, tmp_path, caplog):
     train(TextClassification(max_false_positive_rate=0.05), validation_size=0.3, max_steps=30, learning_rate=1e-3)
+    assert "cannot show so low a rate" not in caplog.text
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     threshold = config["calibration"]["threshold"]
@@ -150,11 +152,48 @@ def test_decisions_are_kept_and_used(train, command, tmp_path):
                                   "fitted_on": 72}  # fmt: skip
     records = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").open()]
     assert all((r["scores"]["spam"] >= threshold) == (r["prediction"] == "spam") for r in records)
+    ham = [record for record in records if record["label"] == "ham"]
+    alarms = sum(record["prediction"] == "spam" for record in ham)
+    assert (report["false_positives"]["count"], report["false_positives"]["of"]) == (alarms, len(ham))
+    low, high = report["false_positives"]["interval"]
+    assert low <= alarms / len(ham) <= high
+    assert (
+        f"{alarms} of {len(ham)} test examples of 'ham' are taken for 'spam'"
+        in (tmp_path / "out" / "README.md").read_text()
+    )
     result = command("predict", tmp_path / "out", records[0]["text"], records[1]["text"])
     for line, record in zip(result.out.splitlines(), records, strict=False):
         found = json.loads(line)
         assert found["label"] == record["prediction"]
         assert found["scores"]["spam"] == pytest.approx(record["scores"]["spam"], abs=1e-5)
+
+
+def test_a_limit_that_validation_cannot_show_is_told(train, caplog):
+    """36 negatives: none of them is above the threshold, or 1 in 36."""
+    train(TextClassification(max_false_positive_rate=0.01), validation_size=0.3)
+    assert "--max_false_positive_rate 0.01: 36 validation examples of 'ham'" in caplog.text
+
+
+def test_the_result_is_on_the_disk_before_it_appears(train, tmp_path, monkeypatch):
+    """Checkpoints are removed once it is there: a machine that loses its power then has one or the other."""
+    original, synced, before = os.fsync, [], []
+
+    def noted(descriptor):
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        original(descriptor)
+
+    def replace(source, place):
+        if Path(place) == tmp_path / "out":
+            before.extend(synced)
+        rename(source, place)
+
+    rename = os.replace
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(os, "replace", replace)
+    train()
+    staged = {path.name for path in before if path.parent.name == "result"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == staged
+    assert synced[-1] == tmp_path
 
 
 def test_a_reloaded_model_that_differs_fails_the_run(train, tmp_path, monkeypatch):

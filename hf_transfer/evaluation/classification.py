@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, List
+from scipy.stats import binomtest
 
 from hf_transfer.errors import InputError, logger
 from hf_transfer.evaluation.bootstrap import bootstrap, exact_end
@@ -66,6 +67,17 @@ def require_enough_to_fit(labels: list[int]) -> None:
             f"{len(set(labels))} labels; expected {ENOUGH_TO_FIT} or more with both. Give --validation_file, raise "
             "--validation_size, or name a probability: --threshold 0.7"
         )
+
+
+def warn_of_too_few_negatives(labels: list[int], limit: float, name: str) -> None:
+    """Say that a limit on false positives is below what the validation examples of label 0 can show."""
+    negatives = labels.count(0)
+    if negatives * limit < 1:
+        logger.warning(
+            "--max_false_positive_rate %g: %d validation examples of '%s' cannot show so low a rate, one of them is "
+            "%.2g already. The threshold lies above all of them, and more than asked may follow. See the rate on "
+            "test, or raise --validation_size.", limit, negatives, name, 1 / max(1, negatives),
+        )  # fmt: skip
 
 
 def decide(
@@ -204,7 +216,9 @@ def findings(logits: Any, truth: Array, decision: Decision) -> dict[str, Any]:
         decision: of the model.
 
     Returns:
-        ``confusion_matrix`` [labels, predictions]; ``precision_recall`` of label 1 where there are two labels, with
+        ``false_positives``, where there are two labels: the ``count`` of test examples of label 0 that are taken for
+        label 1, ``of`` how many, and the ``interval`` of their share (95 %, exact); ``confusion_matrix`` [labels,
+        predictions]; ``precision_recall`` of label 1 where there are two labels, with
         the point ``chosen`` by the threshold; ``reliability``, the mean ``confidence`` and ``accuracy`` of bins of
         ``examples``, as trained and with the temperature. Nothing where an example may have several labels.
     """
@@ -216,6 +230,12 @@ def findings(logits: Any, truth: Array, decision: Decision) -> dict[str, Any]:
     if decision.temperature != 1.0:
         reliability["calibrated"] = reliability_bins(probabilities, truth)
     found: dict[str, Any] = {"reliability": reliability}
+    if size == 2 and not truth.all():
+        taken = labels[truth == 0]
+        share = binomtest(int(taken.sum()), len(taken)).proportion_ci(method="exact")
+        found["false_positives"] = {
+            "count": int(taken.sum()), "of": len(taken), "interval": [float(share.low), float(share.high)]
+        }  # fmt: skip
     if size <= MOST_LABELS:
         found["confusion_matrix"] = confusion_matrix(truth, labels, size).astype(int).tolist()
     if size == 2 and len(set(truth.tolist())) == 2:

@@ -8,7 +8,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader
 
 from hf_transfer.evaluation.bootstrap import RESAMPLES
-from hf_transfer.reporting.report import is_local, local_name
+from hf_transfer.reporting.report import false_positives, is_local, local_name
 
 # One template a task, named by its pipeline tag, on top of base.md.
 CARDS = Path(__file__).with_name("cards")
@@ -74,6 +74,7 @@ def model_card(report: dict[str, Any], arguments: dict[str, Any]) -> str:
         hyperparameters=_hyperparameters(arguments),
         resamples=RESAMPLES,
         before=_before(report),
+        false_positives=false_positives(report) if "false_positives" in report else None,
         cell=cell,
         number=lambda value: "" if value is None else f"{value:.3f}",
         interval=lambda key, of=report: (

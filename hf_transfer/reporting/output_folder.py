@@ -122,7 +122,7 @@ class OutputFolder:
         free = shutil.disk_usage(self.work).free
         if free < needed:
             raise InputError(
-                f"--output_dir {self.path}: the disk has {free / 1e6:.0f} MB free and the run writes up to "
+                f"--output_dir {self.path}: the disk has {free / 1e6:.0f} MB free and the run may write "
                 f"{needed / 1e6:.0f} MB. Free some space, or name a folder on another disk."
             )
 
@@ -139,10 +139,13 @@ class OutputFolder:
             staged.mkdir(parents=True)
             yield staged
             _open_up(staged)
+            for path in (*staged.iterdir(), staged):
+                _to_disk(path)
             place = self.path.resolve()
             if place.is_dir():
                 place.rmdir()  # empty, as checked
             os.replace(staged, place)
+            _to_disk(place.parent)  # only then are checkpoints removed
             if (self.work / LOGS).is_dir():
                 os.replace(self.work / LOGS, place / LOGS)
         except (OSError, SafetensorError) as error:
@@ -210,6 +213,15 @@ def written_whole_folder(folder: Path) -> Iterator[Path]:
         raise Failure(f"{folder} could not be written: {_cause(error)}. Nothing is left of it.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Have a file, or the names in a folder, survive a machine that loses its power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _open_up(folder: Path) -> None:

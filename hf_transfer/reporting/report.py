@@ -166,6 +166,8 @@ def summary(report: dict[str, Any], folder: Path) -> str:
         rate = data["majority_class_rate"]
         better = " That is better: do not ship this." if rate > report["metrics"]["accuracy"] else ""
         lines.append(f"Always answering the commonest label: accuracy {rate:.3f}.{better}")
+    if "false_positives" in report and report["decision"]["threshold"] is not None:
+        lines.append(false_positives(report))
     silent = report["metrics"].get("empty_hypotheses", 0.0)
     if silent > SILENT:
         lines.append(f"It heard nothing at all in {silent:.0%} of the clips: train longer (--num_train_epochs).")
@@ -178,6 +180,15 @@ def summary(report: dict[str, Any], folder: Path) -> str:
         f"The model lies in {folder}, with a page about it: {folder / 'report.html'}",
     ]
     return "\n".join(lines)
+
+
+def false_positives(report: Mapping[str, Any]) -> str:
+    """How many test examples of the one label are taken for the other."""
+    found, (no, yes) = report["false_positives"], report["data"]["labels"]
+    return (
+        f"{found['count']} of {found['of']} test examples of '{no}' are taken for '{yes}', "
+        "{:.1%} to {:.1%} (95 %).".format(*found["interval"])
+    )
 
 
 def throughput(training: dict[str, Any]) -> str:

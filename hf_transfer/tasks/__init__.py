@@ -1,4 +1,8 @@
-"""What a model learns to do: each task is one file that meets `hf_transfer.tasks.task.Task`."""
+"""What a model learns to do: each task is one file that meets `hf_transfer.tasks.task.Task`.
+
+A new one also has its place in `_every` below, a card and a page named by its pipeline tag
+(``reporting/cards/TAG.md``, ``reporting/pages/TAG.html``), a line in ``hf_transfer/__init__.py``, a recipe and tests.
+"""
 
 from typing import Any
 

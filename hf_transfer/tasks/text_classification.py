@@ -183,7 +183,12 @@ class TextClassification:
             logger.info("Loss weights: %s.", ", ".join(f"{name} {weight:.2f}" for name, weight in weights))
         if self.chooses:
             validation = splits.get("validation")
-            classification.require_enough_to_fit([] if validation is None else validation["label"][:])
+            labels = [] if validation is None else validation["label"][:]
+            classification.require_enough_to_fit(labels)
+            if self.max_false_positive_rate is not None:
+                classification.warn_of_too_few_negatives(
+                    labels, self.max_false_positive_rate, _names(splits["train"])[0]
+                )
 
     def facts(self, splits: DatasetDict) -> dict[str, Any]:
         names = _names(splits["train"])

@@ -60,13 +60,17 @@ class ActivationStore:
             known = np.union1d(known, own)
         return rows
 
-    def find(self, digests: Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], dict[str, tuple[np.ndarray, float]]]:
+    def find(
+        self, digests: Mapping[str, np.ndarray]
+    ) -> tuple[list[np.ndarray], dict[str, tuple[np.ndarray, float]]] | None:
         """All files, memory-mapped, each [positions, width]; and where the examples of each split are in them.
 
         For each example the number of its file, its first row there and how many there are, [n, 3]; and how many
-        seconds it took to compute them all.
+        seconds it took to compute them all. None where one of them is not there (any more).
         """
         kept = self._load()  # once: other runs add files, and the numbers of all would change
+        if not all(np.isin(own, kept.digests).all() for own in digests.values()):
+            return None
         rows = {name: np.searchsorted(kept.digests, own) for name, own in digests.items()}
         found = {name: (kept.places[own], float(kept.seconds[own].sum())) for name, own in rows.items()}
         return kept.files, found

@@ -223,7 +223,11 @@ class FeatureCache:
             if not self._everywhere(self._compute(store, inputs, digests, own, args, sharing)):
                 return None
         found = {}
-        files, kept = store.find(digests)
+        there = store.find(digests)
+        if not self._everywhere(there is not None) or there is None:
+            logger.info("Activations are not cached: some were removed from %s meanwhile.", store.folder)
+            return None
+        files, kept = there
         for name, dataset in inputs.items():
             places, seconds = kept[name]
             lengths = places[:, 2] if self.counts_positions else np.asarray(dataset["length"][:])
