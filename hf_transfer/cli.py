@@ -275,7 +275,7 @@ def _env(arguments: argparse.Namespace) -> None:
 
     for name, value in {
         **versions(),
-        "device": device_name(torch.accelerator.current_accelerator() or torch.device("cpu")),
+        "device": device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
         "cores": os.cpu_count(),
         "platform": sys.platform,
     }.items():

@@ -11,10 +11,11 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 
-from hf_transfer.arguments import Arguments
+from hf_transfer.arguments import Arguments, ModelArguments
 from hf_transfer.errors import Failure, InputError, logger
 from hf_transfer.evaluation.several_runs import measure_several, recommend
 from hf_transfer.finetuning import finetune
+from hf_transfer.models import load_config
 from hf_transfer.parsing import build_arguments, keyword_arguments
 from hf_transfer.reporting.comparison import reason, summary
 from hf_transfer.reporting.report import Finetuned, duration, in_notebook, local_name, training_seconds
@@ -74,6 +75,9 @@ def compare(
     values.setdefault("split_seed", seed)
     methods = checked_methods(methods)
     ways = _ways(methods, models or [values.get("model_name_or_path")])
+    if len(models) > 1:
+        for name in models:  # all before the first is trained on
+            load_config(ModelArguments(name, values.get("model_revision", "main")), task.auto_model)
     if seeds < 1:
         raise InputError(f"--seeds is {seeds}: expected 1 or more.")
     if values.get("learning_rate") is not None and len(methods) > 1:

@@ -48,7 +48,8 @@ def explained(name: str, what: str) -> Iterator[None]:
             files = ", ".join(sorted(file.name for file in Path(name).iterdir())[:8]) or "nothing"
             where = f"The folder holds: {files}."
         elif Path(name).exists() or name.startswith((".", "/")):
-            where = "There is no such folder."
+            where = f"{'That is a file' if Path(name).is_file() else 'There is no such folder'}; expected a folder."
+            raise InputError(f"{name}: {what} could not be loaded. {where}") from error
         else:
             where = "It is no local folder, and the Hub did not give it (is it spelt right, is the Hub reachable?)."
         raise InputError(f"{name}: {what} could not be loaded. {where} ({reason})") from error

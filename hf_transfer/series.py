@@ -64,6 +64,9 @@ def claimed(task: Any, values: Mapping[str, Any], own: Mapping[str, Any], datase
         InputError: the folder holds something else, or the arguments do not fit a series.
     """
     _fit_for_a_series(values, what)
+    if "method" in values:
+        logger.info("--method %s is left aside: the methods of %s are %s (--methods).",
+                    values["method"], what, ", ".join(own["methods"]))  # fmt: skip
     folder = Path(str(values["output_dir"]))
     told = _told(task, values, own, dataset, folder, what)
     new = not folder.exists()

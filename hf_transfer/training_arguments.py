@@ -129,7 +129,8 @@ class TransferTrainingArguments(TrainingArguments):
         accelerator = torch.accelerator.is_available() and not self.use_cpu
         if self.fp16 and not accelerator:
             raise InputError(
-                "--fp16 needs a GPU and none was found. Leave it out, or use --bf16, which CPUs have too."
+                "--fp16 needs a GPU and none was found. Leave it out. (--bf16 works on processors too; on those "
+                "without arithmetic of that kind it is slower than float32.)"
             )
         if self.auto_find_batch_size and joined > 1:
             raise InputError(

@@ -315,6 +315,19 @@ def test_evaluation_without_a_validation_split(refused, tmp_path):
     refused("--train_file", file, "--eval_strategy", "epoch", "--validation_size", 0, says="--eval_strategy needs")
 
 
+def test_several_labels_in_a_cell_are_noticed(recipe, tiny, tmp_path):
+    labels = ["food", "sport", "food;sport", ""]
+    file = write_csv(tmp_path / "m.csv", [{"text": f"text {i}", "label": labels[i % 4]} for i in range(40)])
+    result = recipe("spam", "--train_file", file, "--model_name_or_path", tiny(), "--output_dir", tmp_path / "out")
+    assert result.code == 2
+    assert "Labels such as 'food;sport' hold others: --label_separator ';' makes them several." in result.err
+
+
+def test_what_is_no_task_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"The task is 'text': expected one such as TextClassification\(\)"):
+        finetune("text", train_file="m.csv", output_dir=str(tmp_path / "out"))
+
+
 def test_processes_do_not_look_for_a_batch_size_each(recipe, messages, tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     result = recipe("spam", "--train_file", messages, "--model_name_or_path", tiny(), "--auto_find_batch_size", "true",

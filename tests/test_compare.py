@@ -250,6 +250,22 @@ def of(right):
     return Resampled(np.arange(len(right)), lambda w: {"accuracy": (w @ right) / w.sum(axis=-1)})
 
 
+def test_all_models_are_looked_for_before_the_first_is_trained(tiny, tmp_path, caplog):
+    file = write_csv(tmp_path / "m.csv", message_rows(60))
+    with pytest.raises(InputError, match=r"nowhere: .*There is no such folder"):
+        compare(TextClassification(), methods=["frozen"], seeds=1, models=[str(tiny()), str(tmp_path / "nowhere")],
+                train_file=str(file), output_dir=str(tmp_path / "out"), **STEPS)  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_method_beside_methods_is_said_to_be_left_aside(tiny, tmp_path, caplog):
+    file = write_csv(tmp_path / "m.csv", message_rows(60))
+    with caplog.at_level("INFO", "hf_transfer"):
+        compare(TextClassification(), methods=["frozen"], seeds=1, method="lora", model_name_or_path=str(tiny()),
+                train_file=str(file), output_dir=str(tmp_path / "out"), **STEPS)  # fmt: skip
+    assert "--method lora is left aside: the methods of a comparison are frozen" in caplog.text
+
+
 def test_chance_and_difference_are_told_apart():
     generator = np.random.default_rng(0)
     good = (generator.random(2000) < 0.9).astype(float)

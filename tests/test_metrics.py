@@ -153,6 +153,20 @@ def test_a_perfect_mean_over_labels_rests_on_those_of_each():
     assert found == [pytest.approx(np.mean([binomtest(n, n).proportion_ci().low for n in (100, 90, 3)])), 1.0]
 
 
+def test_where_all_answers_are_the_same_their_correlation_has_no_interval():
+    truth = np.arange(40) % 2
+    found = intervals(np.tile([1.0, 0.0], (40, 1)), np.tile([1.0, 0.0], (40, 1)), truth, Decision(), seed=0)
+    assert "matthews_correlation" not in found["after"]
+    assert "accuracy" in found["after"]
+
+
+def test_precision_is_as_certain_as_what_was_taken_for_the_label():
+    truth = np.repeat([0, 1], [24, 12])
+    guess = np.where(np.arange(36) < 27, 0, 1)  # 9 of 12 are found, and nothing else
+    found = intervals(9.0 * np.eye(2)[1 - guess], 9.0 * np.eye(2)[guess], truth, Decision(), seed=0)["after"]
+    assert found["precision"] == [pytest.approx(binomtest(9, 9).proportion_ci().low), 1.0]
+
+
 def test_measuring_writes_nothing(monkeypatch):
     monkeypatch.setattr(evaluate.Metric, "_init_writer", lambda *_, **__: pytest.fail("evaluate writes a file"))
     truth = np.array([0, 1, 1, 0])

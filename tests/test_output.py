@@ -174,6 +174,27 @@ def test_a_limit_that_validation_cannot_show_is_told(train, caplog):
     assert "--max_false_positive_rate 0.01: 36 validation examples of 'ham'" in caplog.text
 
 
+def test_what_flatters_or_narrows_the_result_is_on_the_page_and_the_card(train, tmp_path):
+    rows = message_rows(120)
+    train_rows = [
+        *rows[:100],
+        *({**row, "label": "spam"} for row in rows[:4:2]),
+        {**rows[0], "text": "x y", "label": "odd"},
+    ]
+    train_rows.append({**rows[0], "text": "x z", "label": "odd"})
+    test = write_csv(tmp_path / "test.csv", rows[90:])
+    report = train(rows=train_rows, test_file=str(test), validation_size=0).report
+    assert report["data"]["caveats"] == [
+        "10 of 30 test examples occur in training as well: what is measured is flattered.",
+        "No test example is 'odd': how well that is told is not measured.",
+        "2 texts have different labels in different rows: no model can be right about both.",
+    ]
+    page, card = ((tmp_path / "out" / name).read_text() for name in ("report.html", "README.md"))
+    for caveat in report["data"]["caveats"]:
+        assert caveat in page.replace("&#39;", "'")
+        assert caveat in card
+
+
 def test_the_result_is_on_the_disk_before_it_appears(train, tmp_path, monkeypatch):
     """Checkpoints are removed once it is there: a machine that loses its power then has one or the other."""
     original, synced, before = os.fsync, [], []

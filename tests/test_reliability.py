@@ -375,6 +375,16 @@ def test_a_loss_far_above_its_beginning_is_stopped(tiny, texts, tmp_path):
     assert list((tmp_path / "out.partial").glob("checkpoint-*"))
 
 
+def test_a_short_run_that_diverged_is_not_delivered(tiny, texts, tmp_path):
+    """Its loss is far above chance at the first log already, and still at the last."""
+    settings = {**OFTEN, **texts, "learning_rate": 3.0, "lr_scheduler_type": "constant", "max_steps": 3,
+                "logging_steps": 1, "save_strategy": "no"}  # fmt: skip
+    with pytest.raises(Failure, match=r"is chance: training has diverged. Lower --learning_rate"):
+        run_of(tmp_path / "out", tiny(), settings)
+    assert not (tmp_path / "out").exists()
+    run_of(tmp_path / "out", tiny(), {**settings, "stop_when_sick": False})
+
+
 # --- memory -----------------------------------------------------------------------------------------------------
 
 

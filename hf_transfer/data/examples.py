@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
@@ -66,6 +67,7 @@ def _without_problems(read: Dataset, name: str, *, drop: bool) -> Dataset:
         raise InputError(
             f"{len(rows)} of {len(problems)} rows in the {name} split cannot be used ({shown}; rows counted from 1, "
             "without the header). Mend or remove them, or leave them out with --drop_incomplete."
+            f"{several_in_a_cell({label for label in read['label'][:] if isinstance(label, str)})}"
         )
     if rows:
         kinds = Counter(problems[i].split(":")[0] for i in rows)
@@ -132,6 +134,42 @@ def label_counts(split: Dataset, names: list[str] | None = None) -> dict[str, in
         for label in batch["label"]:
             counts.update(label if isinstance(label, list) else [label])
     return {names[key] if names is not None else key: count for key, count in sorted(counts.items())}
+
+
+def several_in_a_cell(names: Iterable[str]) -> str:
+    """A hint where some labels are made of others, or nothing."""
+    known = set(names)
+    for name in sorted(known):
+        for separator in (";", "|", ","):
+            parts = [part.strip() for part in name.split(separator)]
+            if len(parts) > 1 and set(parts) <= known:
+                return f" Labels such as {name!r} hold others: --label_separator {separator!r} makes them several."
+    return ""
+
+
+def contradictions(splits: Mapping[str, tuple[list[str], Dataset]], names: list[str]) -> list[str]:
+    """In a sentence, that examples have one label here and another there; one of them is shown on the screen alone.
+
+    Args:
+        splits: by name, what makes two examples the same, an entry an example, and the examples.
+        names: of the labels, by id.
+    """
+    labels: dict[str, set[str]] = {}
+    texts: dict[str, str] = {}
+    for identities, split in splits.values():
+        for identity, label, text in zip(identities, split["label"][:], split["text"][:], strict=True):
+            ids = sorted(label) if isinstance(label, list) else [label]
+            labels.setdefault(identity, set()).add(", ".join(names[i] for i in ids) or "none")
+            texts.setdefault(identity, text)
+    several = [identity for identity, found in labels.items() if len(found) > 1]
+    if not several:
+        return []
+    shown = " ".join(texts[several[0]].split())
+    shown = shown if len(shown) <= 60 else f"{shown[:59]}…"
+    told = " and ".join(f"'{label}'" for label in sorted(labels[several[0]]))
+    found = f"{len(several):,} texts have different labels in different rows"
+    logger.warning("%s ('%s' is %s): no model can be right about both. Mend them.", found, shown, told)
+    return [f"{found}: no model can be right about both."]
 
 
 def encode_labels(batch: dict[str, list[Any]], index: dict[str, int], several: bool) -> dict[str, list[Any]]:

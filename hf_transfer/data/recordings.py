@@ -266,20 +266,26 @@ def _table(
     return Dataset.from_dict(table)
 
 
-def describe_speakers(train: Dataset, test: Dataset) -> None:
-    """Say what makes the result flatter or narrower than it looks: shared speakers, and one who dominates."""
+def caveats_of_speakers(train: Dataset, test: Dataset) -> list[str]:
+    """What makes the result flatter or narrower than it looks: shared speakers, and one who dominates.
+
+    The speakers are named on the screen alone.
+    """
     if "speaker" not in train.column_names:
-        return
+        return []
     seconds: dict[str, int] = defaultdict(int)
     for speaker, length in zip(train["speaker"][:], train["length"][:], strict=True):
         seconds[speaker] += length
+    found = []
     shared = sorted(set(seconds) & set(test["speaker"][:]))
     if shared:
         shown = ", ".join(shared[:5]) + (", ..." if len(shared) > 5 else "")
         logger.info("%d speakers are in train and test (%s): the result holds for known voices.", len(shared), shown)
+        found.append(f"{len(shared)} speakers are in train and test: the result holds for known voices.")
     speaker, most = max(seconds.items(), key=lambda item: item[1])
     share = most / sum(seconds.values())
     if len(seconds) > 1 and share > max(0.5, 1.5 / len(seconds)):
-        logger.info(
-            "Speaker %s has %.0f %% of the training audio: the others may be learned badly.", speaker, 100 * share
-        )
+        logger.info("Speaker %s has %.0f %% of the training audio: the others may be learned badly.",
+                    speaker, 100 * share)  # fmt: skip
+        found.append(f"One speaker has {share:.0%} of the training audio: the others may be learned badly.")
+    return found

@@ -141,7 +141,10 @@ def intervals(before: Any, after: Any, truth: Array, decision: Decision, seed: i
         old, new = earlier(weights), later(weights)
         return {("after", name): new[name] for name in new} | {("gain", name): new[name] - old[name] for name in new}
 
-    found = bootstrap(both, len(truth), seed=seed, least=least_certain(truth, np.stack(after).shape[1]))
+    decided_labels, num_labels = decision.labels(decision.probabilities(after)), np.stack(after).shape[1]
+    found = bootstrap(both, len(truth), seed=seed, least=least_certain(truth, decided_labels, num_labels))
+    if len(np.unique(decided_labels)) < 2:
+        found.pop(("after", "matthews_correlation"), None)  # undefined where all answers are the same
     return {kind: {key[1]: ends for key, ends in found.items() if key[0] == kind} for kind in ("after", "gain")}
 
 
@@ -173,16 +176,17 @@ def weighted_metrics(truth: Array, labels: Array, probabilities: Array) -> Calla
     return compute
 
 
-def least_certain(truth: Array, num_labels: int) -> dict[str, float]:
+def least_certain(truth: Array, labels: Array, num_labels: int) -> dict[str, float]:
     """Of each metric but accuracy the exact lower end where no answer is wrong: it rests on the examples of a label.
 
     Args:
         truth: references, see `weighted_metrics`.
+        labels: predicted, as `truth`.
         num_labels: number of labels.
 
     Returns:
-        Of metrics of label 1 that of its examples; of means over labels the mean of theirs; of what takes both of two
-        labels that of the rarer.
+        Of metrics of label 1 that of its examples, or of those that are taken for it (precision); of means over labels
+        the mean of theirs; of what takes both of two labels that of the rarer.
     """
     if truth.ndim == 2:
         counts, micro = truth.sum(axis=0), {"f1_micro": exact_end(max(1, int(truth.sum())))}
@@ -190,7 +194,9 @@ def least_certain(truth: Array, num_labels: int) -> dict[str, float]:
         counts, micro = np.bincount(truth, minlength=num_labels), {}
     each = {label: exact_end(int(count)) for label, count in enumerate(counts) if count}
     mean, rarer = float(np.mean(list(each.values()))), min(each.values())
-    own = dict.fromkeys(OF_LABEL_1, each.get(1, 0.0) if truth.ndim == 1 and num_labels == 2 else mean)
+    own = dict.fromkeys(OF_LABEL_1, mean)
+    if truth.ndim == 1 and num_labels == 2:
+        own = dict.fromkeys(OF_LABEL_1, each.get(1, 0.0)) | {"precision": exact_end(max(1, int(labels.sum())))}
     both = dict.fromkeys(("matthews_correlation", "roc_auc", "average_precision"), rarer)
     return {**own, **both, "f1_macro": mean, **micro}
 

@@ -148,8 +148,8 @@ def lines(
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1)
     for i, one in enumerate(series):
         style: dict[str, Any] = {"color": SERIES[i % len(SERIES)], "linestyle": DASHES[i % len(DASHES)]}
-        axes.plot(one["x"], one["y"], label=_plain(one["name"]), marker="o" if one.get("markers") else "",
-                  markersize=3.5, **style)  # fmt: skip
+        marked = one.get("markers") or len(one["x"]) == 1
+        axes.plot(one["x"], one["y"], label=_plain(one["name"]), marker="o" if marked else "", markersize=3.5, **style)
         if one.get("low") is not None:
             axes.fill_between(one["x"], one["low"], one["high"], color=style["color"], alpha=0.15, linewidth=0)
     if point is not None:

@@ -36,7 +36,7 @@ def _why(report: Mapping[str, Any]) -> str:
     behind = [f"{way} ({runs[way]['difference']:+.3f}, standard error {runs[way]['standard_error']:.3f})"
               for way in unclear]  # fmt: skip
     said += (
-        [f"within chance of {', '.join(behind)}, none of which is cheaper and within a standard error"]
+        [f"within chance of {', '.join(behind)}; no other is both cheaper to train and within a standard error"]
         if unclear
         else []
     )

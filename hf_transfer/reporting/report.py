@@ -42,7 +42,8 @@ def device_name(device: torch.device) -> str:
     """The GPU's name, or the processor's."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
-    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    return f"CPU ({platform.machine()}, {threads} thread{'s' if threads > 1 else ''})"
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,8 @@ def summary(report: dict[str, Any], folder: Path) -> str:
     data, parameters, training = report["data"], report["parameters"], report["training"]
     if data.get("majority_class_rate") is not None:
         rate = data["majority_class_rate"]
-        better = " That is better: do not ship this." if rate > report["metrics"]["accuracy"] else ""
+        accuracy = report["metrics"]["accuracy"]
+        better = "" if rate < accuracy else f" That is {'better' if rate > accuracy else 'as good'}: do not ship this."
         lines.append(f"Always answering the commonest label: accuracy {rate:.3f}.{better}")
     if "false_positives" in report and report["decision"]["threshold"] is not None:
         lines.append(false_positives(report))
@@ -185,10 +187,9 @@ def summary(report: dict[str, Any], folder: Path) -> str:
 def false_positives(report: Mapping[str, Any]) -> str:
     """How many test examples of the one label are taken for the other."""
     found, (no, yes) = report["false_positives"], report["data"]["labels"]
-    return (
-        f"{found['count']} of {found['of']} test examples of '{no}' are taken for '{yes}', "
-        "{:.1%} to {:.1%} (95 %).".format(*found["interval"])
-    )
+    low, high = found["interval"]
+    told = f"{found['count']} of {found['of']} test examples of '{no}' are taken for '{yes}'"
+    return f"{told}, {low:.1%} to {high:.1%} (95 %)."
 
 
 def throughput(training: dict[str, Any]) -> str:
@@ -257,7 +258,7 @@ def verdict(report: Mapping[str, Any]) -> Verdict:
         return Verdict("unclear", f"the change of {name} is within chance ({low:+.3f} to {high:+.3f}, 95 %).")
     least, most = sorted((abs(low), abs(high)))
     rose = low > 0
-    change = f"{'rose' if rose else 'fell'} by {least:.3f} to {most:.3f} (95 %)"
+    change = f"{'rose' if rose else 'fell'} by between {least:.3f} and {most:.3f} (95 %)"
     if rose == better_up:
         return Verdict("good", f"{name} {change}.")
     return Verdict("bad", f"{name} {change.upper()}: do not ship this.")

@@ -18,7 +18,7 @@ from hf_transfer.data.recordings import (
     AUDIO_COLUMNS,
     SPEAKER_COLUMNS,
     TRANSCRIPT_COLUMNS,
-    describe_speakers,
+    caveats_of_speakers,
     read_recordings,
     resolve,
     say_left_out,
@@ -141,8 +141,8 @@ class SpeechRecognition(SpeechSettings):
     def identities(self, split: Dataset) -> list[str]:
         return split["checksum"][:]
 
-    def check(self, splits: DatasetDict) -> None:
-        describe_speakers(splits["train"], splits["test"])
+    def check(self, splits: DatasetDict) -> list[str]:
+        return caveats_of_speakers(splits["train"], splits["test"])
 
     def facts(self, splits: DatasetDict) -> dict[str, Any]:
         return {

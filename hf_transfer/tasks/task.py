@@ -59,8 +59,12 @@ class Task(Protocol):
     def identities(self, split: Dataset) -> list[str]:
         """What makes two examples the same when splits are compared, an entry an example."""
 
-    def check(self, splits: DatasetDict) -> None:
-        """Refuse before training what would fail after it."""
+    def check(self, splits: DatasetDict) -> list[str]:
+        """Refuse before training what would fail after it.
+
+        Returns:
+            What makes the result flatter or narrower than it looks: said already, in sentences that may be published.
+        """
 
     def load_processor(self, model: ModelArguments, splits: DatasetDict | None = None) -> Any:
         """The tokenizer or processor that comes with the model, made to fit the splits where it must be."""

@@ -13,7 +13,14 @@ from datasets.fingerprint import Hasher
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedModel
 
 from hf_transfer.arguments import DataArguments, ModelArguments
-from hf_transfer.data.examples import encode_labels, label_counts, learnable_labels, read_examples
+from hf_transfer.data.examples import (
+    contradictions,
+    encode_labels,
+    label_counts,
+    learnable_labels,
+    read_examples,
+    several_in_a_cell,
+)
 from hf_transfer.data.splits import find_column
 from hf_transfer.errors import InputError, logger
 from hf_transfer.evaluation import classification
@@ -138,6 +145,9 @@ class TextClassification:
         else:
             names = learnable_labels(read["train"], counts["train"], train.features[label], self.positive_label)
             several = isinstance(read["train"].features["label"], List)
+            hint = "" if several else several_in_a_cell(names)
+            if hint:
+                logger.warning("%s", hint.strip())
             wanted = self.threshold is not None or self.max_false_positive_rate is not None
             if wanted and (several or len(names) != 2):
                 raise InputError(f"A threshold needs exactly two labels, one a text; found {len(names)}: {names[:9]}.")
@@ -148,6 +158,7 @@ class TextClassification:
                     f"The {name} split holds labels that training never saw: {', '.join(map(repr, unknown[:5]))} "
                     f"({sum(split_counts[label] for label in unknown)} rows). Training has: "
                     f"{', '.join(map(repr, names[:20]))}. Add examples of them to training, or correct the spelling."
+                    f"{several_in_a_cell([*unknown, *names])}"
                 )
         for name, split in read.items():
             if isinstance(split.features["label"], List) != several:
@@ -177,7 +188,7 @@ class TextClassification:
         both = (f"{text.strip()}\0{pair.strip()}" for text, pair in zip(split["text"], pairs, strict=True))
         return [hashlib.blake2b(each.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest() for each in both]
 
-    def check(self, splits: DatasetDict) -> None:
+    def check(self, splits: DatasetDict) -> list[str]:
         if self.class_weights == "balanced":
             weights = zip(_names(splits["train"]), _balanced_weights(splits["train"]).tolist(), strict=True)
             logger.info("Loss weights: %s.", ", ".join(f"{name} {weight:.2f}" for name, weight in weights))
@@ -189,6 +200,15 @@ class TextClassification:
                 classification.warn_of_too_few_negatives(
                     labels, self.max_false_positive_rate, _names(splits["train"])[0]
                 )
+        names = _names(splits["train"])
+        tested = label_counts(splits["test"], names)
+        untested = [name for name in names if not tested.get(name)]
+        found = []
+        if untested:
+            shown = ", ".join(f"'{name}'" for name in untested[:5]) + (", ..." if len(untested) > 5 else "")
+            found.append(f"No test example is {shown}: how well that is told is not measured.")
+            logger.info("%s", found[0])
+        return found + contradictions({name: (self.identities(split), split) for name, split in splits.items()}, names)
 
     def facts(self, splits: DatasetDict) -> dict[str, Any]:
         names = _names(splits["train"])
@@ -328,7 +348,7 @@ class TextClassification:
         return Resampled(
             np.arange(len(records)),
             classification.weighted_metrics(truth, labels, scores),
-            classification.least_certain(truth, scores.shape[1]),
+            classification.least_certain(truth, labels, scores.shape[1]),
         )
 
     def pipeline(self, model: Any, processor: Any) -> Any:

@@ -37,6 +37,7 @@ class Health(TrainerCallback, ExportableState):
         self.has_spoken = False
         self.silent_logs = self.one_answer_logs = self.far_above_logs = self.overflowing_logs = 0
         self.silent_since = self.one_answer_since = 0
+        self.loss = self.chance = 0.0
 
     def state(self) -> dict[str, Any]:
         """For checkpoints: a run that goes on has seen what it saw."""
@@ -53,11 +54,13 @@ class Health(TrainerCallback, ExportableState):
         if self.overflowing_logs >= OVERFLOWING_LOGS:
             why = f"the gradients are not finite, {OVERFLOWING_LOGS} logs in a row"
             self._stop(args, state, f"{why}. {_calmer(args)}")
-        far = loss > FAR_ABOVE * max(self.first_loss, logs.get("loss_at_chance", 0.0))
+        # A new classifier begins at chance, and may be far above it at the first log; a recogniser begins anywhere.
+        beginning = 0.0 if "commonest_prediction" in logs else self.first_loss
+        far = loss > FAR_ABOVE * max(beginning, logs.get("loss_at_chance", 0.0))
         self.far_above_logs = self.far_above_logs + 1 if far else 0
+        self.loss, self.chance = loss, logs.get("loss_at_chance", 0.0)
         if self.far_above_logs >= FAR_ABOVE_LOGS:
-            self._stop(args, state, f"the loss is {loss:.3g}, where it began at {self.first_loss:.3g}: training has "
-                                    f"diverged. {_calmer(args)}")  # fmt: skip
+            self._stop_diverged(args, state)
         if "empty_hypotheses" in logs:
             self._listen(args, state, loss, logs["empty_hypotheses"])
         if "commonest_prediction" in logs:
@@ -71,6 +74,8 @@ class Health(TrainerCallback, ExportableState):
     on_epoch_end = on_step_end
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.far_above_logs and state.global_step >= state.max_steps:
+            self._stop_diverged(args, state)
         if self.silent_logs and not self.has_spoken and state.is_world_process_zero:
             logger.warning(
                 "By the last step the recogniser still writes nothing: train longer (--num_train_epochs), raise "
@@ -98,6 +103,10 @@ class Health(TrainerCallback, ExportableState):
         if settled and self.one_answer_logs >= COLLAPSED_LOGS and texts >= COLLAPSED_TEXTS:
             self._stop(args, state, f"the last {texts} texts all got the same label: the classifier has collapsed. "
                                     f"{_calmer(args)}")  # fmt: skip
+
+    def _stop_diverged(self, args: Any, state: Any) -> None:
+        told = f"the loss is {self.loss:.3g}, where it began at {self.first_loss:.3g}, and {self.chance:.3g} is chance"
+        self._stop(args, state, f"{told}: training has diverged. {_calmer(args)}")
 
     def _stop(self, args: Any, state: Any, what: str) -> None:
         raise Failure(f"At step {state.global_step} {what} {OFF}. {last_checkpoint(args.output_dir)}")
