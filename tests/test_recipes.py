@@ -112,6 +112,7 @@ def test_the_accent_demo_learns_an_accent_and_is_quiet(tmp_path):
     assert len(done.stderr.splitlines()) < 12, done.stderr
     assert "hf-transfer predict" in done.stdout
     assert "source wer" in done.stdout
+    assert "On the source examples wer changed by " in done.stdout
 
 
 def test_the_packaged_recogniser_is_what_the_datasheet_says():

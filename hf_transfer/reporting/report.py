@@ -176,12 +176,22 @@ def summary(report: dict[str, Any], folder: Path) -> str:
     share = parameters["trainable"] / parameters["total"]
     lines += [
         f"Measured on {data['examples']['test']} test examples; {verdict(report).text}",
+        *([source_change(report)] if "source" in report else []),
         f"Method {report['method']}: {parameters['trainable']:,} of {parameters['total']:,} weights trained "
         f"({share:.1%}) in {training['seconds']:.0f} s of training, {report['seconds']['total']:.0f} s in all.",
         throughput(training),
         f"The model lies in {folder}, with a page about it: {folder / 'report.html'}",
     ]
     return "\n".join(lines)
+
+
+def source_change(report: Mapping[str, Any]) -> str:
+    """What became of what the model knew before."""
+    name, of = report["data"]["answer"][0], report["source"]
+    change = of["metrics"][name] - of["baseline"][name]
+    low, high = of["gain"].get(name, (change, change))
+    chance = ", within chance" if low <= 0 <= high else ""
+    return f"On the source examples {name} changed by {change:+.3f} ({low:+.3f} to {high:+.3f}, 95 %){chance}."
 
 
 def false_positives(report: Mapping[str, Any]) -> str:
