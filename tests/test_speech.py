@@ -733,3 +733,42 @@ def test_a_language_model_that_cannot_be_had_is_refused_with_the_install_command
     result = command("predict", trained / "full", tmp_path / "a.wav", "--language_model", tmp_path / "none.arpa")
     assert result.code == 2
     assert "no such file" in result.err or 'pip install "hf-transfer-learning[lm]"' in result.err
+
+
+# --- speakers ---------------------------------------------------------------------------------------------------
+
+
+def with_speakers(accents, place, name_of):
+    import csv
+
+    rows = list(csv.DictReader((accents / "metadata.csv").open()))
+    return write_csv(
+        place / "t.csv",
+        [
+            {"path": str(accents / row["file_name"]), "sentence": row["transcription"], "accent": row["accent"],
+             "client_id": name_of(i, row["accent"])}
+            for i, row in enumerate(rows)
+        ],
+    )  # fmt: skip
+
+
+def test_a_drawn_test_split_is_of_new_voices(speech_model, accents, tmp_path):
+    file = with_speakers(accents, tmp_path, lambda i, accent: f"{accent}-{i % 8}")
+    report = train(tmp_path / "out", speech_model(), train_file=str(file), group_column_name="accent").report
+    told = report["data"]
+    assert told["made"]["test"]["whole_speakers"]
+    assert told["speakers"]["train"] + told["speakers"]["test"] == 16
+    assert set(told["group_counts"]["test"]) == {"north", "south"}
+    assert 0.1 < told["made"]["test"]["share"] < 0.35
+    assert told["caveats"] == []
+    assert "whole speakers" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_an_accent_of_one_speaker_is_learned_and_measured(speech_model, accents, tmp_path):
+    """Whole speakers would leave it on one side: clips are drawn, and it is told that voices are known."""
+    file = with_speakers(accents, tmp_path, lambda i, accent: f"{accent}-{i % 12 if accent == 'north' else 0}")
+    report = train(tmp_path / "out", speech_model(), train_file=str(file), group_column_name="accent").report
+    assert not report["data"]["made"]["test"]["whole_speakers"]
+    assert set(report["data"]["group_counts"]["test"]) == {"north", "south"}
+    assert any("the result holds for known voices" in caveat for caveat in report["data"]["caveats"])
+    assert "known voices" in (tmp_path / "out" / "report.html").read_text()

@@ -9,7 +9,7 @@ from typing import Any
 
 import datasets
 from datasets import Dataset, DatasetDict
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from hf_transfer.arguments import DataArguments
 from hf_transfer.data.audiofolder import SPLIT_NAMES, audiofolder_tables, load_audiofolder
@@ -20,6 +20,8 @@ from hf_transfer.errors import InputError, logger, short_path
 SPLITS = ("train", "validation", "test", "source", "replay")
 # More than this says little more about temperature and threshold, and is missed in training.
 ENOUGH_TO_VALIDATE = 400
+# With fewer speakers, one who is left out is too large a part of what is learned or measured.
+ENOUGH_SPEAKERS = 10
 
 
 def load_splits(data: DataArguments) -> DatasetDict:
@@ -143,7 +145,7 @@ def find_column(columns: Sequence[str], given: str | None, usual: Sequence[str],
 def complete_splits(
     splits: DatasetDict, strata: dict[str, list[Any]], data: DataArguments, seed: int
 ) -> tuple[DatasetDict, dict[str, Any]]:
-    """Make the splits that are missing, stratified and seeded.
+    """Make the splits that are missing, stratified and seeded; of whole speakers where ten or more are known.
 
     Args:
         splits: at least ``train``.
@@ -163,19 +165,39 @@ def complete_splits(
             continue
         if share is None:
             share = min(0.1, ENOUGH_TO_VALIDATE / len(train))
-        keep, taken, evenly = _stratified(strata["train"], share, seed)
+        whole = _whole_speakers(train, strata["train"], share, seed)
+        keep, taken, evenly = whole or _stratified(strata["train"], share, seed)
+        how = "stratified" if evenly else "at random, as some kinds are too rare"
+        how = "whole speakers, as new voices are what it is for" if whole else how
         complete[name], train = train.select(taken), train.select(keep)
         strata[name] = [strata["train"][i] for i in taken]
         strata["train"] = [strata["train"][i] for i in keep]
-        made[name] = {"from": "train", "share": len(taken) / len(keep + taken), "seed": seed}
+        made[name] = {"from": "train", "share": len(taken) / len(keep + taken), "seed": seed,
+                      "whole_speakers": whole is not None}  # fmt: skip
         logger.info(
             "No %s split: %d examples of the training split are kept for it (%s, seed %d; --%s_size).",
-            name, len(taken), "stratified" if evenly else "at random, as some kinds are too rare", seed, name,
+            name, len(taken), how, seed, name,
         )  # fmt: skip
     if "test" not in complete:
         raise InputError("There is nothing to measure on: give --test_file, or --test_size above 0.")
     complete["train"] = train
     return DatasetDict({name: complete[name] for name in SPLITS if name in complete}), made
+
+
+def _whole_speakers(
+    train: Dataset, strata: list[Any], share: float, seed: int
+) -> tuple[list[int], list[int], bool] | None:
+    """As `_stratified`, no speaker on both sides; None with too few speakers, in all or of a kind."""
+    speakers, folds = train["speaker"][:] if "speaker" in train.column_names else [], round(1 / share)
+    if len(set(speakers)) < ENOUGH_SPEAKERS or folds < 2:
+        return None
+    evenly = min(Counter(strata).values()) >= folds
+    kinds = strata if evenly else [0] * len(strata)
+    divided = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(strata, kinds, speakers)
+    keep, taken = next(divided)
+    if any({strata[i] for i in side} != set(strata) for side in (keep, taken)):
+        return None  # one kind of examples would not be learned, or not measured
+    return keep.tolist(), taken.tolist(), evenly
 
 
 def cut_to_sizes(
