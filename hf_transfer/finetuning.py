@@ -309,7 +309,7 @@ def _of_overlap(also_in_training: Mapping[str, int], tested: int) -> list[str]:
     count = also_in_training["test"]
     if not count or also_in_training["removed_from_train"]:
         return []
-    return [f"{count} of {tested} test examples occur in training as well: what is measured is flattered."]
+    return [f"{count} of {tested} test examples occur in training as well: they do not tell how it does on new ones."]
 
 
 def _counts(splits: DatasetDict) -> dict[str, Any]:

@@ -255,5 +255,7 @@ def overlap(splits: DatasetDict, keys: dict[str, list[str]], *, remove: bool) ->
             splits["train"] = splits["train"].select(kept)
             logger.info("Also in training: %s. %d training examples are removed (--deduplicate).", found, shared)
         else:
-            logger.info("Also in training: %s. Measured quality is flattered; --deduplicate removes them.", found)
+            logger.info(
+                "Also in training: %s. They do not tell how it does on new ones; --deduplicate removes them.", found
+            )
     return splits, {**counts, "removed_from_train": shared if remove else 0}

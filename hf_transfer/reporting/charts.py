@@ -154,8 +154,9 @@ def lines(
             axes.fill_between(one["x"], one["low"], one["high"], color=style["color"], alpha=0.15, linewidth=0)
     if point is not None:
         axes.plot(point[0], point[1], "o", color=INK, markersize=5)
-        axes.annotate(_plain(point[2], 40), point[:2], xytext=(-6, -12), textcoords="offset points", ha="right",
-                      fontsize=8)  # fmt: skip
+        left = point[0] < sum(axes.get_xlim()) / 2  # its name has room on the other side
+        axes.annotate(_plain(point[2], 40), point[:2], xytext=(6 if left else -6, -12), textcoords="offset points",
+                      ha="left" if left else "right", fontsize=8)  # fmt: skip
     axes.set_xlabel(_plain(x, 60))
     axes.set_ylabel(_plain(y, 60))
     axes.grid(color=FAINT, linewidth=0.4)
