@@ -158,6 +158,11 @@ class MethodArguments:
         metadata={"help": "Fit the head on frozen features before --method full or lora (LP-FT)."},
     )
 
+    @property
+    def leaves_adapter(self) -> bool:
+        """Whether an adapter is written, and not whole weights."""
+        return self.method == "lora" and not self.merge
+
 
 # Arguments that do not change what a run leads to.
 OF_NO_EFFECT = ("output_dir", "hub_", "logging_", "save_total_limit", "dataloader_", "ddp_", "resume_", "use_cpu",

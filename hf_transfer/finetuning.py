@@ -160,7 +160,7 @@ def _prepare(
             logger.info("Newly initialised: %s.", ", ".join(newly_initialised))
         if training.should_save:
             # Weights, and checkpoints of them with the optimizer's moments; an adapter is a small part of that.
-            share = 0.5 if arguments.method.method == "lora" and not arguments.method.merge else 4
+            share = 0.5 if arguments.method.leaves_adapter else 4
             output.require_space(int(share * sum(p.numel() * p.element_size() for p in model.parameters())))
     with meter.stage("preprocessing"):
         before = {name: len(split) for name, split in splits.items()}
@@ -184,7 +184,7 @@ def _circumstances(task: Task, arguments: Arguments, run: _Prepared) -> dict[str
         "task": task.pipeline_tag,
         "method": arguments.method.method,
         "model": arguments.model.model_name_or_path,
-        "adapter": arguments.method.method == "lora" and not arguments.method.merge,
+        "adapter": arguments.method.leaves_adapter,
         "headline": list(task.headline),
         "greater_is_better": task.greater_is_better,
         "seed": arguments.training.seed,

@@ -155,16 +155,17 @@ def contradictions(splits: Mapping[str, tuple[list[str], Dataset]], names: list[
         names: of the labels, by id.
     """
     labels: dict[str, set[str]] = {}
-    texts: dict[str, str] = {}
+    places: dict[str, tuple[Dataset, int]] = {}  # and not the texts: memory is not to grow with them
     for identities, split in splits.values():
-        for identity, label, text in zip(identities, split["label"][:], split["text"][:], strict=True):
+        for i, (identity, label) in enumerate(zip(identities, split["label"][:], strict=True)):
             ids = sorted(label) if isinstance(label, list) else [label]
-            labels.setdefault(identity, set()).add(", ".join(names[i] for i in ids) or "none")
-            texts.setdefault(identity, text)
+            labels.setdefault(identity, set()).add(", ".join(names[k] for k in ids) or "none")
+            places.setdefault(identity, (split, i))
     several = [identity for identity, found in labels.items() if len(found) > 1]
     if not several:
         return []
-    shown = " ".join(texts[several[0]].split())
+    split, row = places[several[0]]
+    shown = " ".join(split[row]["text"].split())
     shown = shown if len(shown) <= 60 else f"{shown[:59]}…"
     told = " and ".join(f"'{label}'" for label in sorted(labels[several[0]]))
     found = f"{len(several):,} texts have different labels in different rows"

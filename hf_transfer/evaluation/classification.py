@@ -135,15 +135,16 @@ def intervals(before: Any, after: Any, truth: Array, decision: Decision, seed: i
         seed: of the resampling.
     """
     earlier = _weighted_metrics(before, truth, Decision(multi_label=decision.multi_label))
-    later = _weighted_metrics(after, truth, decision)
+    probabilities = decision.probabilities(after)
+    labels, num_labels = decision.labels(probabilities), probabilities.shape[1]
+    later = weighted_metrics(truth, labels, probabilities)
 
     def both(weights: Array) -> dict[Any, Array]:
         old, new = earlier(weights), later(weights)
         return {("after", name): new[name] for name in new} | {("gain", name): new[name] - old[name] for name in new}
 
-    decided_labels, num_labels = decision.labels(decision.probabilities(after)), np.stack(after).shape[1]
-    found = bootstrap(both, len(truth), seed=seed, least=least_certain(truth, decided_labels, num_labels))
-    if len(np.unique(decided_labels)) < 2:
+    found = bootstrap(both, len(truth), seed=seed, least=least_certain(truth, labels, num_labels))
+    if len(np.unique(labels)) < 2:
         found.pop(("after", "matthews_correlation"), None)  # undefined where all answers are the same
     return {kind: {key[1]: ends for key, ends in found.items() if key[0] == kind} for kind in ("after", "gain")}
 

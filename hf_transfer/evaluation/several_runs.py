@@ -30,25 +30,7 @@ def measure_several(
     """
     first = next(iter(runs.values()))[0]
     count, seeds = int(first.units.max()) + 1, min(len(own) for own in runs.values())
-    generator = np.random.default_rng([seed, 1])
-    drawn_seeds = generator.multinomial(seeds, [1 / seeds] * seeds, size=RESAMPLES) / seeds
-    if seeds > 1:  # resampled values spread less than those they are drawn from, by n - 1 over n
-        drawn_seeds = 1 / seeds + (drawn_seeds - 1 / seeds) * (seeds / (seeds - 1)) ** 0.5
-    drawn = {way: [[] for _ in own[:seeds]] for way, own in runs.items()}  # type: dict[str, list[list[dict[str, Array]]]]
-    for weights in multiplicities(count, seed):
-        of_examples = weights[:, first.units]
-        for way, own in runs.items():
-            for kept, run in zip(drawn[way], own, strict=False):
-                kept.append(run.metrics(of_examples))
-    resamples = {
-        way: {
-            name: _over_seeds(
-                np.stack([np.concatenate([np.atleast_1d(part[name]) for part in kept]) for kept in own]), drawn_seeds
-            )
-            for name in own[0][0]
-        }
-        for way, own in drawn.items()
-    }
+    resamples = _resamples(runs, first.units, seeds, seed)
     plain = np.ones(len(first.units))
     means = {way: _mean([run.metrics(plain) for run in own[:seeds]]) for way, own in runs.items()}
     best = max(means, key=lambda way: means[way][metric] * (1 if greater_is_better else -1))
@@ -71,6 +53,31 @@ def measure_several(
             "standard_error": error,
         }
     return found
+
+
+def _resamples(
+    runs: Mapping[str, Sequence[Resampled]], units: Array, seeds: int, seed: int
+) -> dict[str, dict[str, Array]]:
+    """By way and metric its mean over seeds in each resample, [resamples]."""
+    generator = np.random.default_rng([seed, 1])
+    drawn_seeds = generator.multinomial(seeds, [1 / seeds] * seeds, size=RESAMPLES) / seeds
+    if seeds > 1:  # resampled values spread less than those they are drawn from, by n - 1 over n
+        drawn_seeds = 1 / seeds + (drawn_seeds - 1 / seeds) * (seeds / (seeds - 1)) ** 0.5
+    drawn = {way: [[] for _ in own[:seeds]] for way, own in runs.items()}  # type: dict[str, list[list[dict[str, Array]]]]
+    for weights in multiplicities(int(units.max()) + 1, seed):
+        of_examples = weights[:, units]
+        for way, own in runs.items():
+            for kept, run in zip(drawn[way], own, strict=False):
+                kept.append(run.metrics(of_examples))
+    return {
+        way: {
+            name: _over_seeds(
+                np.stack([np.concatenate([np.atleast_1d(part[name]) for part in kept]) for kept in own]), drawn_seeds
+            )
+            for name in own[0][0]
+        }
+        for way, own in drawn.items()
+    }
 
 
 def _farthest(deviations: Mapping[str, Array]) -> float:

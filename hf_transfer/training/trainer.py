@@ -273,15 +273,15 @@ class TransferTrainer(Trainer):
         """What `readout` keeps of every example [n], in the dataset's order, on every process; mean loss over them."""
         args = self.args
         while True:
-            own: tuple[list[tuple[int, Any]], float] | None = None
             try:
-                own = self._outputs(dataloader)
+                found, loss_sum = self._outputs(dataloader)
             except RuntimeError as error:
                 batch_size = args.per_device_eval_batch_size
                 if not (args.auto_find_batch_size and should_reduce_batch_size(error)) or batch_size == 1:
                     raise
-            if own is not None:
-                return self._measured(*own, len(dataloader.dataset), metric_key_prefix)  # type: ignore[arg-type]
+            else:
+                count = len(dataloader.dataset)  # type: ignore[arg-type]
+                return self._measured(found, loss_sum, count, metric_key_prefix)
             args.per_device_eval_batch_size = max(1, args.per_device_eval_batch_size // 2)
             logger.info("Out of memory: measured %d at a time (--per_device_eval_batch_size).",
                         args.per_device_eval_batch_size)  # fmt: skip
