@@ -290,8 +290,8 @@ def _prepare_splits(
     splits = cut_to_sizes(splits, {name: task.strata(split) for name, split in splits.items()}, data, seed, split_seed)
     splits = replay(splits, pool, data, seed)
     identities = {name: task.identities(split) for name, split in splits.items()}
-    splits, also_in_training = overlap(splits, identities, remove=data.deduplicate)
-    caveats = [*_of_overlap(also_in_training, len(splits["test"])), *task.check(splits)]
+    splits, also_in_training, caveats = overlap(splits, identities, remove=data.deduplicate)
+    caveats += task.check(splits)
     if "validation" not in splits and evaluates:
         raise InputError("--eval_strategy needs a validation split: raise --validation_size, or leave it at `no`.")
     source = data.dataset_name or Path(data.train_file or "memory").name
@@ -302,14 +302,6 @@ def _prepare_splits(
         "also_in_training": also_in_training,
         "caveats": caveats,
     }
-
-
-def _of_overlap(also_in_training: Mapping[str, int], tested: int) -> list[str]:
-    """The caveat of test examples that are trained on; said already."""
-    count = also_in_training["test"]
-    if not count or also_in_training["removed_from_train"]:
-        return []
-    return [f"{count} of {tested} test examples occur in training as well: they do not tell how it does on new ones."]
 
 
 def _counts(splits: DatasetDict) -> dict[str, Any]:

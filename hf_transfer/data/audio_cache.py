@@ -5,13 +5,12 @@ import functools
 import hashlib
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from zipfile import BadZipFile
 
 import datasets
@@ -20,11 +19,11 @@ import soundfile
 from tqdm.auto import tqdm
 
 from hf_transfer.data.audio import AudioSettings, Decoded, UnusableAudio, decode
+from hf_transfer.data.kept import mark_used, to_disk
 from hf_transfer.errors import Failure
 
 # Part of the fingerprint: raise it when decoded samples or findings change.
 VERSION = 1
-UNUSED_DAYS = 30
 
 
 @dataclass(frozen=True)
@@ -95,21 +94,6 @@ def _read(folder: Path) -> StoredClips | None:
         return None
 
 
-def to_disk(stream: IO[bytes]) -> None:
-    """Have what was written survive a machine that loses its power."""
-    stream.flush()
-    os.fsync(stream.fileno())
-
-
-def mark_used(folder: Path) -> None:
-    """Note that a run has asked for what is kept in a folder, and remove those beside it that none has in a month."""
-    os.utime(folder)
-    for other in folder.parent.iterdir():
-        with contextlib.suppress(OSError):  # another run may do the same
-            if time.time() - other.stat().st_mtime > UNUSED_DAYS * 86400:
-                shutil.rmtree(other)
-
-
 def _fingerprint(sources: Iterable[Path | bytes], settings: AudioSettings) -> str:
     """Changes with every file, its content as its date and size tell it, and with the settings."""
     digest = hashlib.sha256(repr((VERSION, soundfile.__libsndfile_version__, asdict(settings))).encode())
@@ -155,13 +139,13 @@ def _decode_all(
                 problems.append("" if isinstance(found, Decoded) else str(found))
                 findings.append(" ".join(found.findings) if isinstance(found, Decoded) else "")
                 checksums.append(hashlib.sha256(samples.tobytes()).hexdigest()[:16])
-            to_disk(stream)
         with (partial / "clips.npz").open("wb") as stream:
             np.savez(
                 stream, offsets=np.array(offsets), problems=np.array(problems, dtype=str),
                 findings=np.array(findings, dtype=str), checksums=np.array(checksums, dtype=str),
             )  # fmt: skip
-            to_disk(stream)
+        for file in partial.iterdir():
+            to_disk(file)
         if _read(folder) is None:  # another process may have been faster
             shutil.rmtree(folder, ignore_errors=True)
             try:

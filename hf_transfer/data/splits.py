@@ -234,14 +234,19 @@ def _stratified(strata: list[Any], share: float, seed: int) -> tuple[list[int], 
     return sorted(keep), sorted(taken), fits
 
 
-def overlap(splits: DatasetDict, keys: dict[str, list[str]], *, remove: bool) -> tuple[DatasetDict, dict[str, int]]:
+def overlap(
+    splits: DatasetDict, keys: dict[str, list[str]], *, remove: bool
+) -> tuple[DatasetDict, dict[str, int], list[str]]:
     """Count the examples of training that validation or test hold as well, and take them out if asked.
+
+    And in a sentence, what such examples make of the result; said already.
 
     Args:
         splits: with ``train``.
         keys: for each split, what makes two examples the same, an entry an example.
         remove: take them out of ``train``.
     """
+    caveats = []
     held_out = {key for name in splits if name != "train" for key in keys[name]}
     seen_in_train = set(keys["train"])
     counts = {name: sum(key in seen_in_train for key in keys[name]) for name in splits if name != "train"}
@@ -258,4 +263,9 @@ def overlap(splits: DatasetDict, keys: dict[str, list[str]], *, remove: bool) ->
             logger.info(
                 "Also in training: %s. They do not tell how it does on new ones; --deduplicate removes them.", found
             )
-    return splits, {**counts, "removed_from_train": shared if remove else 0}
+            if counts["test"]:
+                caveats.append(
+                    f"{counts['test']} of {len(keys['test'])} test examples occur in training as well: they do not "
+                    "tell how it does on new ones."
+                )
+    return splits, {**counts, "removed_from_train": shared if remove else 0}, caveats

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from hf_transfer.arguments import OF_NO_EFFECT, differences
+from hf_transfer.data.kept import to_disk
 from hf_transfer.errors import Failure, InputError
 
 # Where TensorBoard's logs lie, in the working folder and then in the output folder.
@@ -140,12 +141,12 @@ class OutputFolder:
             yield staged
             _open_up(staged)
             for path in (*staged.iterdir(), staged):
-                _to_disk(path)
+                to_disk(path)
             place = self.path.resolve()
             if place.is_dir():
                 place.rmdir()  # empty, as checked
             os.replace(staged, place)
-            _to_disk(place.parent)  # only then are checkpoints removed
+            to_disk(place.parent)  # only then are checkpoints removed
             if (self.work / LOGS).is_dir():
                 os.replace(self.work / LOGS, place / LOGS)
         except (OSError, SafetensorError) as error:
@@ -213,15 +214,6 @@ def written_whole_folder(folder: Path) -> Iterator[Path]:
         raise Failure(f"{folder} could not be written: {_cause(error)}. Nothing is left of it.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _to_disk(path: Path) -> None:
-    """Have a file, or the names in a folder, survive a machine that loses its power."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _open_up(folder: Path) -> None:

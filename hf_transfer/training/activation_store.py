@@ -12,7 +12,7 @@ from zipfile import BadZipFile
 import datasets
 import numpy as np
 
-from hf_transfer.data.audio_cache import mark_used, to_disk
+from hf_transfer.data.kept import mark_used, to_disk
 
 
 class ActivationStore:
@@ -123,8 +123,8 @@ class _Shard:
         self.counts.append(len(states))
 
     def finish(self) -> None:
-        to_disk(self.stream)
         self.stream.close()
+        to_disk(self.partial)
         self.partial.rename(self.path.with_suffix(".npy"))
         counts = np.array(self.counts, np.int64)
         # The index last: without it the file counts as absent.
@@ -133,7 +133,7 @@ class _Shard:
                 stream, digests=np.array(self.digests, np.uint64), starts=np.cumsum(counts) - counts, counts=counts,
                 seconds=(time.perf_counter() - self.began) / self.sharing,
             )  # fmt: skip
-            to_disk(stream)
+        to_disk(self.partial)
         self.partial.rename(self.path.with_suffix(".npz"))
 
 

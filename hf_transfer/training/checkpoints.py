@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from transformers import TrainerCallback
 
 from hf_transfer.arguments import OF_NO_EFFECT, Arguments, differences
+from hf_transfer.data.kept import to_disk
 from hf_transfer.errors import Failure, InputError, logger
 
 MANIFEST = "manifest.json"
@@ -82,19 +83,16 @@ def seal(staged: Path, folder: Path, run: Mapping[str, Any]) -> Path:
         if file.is_file():
             with file.open("rb") as stream:
                 sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-                os.fsync(stream.fileno())
+            to_disk(file)
             files[str(file.relative_to(staged))] = {"bytes": file.stat().st_size, "sha256": sha256}
     with (staged / MANIFEST).open("w", encoding="utf-8") as stream:
         json.dump({"run": run, "files": files}, stream, indent=1, default=str)
-        stream.flush()
-        os.fsync(stream.fileno())
+    to_disk(staged / MANIFEST)
     place = folder / staged.name
     if place.exists():  # damaged, or of a run that was gone back on
         os.replace(place, staged.with_name("replaced"))
     os.replace(staged, place)
-    descriptor = os.open(folder, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+    to_disk(folder)
     shutil.rmtree(staged.parent, ignore_errors=True)
     for later in checkpoints_in(folder):
         if _step(later) > _step(place):
