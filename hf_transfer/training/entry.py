@@ -9,11 +9,15 @@ from torch import nn
 
 from hf_transfer.methods import Anatomy
 
+# How a module hands on the activations.
+Form = Callable[[torch.Tensor], Any]
+
 
 class Entry:
     """A place in a model behind which everything can be run from activations.
 
-    Modules below it keep their names and weights; inside `skipping` they hand on what the model was given.
+    Inside `skipping` what lies below it has light stand-ins, which hand on what the model was given: a step goes over
+    all of a model's modules and weights several times, and those that do nothing would take most of its time.
 
     Args:
         model: the plain model, without adapters around it.
@@ -29,11 +33,16 @@ class Entry:
         if first is not None:
             self.layers = list(model.get_submodule(str(anatomy.layers)))
             self.holder = model.get_submodule(str(anatomy.layers).rpartition(".")[0])
-        self.below: dict[nn.Module, Callable[[torch.Tensor], Any]] = {}
-        self._given: torch.Tensor | None = None
+        self.below: dict[nn.Module, Form] = {}
+        self.sum: nn.Module | None = None
+        self._hidden: list[tuple[nn.Module, str, nn.Module]] = []
+        self.given = torch.empty(0)
 
     def capture(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The activations at the entry, [batch, positions, width], and no arithmetic behind it."""
+        """The activations at the entry, [batch, positions, width], and no arithmetic behind it.
+
+        Of the first position alone after `keep_first_position`, where it has found a way.
+        """
         found: list[torch.Tensor] = []
 
         def stop_before(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -50,11 +59,15 @@ class Entry:
             hook = self.layers[-1].register_forward_hook(stop_after)
         else:
             hook = self.layers[self.first].register_forward_pre_hook(stop_before, with_kwargs=True)
+        hooks = [hook]
+        if self.sum is not None:
+            hooks.append(self.sum.register_forward_pre_hook(_first_position, with_kwargs=True))
         try:
             with torch.inference_mode(), contextlib.suppress(_Stop):
                 self.model(**batch)
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
         return found[0].transpose(1, 2) if self.first is None else found[0]
 
     def learn(self, batch: dict[str, torch.Tensor]) -> None:
@@ -77,12 +90,45 @@ class Entry:
         forms = {module: _form(output, hidden) for module, output in outputs.items()}
         self.below = {module: form for module, form in forms.items() if form is not None}
 
+    def keep_first_position(self, batch: dict[str, torch.Tensor]) -> None:
+        """Nothing but the first position will be asked for: leave out what the last layer does to others by itself.
+
+        What comes behind its attention is that; it begins where the attention's output is added to the layer's input,
+        if one module does it. The activations of `batch` have to be what they were.
+        """
+        found: list[nn.Module] = []
+
+        def note(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            shapes = [v.shape for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor) and v.dim() == 3]
+            if len(shapes) > 1 and len(set(shapes)) == 1:
+                found.append(module)
+
+        hooks = [module.register_forward_pre_hook(note, with_kwargs=True) for module in self.layers[-1].modules()]
+        try:
+            asked = self.capture(batch)[:, :1]
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for module in found[:1]:
+            self.sum = module
+            try:
+                own = self.capture(batch)
+            except (RuntimeError, IndexError):
+                own = asked[:0]
+            if own.shape != asked.shape or not torch.allclose(own, asked, rtol=1e-5, atol=1e-5):
+                self.sum = None
+
     @contextlib.contextmanager
     def skipping(self) -> Iterator[None]:
         """Run the model from given activations on, inside the block."""
         hook = self.trunk.register_forward_pre_hook(self._take, with_kwargs=True)
-        for module, form in self.below.items():
-            module.forward = self._stand_in(form)
+        self._hidden = [
+            (parent, name, module)
+            for parent in self.model.modules()
+            for name, module in parent._modules.items()
+            if module in self.below
+        ]
+        self._hide()
         # Masks are given by position, as the activations are, and not by sample.
         masked = self.front is not None and hasattr(self.trunk, "_get_feature_vector_attention_mask")
         if masked:
@@ -90,23 +136,67 @@ class Entry:
         try:
             yield
         finally:
-            self._given = None
+            self.given = torch.empty(0)
             hook.remove()
-            for module in self.below:
-                del module.forward
+            self._restore()
+            self._hidden = []
             if masked:
                 del self.trunk._get_feature_vector_attention_mask
 
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """Have the model as it is for this block inside `skipping`: to be saved, or loaded."""
+        self._restore()
+        try:
+            yield
+        finally:
+            self._hide()
+
+    def _hide(self) -> None:
+        for parent, name, module in self._hidden:
+            parent._modules[name] = StandIn(module, self.below[module], self)
+
+    def _restore(self) -> None:
+        for parent, name, module in self._hidden:
+            parent._modules[name] = module
+
     def _take(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         inputs = (*args, *kwargs.values())
-        self._given = next(v for v in inputs if isinstance(v, torch.Tensor) and v.is_floating_point() and v.dim() == 3)
+        self.given = next(v for v in inputs if isinstance(v, torch.Tensor) and v.is_floating_point() and v.dim() == 3)
 
-    def _stand_in(self, form: Callable[[Any], Any]) -> Callable[..., Any]:
+
+class StandIn(nn.Module):
+    """In the place of a module that is skipped, with its attributes but not its weights.
+
+    Args:
+        module: that is skipped.
+        form: how it hands on what the model was given.
+        entry: that was given it.
+    """
+
+    def __init__(self, module: nn.Module, form: Form, entry: "Entry"):
+        super().__init__()
+        self.__dict__["module"] = module  # not a child
+        self.form, self.entry = form, entry
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["module"], name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         # Whatever reaches it: between two modules that are skipped something may be added that is in there already.
-        return lambda *args, **kwargs: form(self._given)
+        return self.form(self.entry.given)
 
 
-def _form(output: Any, hidden: torch.Tensor) -> Callable[[torch.Tensor], Any] | None:
+def _first_position(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """Inputs [batch, positions, width] with their first position alone."""
+
+    def cut(value: Any) -> Any:
+        return value[:, :1] if isinstance(value, torch.Tensor) and value.dim() == 3 else value
+
+    return tuple(map(cut, args)), {name: cut(value) for name, value in kwargs.items()}
+
+
+def _form(output: Any, hidden: torch.Tensor) -> Form | None:
     """How a module hands on what it makes of each position; None where it makes something else."""
     if isinstance(output, tuple):
         several = isinstance(output[0], torch.Tensor) and output[0].shape == hidden.shape

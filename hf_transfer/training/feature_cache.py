@@ -158,6 +158,9 @@ class FeatureCache:
         scale = max(1.0, largest) * (1.0 if self.accelerator.mixed_precision == "no" else 100.0)
         if not difference <= TOLERANCE * scale:
             return f"a {config.model_type} that is entered at a layer gives outputs that differ by {difference:.2g}"
+        if self.first_token_only:
+            with self._computing():
+                self.entry.keep_first_position(self._on_device(collated))
         return None
 
     def _new_below(self) -> bool:

@@ -136,6 +136,7 @@ class Constant:
     def beneath(self, trainer: TransferTrainer) -> Iterator[None]:
         """Let the trainer work from the activations inside the block."""
         kept = (trainer.train_dataset, trainer.eval_dataset, trainer.data_collator)
+        trainer.whole_model = self.entry.whole
         trainer.train_dataset, trainer.eval_dataset = self.examples.get("train"), self.examples.get("validation")
         trainer.data_collator = self.collator
         try:
@@ -143,6 +144,7 @@ class Constant:
                 yield
         finally:
             trainer.train_dataset, trainer.eval_dataset, trainer.data_collator = kept
+            trainer.whole_model = contextlib.nullcontext
 
 
 def constant_part(

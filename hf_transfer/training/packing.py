@@ -17,6 +17,7 @@ from torch import nn
 
 from hf_transfer.methods import Anatomy
 from hf_transfer.training.batching import a_few_lengths, divided
+from hf_transfer.training.entry import StandIn
 
 # More groups have less padding, and each costs a round of small operations in every layer.
 GROUPS = 4
@@ -142,8 +143,7 @@ def packed(trainer: Any, anatomy: Anatomy) -> Iterator[bool]:
     if anatomy.layers is None or model.device.type != "cpu" or args.torch_compile:
         yield False
         return
-    # What is skipped has a stand-in already.
-    layers = [layer for layer in plain.get_submodule(anatomy.layers) if "forward" not in vars(layer)]
+    layers = [layer for layer in plain.get_submodule(anatomy.layers) if not isinstance(layer, StandIn)]
     with contextlib.ExitStack() as stack:
         possible = bool(layers) and _agree(trainer, layers)
         if possible:

@@ -1,5 +1,6 @@
 """`transformers.Trainer` with batches and losses that do not depend on how the work is divided."""
 
+import contextlib
 import math
 import shutil
 import time
@@ -69,6 +70,8 @@ class TransferTrainer(Trainer):
         super().__init__(*args, compute_loss_func=loss, **kwargs)
         self.readout, self.run = readout, run
         self.staging: Path | None = None
+        # A block in which the model has all of its parts, where some are left out of training.
+        self.whole_model: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
         self.first_weights: dict[str, torch.Tensor] | None = None
         self.progress = Progress(self)
         self.add_callback(self.progress)
@@ -202,7 +205,7 @@ class TransferTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         self.staging = folder / STAGING
         try:
-            with written_beside(folder):
+            with written_beside(folder), self.whole_model():
                 super()._save_checkpoint(model, trial)
                 staged = self.staging / f"checkpoint-{self.state.global_step}"
                 if not self.args.save_only_model:
@@ -217,6 +220,14 @@ class TransferTrainer(Trainer):
         finally:
             self.staging = None
         self.accelerator.wait_for_everyone()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        with self.whole_model():
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        with self.whole_model():
+            super()._load_best_model()
 
     def _know_best(self, *folders: Path) -> None:
         """The best checkpoint by its place now, wherever it was written; the search begins anew where it is gone."""
