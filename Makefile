@@ -34,13 +34,13 @@ test: $(VENV)/installed ## Lint, types and tests
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-bench: $(VENV)/installed ## Against transformers' Trainer, alternating (MESSAGES=file.tsv; three quarters of an hour)
+bench: $(VENV)/installed ## Against transformers' Trainer, alternating (MESSAGES=file.tsv; an hour and a half)
 	@$(BIN)/python benchmarks/text.py $(TEXTS)
 	@$(BIN)/python benchmarks/text.py $(TEXTS) --method lora
-	@$(BIN)/python benchmarks/text.py $(TEXTS) --method frozen --epochs 10 --examples 800 --whole
+	@$(BIN)/python benchmarks/text.py $(TEXTS) --method frozen --epochs 10 --examples 3200 --whole
 	@$(BIN)/python benchmarks/text.py $(TEXTS) --method frozen --trainable_layers 2 --epochs 5
 	@$(BIN)/python benchmarks/speech.py training
-	@$(BIN)/python benchmarks/speech.py training --method frozen --trainable_layers 4 --epochs 5 --clips 8
+	@$(BIN)/python benchmarks/speech.py training --method frozen --trainable_layers 4 --epochs 5 --clips 8 --batch_size 4
 	@$(BIN)/python benchmarks/speech.py again --hours 1
 	@$(BIN)/python benchmarks/speech.py preprocessing --hours 1 10
 	@$(BIN)/python benchmarks/command.py start

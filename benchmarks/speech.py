@@ -216,7 +216,7 @@ def main() -> None:
     flags.add_argument("--trainable_layers", type=int, default=0)
     flags.add_argument("--clips", type=int, default=16, help="of 1 to 15 seconds")
     flags.add_argument("--epochs", type=int, default=2)
-    flags.add_argument("--batch_size", type=int, default=4)
+    flags.add_argument("--batch_size", type=int, default=8, help="default: that of TrainingArguments")
     asked = flags.parse_args()
     if asked.what == "training":
         training(asked)

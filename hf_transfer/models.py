@@ -41,7 +41,7 @@ def explained(name: str, what: str) -> Iterator[None]:
         raise
     except Exception as error:  # damaged files and foreign ones fail in every way that there is
         reason = " ".join(str(error).split())
-        reason = reason if len(reason) < 300 else reason[:300] + " ..."
+        detail = f" ({reason})" if len(reason) < 300 else f" ({reason[:300]} ...)"
         if not Path(name).exists() and Path(f"{name}.partial").is_dir():
             where = f"The run in {name}.partial is not finished: go on with --resume_from_checkpoint true."
         elif Path(name).is_dir():
@@ -49,10 +49,10 @@ def explained(name: str, what: str) -> Iterator[None]:
             where = f"The folder holds: {files}."
         elif Path(name).exists() or name.startswith((".", "/")):
             where = f"{'That is a file' if Path(name).is_file() else 'There is no such folder'}; expected a folder."
-            raise InputError(f"{name}: {what} could not be loaded. {where}") from error
+            detail = ""
         else:
             where = "It is no local folder, and the Hub did not give it (is it spelt right, is the Hub reachable?)."
-        raise InputError(f"{name}: {what} could not be loaded. {where} ({reason})") from error
+        raise InputError(f"{name}: {what} could not be loaded. {where}{detail}") from error
 
 
 def load_tokenizer(model: ModelArguments) -> Any:

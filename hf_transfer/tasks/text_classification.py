@@ -3,8 +3,8 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from hf_transfer.evaluation.bootstrap import Resampled
 from hf_transfer.evaluation.decision import Decision
 from hf_transfer.models import load_config, load_pretrained, load_tokenizer, longest_input, renew_unlike_head
 from hf_transfer.tasks.text_pipeline import DecidingTextClassificationPipeline
+from hf_transfer.tasks.text_settings import TextSettings
 from hf_transfer.training.losses import ClassificationLoss
 
 TEXT_COLUMNS = ("text", "sentence", "sms", "message", "review", "content", "comment", "tweet", "body", "premise",
@@ -39,8 +40,8 @@ LABEL_COLUMNS = ("label", "labels", "sentiment", "category", "class", "target", 
 
 
 @dataclass
-class TextClassification:
-    """Settings of a text classifier.
+class TextClassification(TextSettings):
+    """A text classifier.
 
     The example splits have the columns ``text``, perhaps ``text_pair`` and ``group``, and ``label``: a `ClassLabel`,
     or a list of them where a text may have several.
@@ -67,49 +68,6 @@ class TextClassification:
     auto_model: ClassVar[Any] = AutoModelForSequenceClassification
     architecture_suffix: ClassVar[str] = "ForSequenceClassification"
     _argument_group_name: ClassVar[str] = "text classification"
-
-    text_column_name: str | None = field(default=None, metadata={"help": "Column of the texts."})
-    text_pair_column_name: str | None = field(
-        default=None, metadata={"help": "Column of the second texts, where pairs are classified."}
-    )
-    label_column_name: str | None = field(
-        default=None, metadata={"help": "Column of the labels: text, integers, or lists of them."}
-    )
-    label_separator: str | None = field(
-        default=None, metadata={"help": "What separates the labels of one text, where it may have several."}
-    )
-    positive_label: str | None = field(
-        default=None, metadata={"help": "Of two labels, the one that F1 and thresholds are about (default: the last)."}
-    )
-    max_length: int | None = field(
-        default=None, metadata={"help": "Longest input in tokens (default: the model's own limit)."}
-    )
-    class_weights: Literal["none", "balanced"] = field(
-        default="none", metadata={"help": "Weigh the loss of each label by how rare it is."}
-    )
-    threshold: str | None = field(
-        default=None,
-        metadata={
-            "help": "Of two labels, when to predict the positive one: best_f1 (on validation), or a probability."
-        },
-    )
-    max_false_positive_rate: float | None = field(
-        default=None, metadata={"help": "Choose the threshold on validation that keeps false alarms below this share."}
-    )
-
-    def __post_init__(self) -> None:
-        if self.threshold is not None and self.max_false_positive_rate is not None:
-            raise InputError("--threshold and --max_false_positive_rate are both given: expected one of them.")
-        if self.threshold not in (None, "best_f1") and not classification.is_probability(self.threshold):
-            raise InputError(f"--threshold is {self.threshold!r}: expected best_f1 or a probability from 0 to 1.")
-        if self.max_false_positive_rate is not None and not 0 <= self.max_false_positive_rate <= 1:
-            raise InputError(f"--max_false_positive_rate is {self.max_false_positive_rate}: expected 0 to 1.")
-        if self.max_length is not None and self.max_length < 4:
-            raise InputError(f"--max_length is {self.max_length}: expected 4 tokens or more.")
-
-    @property
-    def chooses(self) -> bool:
-        return self.threshold == "best_f1" or self.max_false_positive_rate is not None
 
     # --- data -------------------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ def positions_of(dataset: Any) -> np.ndarray:
 def a_few_lengths(lengths: np.ndarray, count: int) -> list[int]:
     """Rows of up to `count` examples of different lengths, of the shorter ones: what to check a model's ways on."""
     _, rows = np.unique(lengths, return_index=True)
-    longest = min(max(count - 1, len(rows) // 4), len(rows) - 1)
+    longest = min(max(count - 1, len(rows) // 8), len(rows) - 1)
     return rows[np.unique(np.linspace(0, longest, count).astype(int))].tolist()
 
 

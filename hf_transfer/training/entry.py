@@ -91,10 +91,10 @@ class Entry:
         self.below = {module: form for module, form in forms.items() if form is not None}
 
     def keep_first_position(self, batch: dict[str, torch.Tensor]) -> None:
-        """Nothing but the first position will be asked for: leave out what the last layer does to others by itself.
+        """Nothing but the first position will be asked for: leave out what the last layer does to each of the others.
 
-        What comes behind its attention is that; it begins where the attention's output is added to the layer's input,
-        if one module does it. The activations of `batch` have to be what they were.
+        That is all behind its attention. It begins where the attention's output is added to the layer's input, if one
+        module does it; where the activations of `batch` would not be what they were, nothing is left out.
         """
         found: list[nn.Module] = []
 
@@ -109,14 +109,15 @@ class Entry:
         finally:
             for hook in hooks:
                 hook.remove()
-        for module in found[:1]:
-            self.sum = module
-            try:
-                own = self.capture(batch)
-            except (RuntimeError, IndexError):
-                own = asked[:0]
-            if own.shape != asked.shape or not torch.allclose(own, asked, rtol=1e-5, atol=1e-5):
-                self.sum = None
+        if not found:
+            return
+        self.sum = found[0]
+        try:
+            own = self.capture(batch)
+        except (RuntimeError, IndexError):  # it needs them
+            own = asked[:0]
+        if own.shape != asked.shape or not torch.allclose(own, asked, rtol=1e-5, atol=1e-5):
+            self.sum = None
 
     @contextlib.contextmanager
     def skipping(self) -> Iterator[None]:

@@ -1,0 +1,60 @@
+"""What a text classifier can be told: columns, labels, length, how scores become decisions."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hf_transfer.errors import InputError
+from hf_transfer.evaluation.classification import is_probability
+
+
+@dataclass
+class TextSettings:
+    """Settings of a text classifier.
+
+    Raises:
+        InputError: one of them is out of its range, or two of them exclude each other.
+    """
+
+    text_column_name: str | None = field(default=None, metadata={"help": "Column of the texts."})
+    text_pair_column_name: str | None = field(
+        default=None, metadata={"help": "Column of the second texts, where pairs are classified."}
+    )
+    label_column_name: str | None = field(
+        default=None, metadata={"help": "Column of the labels: text, integers, or lists of them."}
+    )
+    label_separator: str | None = field(
+        default=None, metadata={"help": "What separates the labels of one text, where it may have several."}
+    )
+    positive_label: str | None = field(
+        default=None, metadata={"help": "Of two labels, the one that F1 and thresholds are about (default: the last)."}
+    )
+    max_length: int | None = field(
+        default=None, metadata={"help": "Longest input in tokens (default: the model's own limit)."}
+    )
+    class_weights: Literal["none", "balanced"] = field(
+        default="none", metadata={"help": "Weigh the loss of each label by how rare it is."}
+    )
+    threshold: str | None = field(
+        default=None,
+        metadata={
+            "help": "Of two labels, when to predict the positive one: best_f1 (on validation), or a probability."
+        },
+    )
+    max_false_positive_rate: float | None = field(
+        default=None, metadata={"help": "Choose the threshold on validation that keeps false alarms below this share."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and self.max_false_positive_rate is not None:
+            raise InputError("--threshold and --max_false_positive_rate are both given: expected one of them.")
+        if self.threshold not in (None, "best_f1") and not is_probability(self.threshold):
+            raise InputError(f"--threshold is {self.threshold!r}: expected best_f1 or a probability from 0 to 1.")
+        if self.max_false_positive_rate is not None and not 0 <= self.max_false_positive_rate <= 1:
+            raise InputError(f"--max_false_positive_rate is {self.max_false_positive_rate}: expected 0 to 1.")
+        if self.max_length is not None and self.max_length < 4:
+            raise InputError(f"--max_length is {self.max_length}: expected 4 tokens or more.")
+
+    @property
+    def chooses(self) -> bool:
+        """Whether a threshold is to be chosen on validation examples."""
+        return self.threshold == "best_f1" or self.max_false_positive_rate is not None
