@@ -170,7 +170,7 @@ def _prepare(
                 facts["left_out"].setdefault(name, {})["does not fit the model"] = before[name] - len(split)
         facts |= {**_counts(splits), **task.facts(splits), "lengths": describe_lengths(inputs)}
         settle_training(arguments, model.config, len(inputs["train"]))
-    description = describe_run(arguments, splits, inputs)
+    description = describe_run(arguments, splits, inputs, model, newly_initialised)
     checkpoint = checkpoint_to_resume(
         training.resume_from_checkpoint, output.work, description, despite=training.resume_despite_changes
     )

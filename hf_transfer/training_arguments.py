@@ -166,6 +166,8 @@ class TransferTrainingArguments(TrainingArguments):
         except (ValueError, ImportError, TypeError, AttributeError) as error:
             raise InputError(f"The training arguments do not fit together: {' '.join(str(error).split())}") from error
         check_ranges(self, TRAINING_RANGES)
+        if self.torch_compile and not accelerator:
+            logger.info("--torch_compile: a processor compiles for a minute or more before the first steps.")
         if self.n_gpu > 1:
             # Trainer would put the model into nn.DataParallel: slower, and not what a step is here.
             logger.info(

@@ -87,7 +87,7 @@ def test_no_header_is_suspected(refused, tmp_path):
 
 def test_rows_without_label_or_text_are_named(refused, recipe, tiny, tmp_path):
     rows = [dict(row) for row in ROWS]
-    rows[4]["label"], rows[9]["text"], rows[11]["text"] = "", "   ", ""
+    rows[4]["label"], rows[9]["text"], rows[11]["text"] = "", "   ", "\u200b \u200e"
     file = write_csv(tmp_path / "m.csv", rows)
     refused("--train_file", file, says=["3 of 40 rows", "row 5: no label", "row 10: no text", "--drop_incomplete"])
     result = recipe("spam", "--train_file", file, "--drop_incomplete", "--model_name_or_path", tiny(),

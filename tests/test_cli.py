@@ -233,6 +233,14 @@ def test_evaluate_measures_the_test_rows_of_a_divided_table(trained, command, tm
     assert "divides it: 30 train, 10 test" in result.err
 
 
+def test_a_pipeline_of_nothing_gives_nothing(trained):
+    classify = load_finetuned(trained / "full")
+    assert classify([]) == []
+    for nothing in (None, ["see you at dinner", None]):
+        with pytest.raises(InputError, match="A text is None"):
+            classify(nothing)
+
+
 def test_a_text_that_is_not_there_gets_no_label(trained, command, tmp_path):
     result = command("predict", trained / "full", "", "see you at dinner")
     assert result.code == 2

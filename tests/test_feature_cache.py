@@ -68,6 +68,27 @@ def test_cached_and_live_outputs_agree(tiny, tmp_path, family, layers):
     )), live)  # fmt: skip
 
 
+@pytest.mark.parametrize("mixes", ["the next", "several alone"])
+def test_positions_that_are_read_behind_attention_are_not_left_out(tiny, tmp_path, mixes, monkeypatch):
+    """A last layer whose output at the first position is made of others as well, or cannot be made by itself."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    model, dataset, collator = prepared(tiny())
+    part = model.bert.encoder.layer[-1].attention.output
+    plain = part.forward
+
+    def forward(states, given):
+        if mixes == "several alone" and states.shape[1] < 2:
+            raise ValueError("expected two positions")
+        return plain(states + states.roll(-1, dims=1) * (mixes == "the next"), given)
+
+    part.forward = forward
+    cache, examples = from_cache(model, dataset, collator, 0, tmp_path)
+    assert cache.first_token_only
+    live = outputs(model, collator([{k: v for k, v in dataset[3].items() if k != "length"}]))
+    with cache.entry.skipping():
+        torch.testing.assert_close(outputs(model, cache.cached_collator(examples.__getitems__([3]))), live)
+
+
 def test_a_model_that_cannot_be_entered_is_trained_live(tiny, tmp_path, caplog):
     file = write_csv(tmp_path / "m.csv", message_rows(60))
     with caplog.at_level("INFO", "hf_transfer"):

@@ -308,7 +308,7 @@ def stopped_at(step):
 
 def test_a_resumed_run_ends_with_the_weights_of_one_that_never_stopped(train, tmp_path):
     settings = {"method": "frozen", "trainable_layers": 1, "max_steps": 12, "save_strategy": "steps", "save_steps": 5}
-    train(output_dir=str(tmp_path / "whole"), **settings)
+    train(output_dir=str(tmp_path / "whole"), **settings | {"save_strategy": "no"})
     with stopped_at(7):
         train(**settings)
     checkpoint = load_file(tmp_path / "out.partial" / "checkpoint-5" / "model.safetensors")
@@ -383,8 +383,11 @@ def test_a_refused_run_leaves_the_folder_to_the_next(train, tmp_path):
 
 def test_two_runs_at_once_do_not_share_a_folder(train, tmp_path):
     with FileLock(_made(tmp_path / "out.partial") / ".lock"):
-        with pytest.raises(InputError, match="another run is writing it"):
-            train()
+        for checkpoint in (False, True):
+            if checkpoint:
+                _made(tmp_path / "out.partial" / "checkpoint-5")
+            with pytest.raises(InputError, match="another run is writing it"):
+                train()
         assert (tmp_path / "out.partial").is_dir()  # the other run's
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import message_rows, write_csv
 from processes import fork
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from hf_transfer import Failure, InputError, SpeechRecognition, TextClassification, finetune
 from hf_transfer.errors import Interrupted
@@ -307,6 +307,21 @@ def test_cached_and_live_checkpoints_are_not_mixed(tiny, texts, tmp_path, monkey
     monkeypatch.setattr("hf_transfer.training.feature_cache.FeatureCache.examples", lambda *_: None)
     with pytest.raises(InputError, match="was written by a run with cached activations"):
         run_of(tmp_path / "out", tiny(), {**settings, "resume_from_checkpoint": "true"})
+
+
+def test_a_checkpoint_of_another_base_model_is_refused(tiny, texts, tmp_path, monkeypatch):
+    """The folder has the name that it had, and other weights."""
+    base = shutil.copytree(tiny(), tmp_path / "base")
+    settings = {**OFTEN, **texts, "method": "lora"}
+    with monkeypatch.context() as patch:
+        patch.setattr("hf_transfer.finetuning.model_card", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run_of(tmp_path / "out", base, settings)
+    weights = load_file(base / "model.safetensors")
+    name = next(name for name in weights if name.endswith("query.weight"))
+    save_file({**weights, name: weights[name] + 0.01}, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match="other weights of the base model"):
+        run_of(tmp_path / "out", base, {**settings, "resume_from_checkpoint": "true"})
 
 
 def test_weights_alone_are_nothing_to_go_on_from(tiny, texts, tmp_path, monkeypatch):

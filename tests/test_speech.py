@@ -21,6 +21,7 @@ from hf_transfer.arguments import ModelArguments
 from hf_transfer.data.clips import SpeechCollator
 from hf_transfer.data.transcripts import build_tokenizer
 from hf_transfer.parsing import parse_arguments
+from hf_transfer.training import cost
 
 STEPS = {"max_steps": 3, "per_device_train_batch_size": 8, "report_to": "none", "disable_tqdm": True,
          "learning_rate": 1e-2}  # fmt: skip
@@ -574,6 +575,29 @@ def test_costs_count_frames(trained):
     assert cost["audio_seconds_per_second"] == pytest.approx(
         cost["real_tokens_per_second"] / frames_a_second, rel=0.05
     )
+
+
+@pytest.mark.parametrize("long", [0, 4], ids=["alike", "a few are long"])
+def test_arithmetic_of_clips_of_uneven_length_is_told(speech_model, tmp_path, monkeypatch, long):
+    """From three clips, with a convolutional front that rounds their lengths, against every clip counted by itself."""
+    rows = []
+    (tmp_path / "data").mkdir()
+    for i in range(16):
+        samples = tones("TURN THE LIGHT ON", seconds=(0.5 if i < long else 0.06) + 0.003 * i)
+        soundfile.write(tmp_path / "data" / f"{i}.wav", samples, RATE)
+        rows.append({"file_name": f"{i}.wav", "transcription": "TURN THE LIGHT ON"})
+    write_csv(tmp_path / "data" / "metadata.csv", rows)
+    counted = []
+    for place in ("told", "counted"):
+        if place == "counted":
+            monkeypatch.setattr(
+                cost,
+                "_flops_an_epoch",
+                lambda trainer, lengths: sum(cost._flops_of(trainer, i) for i in range(len(lengths))),
+            )
+        report = train(tmp_path / place, speech_model(), dataset_name=str(tmp_path / "data"), max_steps=1).report
+        counted.append(report["training"]["flops"])
+    assert counted[0] == pytest.approx(counted[1], rel=0.03)
 
 
 def test_every_setting_survives_arguments_yaml(speech_model, accents, tmp_path):

@@ -13,6 +13,7 @@ from conftest import message_rows, write_csv
 from processes import start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_launch import launch
+from transformers.integrations import TensorBoardCallback
 
 from hf_transfer import Failure, InputError, TextClassification, finetune
 from hf_transfer.parsing import parse_arguments
@@ -219,6 +220,20 @@ def test_a_killed_run_goes_on_in_the_same_run_of_trackio(train, tiny, tmp_path):
     assert steps[0] == 1
     assert steps[-2:] == [newest + 1, newest + 2]
     assert len([log for log in logs if "after/f1" in log]) == 1
+
+
+def test_trackers_see_weights_that_are_not_computed(train, monkeypatch):
+    """Those of them that count a model's weights do it when they begin."""
+    begin, seen = TensorBoardCallback.on_train_begin, []
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        seen.append(kwargs["model"].num_parameters())
+        begin(self, args, state, control, **kwargs)
+
+    monkeypatch.setattr(TensorBoardCallback, "on_train_begin", on_train_begin)
+    report = train(method="frozen", report_to="tensorboard").report
+    assert report["training"]["cached_activations"]
+    assert seen == [report["parameters"]["total"]]
 
 
 def test_a_new_run_of_an_old_name_is_a_run_of_its_own(train, tmp_path):

@@ -19,7 +19,8 @@ import soundfile
 from tqdm.auto import tqdm
 
 from hf_transfer.data.audio import AudioSettings, Decoded, UnusableAudio, decode
-from hf_transfer.data.kept import mark_used, to_disk
+from hf_transfer.data.kept import mark_used
+from hf_transfer.durable import to_disk
 from hf_transfer.errors import Failure
 
 # Part of the fingerprint: raise it when decoded samples or findings change.

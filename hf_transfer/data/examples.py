@@ -7,6 +7,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
 
+from hf_transfer.data.source import NAMELESS
 from hf_transfer.data.splits import require_columns
 from hf_transfer.data.tables import READER
 from hf_transfer.errors import InputError, logger
@@ -98,11 +99,16 @@ def _read_batch(
                 read["label"].append(label if label is not None else ([] if several else ""))
                 continue
             text = "" if value is None or _is_nan(value) else str(value)
-            if own != "group" and not text.strip():
+            if own != "group" and is_blank(text):
                 problem = problem or f"no text: {column} is {value!r}"
-            read[own].append(text if own != "group" else text.strip() or "(none)")
+            read[own].append(text if own != "group" else text.strip() or NAMELESS)
         read["problem"].append(problem)
     return read
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text is to be seen: spaces of no width and control characters are not."""
+    return all(character.isspace() or not character.isprintable() for character in text)
 
 
 def _is_nan(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What runs keep on disk for others: it survives a machine that loses its power, and goes when nobody asks for it."""
+"""What runs keep on disk for others goes when nobody asks for it."""
 
 import contextlib
 import os
@@ -8,15 +8,6 @@ from pathlib import Path
 
 # Kept folders that no run has asked for in so many days are removed.
 UNUSED_DAYS = 30
-
-
-def to_disk(path: Path) -> None:
-    """Have a file, or the names in a folder, survive a machine that loses its power."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def mark_used(folder: Path) -> None:

@@ -14,6 +14,7 @@ from datasets import Audio, Dataset
 
 from hf_transfer.data.audio import AudioSettings
 from hf_transfer.data.audio_cache import StoredClips, store_clips
+from hf_transfer.data.source import NAMELESS
 from hf_transfer.data.splits import require_columns
 from hf_transfer.errors import InputError, logger, short_path
 
@@ -262,7 +263,7 @@ def _table(
     for own in ("speaker", "group"):
         if own in columns:
             values = split[columns[own]][:]
-            table[own] = [str(values[i] if values[i] is not None else "").strip() or "(none)" for i in kept]
+            table[own] = [str(values[i] if values[i] is not None else "").strip() or NAMELESS for i in kept]
     return Dataset.from_dict(table)
 
 

@@ -7,6 +7,8 @@ from hf_transfer.errors import InputError, logger, nearest
 
 # The column of training examples that says which are mixed in.
 REPLAYED = "replayed"
+# The group of examples that name none.
+NAMELESS = "(none)"
 
 
 def separate_source(splits: DatasetDict, data: DataArguments, seed: int) -> tuple[DatasetDict, Dataset | None]:
@@ -40,6 +42,12 @@ def separate_source(splits: DatasetDict, data: DataArguments, seed: int) -> tupl
         splits["source"] = splits["test"].select(rows["test"][1])
         splits["test"] = splits["test"].select(rows["test"][0])
         splits["train"] = splits["train"].select(rows["train"][0])
+        nameless = sum(split["group"][:].count(NAMELESS) for split in splits.values() if "group" in split.column_names)
+        if nameless and data.source_group != NAMELESS:
+            logger.warning(
+                "%d examples name no group (%s): they count as new ones, whatever they are. --target_group names what "
+                "is wanted.", nameless, data.group_column_name,
+            )  # fmt: skip
         logger.info(
             "Source group %r: %d test examples measure it apart; %d training examples wait for --replay.",
             data.source_group, len(splits["source"]), len(pool),

@@ -239,12 +239,14 @@ def overlap(
 ) -> tuple[DatasetDict, dict[str, int], list[str]]:
     """Count the examples of training that validation or test hold as well, and take them out if asked.
 
-    And in a sentence, what such examples make of the result; said already.
-
     Args:
         splits: with ``train``.
         keys: for each split, what makes two examples the same, an entry an example.
         remove: take them out of ``train``.
+
+    Returns:
+        The splits; how many examples of each held-out split are in training too, and how many were
+        ``removed_from_train``; what the test examples among them make of the result, in a sentence or none.
     """
     caveats = []
     held_out = {key for name in splits if name != "train" for key in keys[name]}

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from hf_transfer.arguments import OF_NO_EFFECT, differences
-from hf_transfer.data.kept import to_disk
+from hf_transfer.durable import to_disk
 from hf_transfer.errors import Failure, InputError
 
 # Where TensorBoard's logs lie, in the working folder and then in the output folder.
@@ -67,6 +67,9 @@ class OutputFolder:
                 f"({', '.join(foreign[:5]) or 'it is a file'}). Name another folder, or move that one away."
             )
         if not resume and any(self.work.glob("checkpoint-*")):
+            with suppress(OSError):  # a folder that cannot be locked is not being written
+                self._claim()
+            self.release()
             raise InputError(
                 f"--output_dir {path}: an unfinished run lies in {self.work}. Continue it with "
                 "--resume_from_checkpoint true, or remove that folder."
@@ -101,13 +104,17 @@ class OutputFolder:
         """
         try:
             self.work.mkdir(parents=True, exist_ok=True)
-            # Held until the process ends, however it ends.
-            self._lock = FileLock(self.work / ".lock", timeout=0)
+            self._claim()
+        except OSError as error:
+            raise InputError(f"--output_dir {self.path}: the folder cannot be made: {error.strerror}.") from error
+
+    def _claim(self) -> None:
+        """Lock the working folder until the process ends, however it ends."""
+        self._lock = FileLock(self.work / ".lock", timeout=0)
+        try:
             self._lock.acquire()
         except Timeout as error:
             raise InputError(f"--output_dir {self.path}: another run is writing it at this moment.") from error
-        except OSError as error:
-            raise InputError(f"--output_dir {self.path}: the folder cannot be made: {error.strerror}.") from error
 
     def release(self) -> None:
         """Let other runs have the working folder."""

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from transformers import TextClassificationPipeline
 
+from hf_transfer.data.examples import is_blank
 from hf_transfer.errors import InputError
 from hf_transfer.evaluation.classification import decided
 from hf_transfer.evaluation.decision import Decision
@@ -18,6 +19,18 @@ class DecidingTextClassificationPipeline(TextClassificationPipeline):
     one decided, and the score its calibrated probability. Where a text may have several labels, it gives a list of
     them. ``top_k=None`` gives the scores of all labels, the likeliest first.
     """
+
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+        """As of transformers' pipeline.
+
+        Raises:
+            InputError: there is None where a text is expected.
+        """
+        if isinstance(inputs, list) and not inputs:
+            return []
+        if inputs is None or (isinstance(inputs, list) and any(text is None for text in inputs)):
+            raise InputError("A text is None: expected strings, or dictionaries with text and text_pair.")
+        return super().__call__(inputs, **kwargs)
 
     def preprocess(self, inputs: Any, **tokenizer_kwargs: Any) -> Any:
         limit = longest_input(self.tokenizer, self.model.config)
@@ -49,7 +62,7 @@ class DecidingTextClassificationPipeline(TextClassificationPipeline):
                 raise InputError(f"The model classifies {wanted} (found {', '.join(row)}).")
         names = self._names()
         found: list[dict[str, Any]] = [{"error": "there is no text"} for _ in rows]
-        there = [i for i, row in enumerate(rows) if all(str(text).strip() for text in row.values())]
+        there = [i for i, row in enumerate(rows) if not any(is_blank(str(text)) for text in row.values())]
         if there:
             scores = self([{**rows[i]} for i in there], top_k=None, batch_size=batch_size)
             by_name = [{label["label"]: label["score"] for label in labels} for labels in scores]

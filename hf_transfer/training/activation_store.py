@@ -12,7 +12,8 @@ from zipfile import BadZipFile
 import datasets
 import numpy as np
 
-from hf_transfer.data.kept import mark_used, to_disk
+from hf_transfer.data.kept import mark_used
+from hf_transfer.durable import to_disk
 
 
 class ActivationStore:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from transformers import TrainerCallback
 
 from hf_transfer.arguments import OF_NO_EFFECT, Arguments, differences
-from hf_transfer.data.kept import to_disk
+from hf_transfer.durable import to_disk
 from hf_transfer.errors import Failure, InputError, logger
 
 MANIFEST = "manifest.json"
@@ -28,16 +28,25 @@ MAY_DIFFER = (*OF_NO_EFFECT, "max_steps", "num_train_epochs", "save_", "eval_", 
               "source_file", "dataset_name", "push_to_hub")  # fmt: skip
 
 
-def describe_run(arguments: Arguments, splits: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+def describe_run(
+    arguments: Arguments,
+    splits: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    model: Any,
+    new: list[str],
+) -> dict[str, Any]:
     """What a run has to share with the one that wrote a checkpoint to go on from it.
 
     Args:
         arguments: with learning rate and number of epochs settled.
         splits: the examples.
         inputs: the same, preprocessed, with ``length`` and ``labels``.
+        model: before training.
+        new: names of its weights that did not come from the checkpoint of the base model.
 
     Returns:
-        ``arguments``, by flag name; ``examples_a_step``; ``data``, a digest of the examples in their order.
+        ``arguments``, by flag name; ``examples_a_step``; ``data``, a digest of the examples in their order; ``base``,
+        one of the pretrained weights.
     """
     digest = hashlib.sha256()
     for name, split in splits.items():
@@ -45,11 +54,14 @@ def describe_run(arguments: Arguments, splits: Mapping[str, Any], inputs: Mappin
         for values in (arguments.task.identities(split), inputs[name]["length"][:], inputs[name]["labels"][:]):
             for value in values:
                 digest.update(f"{value}\n".encode())
+    pretrained = {name: value for name, value in model.state_dict().items() if name not in new}
+    weights = [(name, torch.hash_tensor(value).view(torch.int64).item()) for name, value in sorted(pretrained.items())]
     training = arguments.training
     return {
         "arguments": arguments.as_dict(),
         "examples_a_step": training.train_batch_size * training.gradient_accumulation_steps * training.world_size,
         "data": digest.hexdigest(),
+        "base": hashlib.sha256(repr(weights).encode()).hexdigest(),
     }
 
 
@@ -121,7 +133,7 @@ def problem_of(checkpoint: Path) -> str | None:
 
 
 def was_cached(checkpoint: Path) -> bool:
-    """Whether a checkpoint's last layers were trained from cached activations, where they have other names."""
+    """Whether a checkpoint was trained from cached activations: a head alone sees them standardised."""
     return bool(json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["run"].get("cached"))
 
 
@@ -175,6 +187,8 @@ def _refuse_other(checkpoint: Path, run: Mapping[str, Any]) -> None:
     shown = [f"{key} {before!r}, not {after!r}" for key, (before, after) in list(other.items())[:3]]
     if written["data"] != run["data"]:
         shown.append("other examples, labels or splits")
+    if written.get("base", run["base"]) != run["base"]:
+        shown.append("other weights of the base model")
     if shown:
         raise InputError(
             f"{checkpoint} is of a run with {'; '.join(shown)}. Repeat that run's data and arguments, name "

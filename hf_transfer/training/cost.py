@@ -1,6 +1,7 @@
 """What a run costs: seconds by stage, examples and tokens a second, the share of the arithmetic that is used."""
 
 import contextlib
+import copy
 import functools
 import sys
 import time
@@ -15,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_transfer.errors import logger
-from hf_transfer.training.batching import a_few_lengths, positions_of
+from hf_transfer.training.batching import positions_of
 
 # Attention is counted as separate products, which take memory by the square of the length.
 LONGEST_COUNTED = 2048
@@ -110,14 +111,14 @@ def training_cost(trainer: Any, examples: Any, *, cached: bool, packed: bool) ->
 
 
 def _flops_an_epoch(trainer: Any, lengths: np.ndarray) -> float | None:
-    """Counted for three examples by themselves; in between, arithmetic is a parabola of the length (attention).
+    """Counted for three examples by themselves; arithmetic is a parabola of the length (attention).
 
     None of its three parts is negative: a fit that may be takes the rounding of convolutions for curvature. What does
     not grow with the length is left out: LoRA adds its update into the weights once a step. None where the model
     cannot be counted: a figure is not worth a trained model.
     """
     short = np.flatnonzero(lengths <= max(LONGEST_COUNTED, lengths.min()))
-    some = short[a_few_lengths(lengths[short], 3)]
+    some = short[_apart(lengths[short])]
     try:
         counted = {int(lengths[i]): _flops_of(trainer, int(i)) for i in some}
     except (RuntimeError, NotImplementedError) as error:
@@ -133,10 +134,24 @@ def _flops_an_epoch(trainer: Any, lengths: np.ndarray) -> float | None:
     return float((((lengths[:, None] / longest) ** powers[1:]) @ parts[1:]).sum())
 
 
+def _apart(lengths: np.ndarray) -> list[int]:
+    """Rows of the shortest, of one that is longer by a third of what the longest is, and of one in between.
+
+    Where convolutions round the length, examples that are nearer to each other would not tell what others cost.
+    """
+    found, rows = np.unique(lengths, return_index=True)
+    third = max(int(np.searchsorted(found, found[0] + (found[-1] - found[0]) / 3)), min(2, len(found) - 1))
+    middle = min(int(np.searchsorted(found, (found[0] + found[third]) / 2)), max(third - 1, 0))
+    return rows[np.unique([0, middle, third])].tolist()
+
+
 def _flops_of(trainer: Any, i: int) -> int:
-    """FLOPs of one example, forward and backward; nothing of the model changes."""
-    model = trainer.model
-    inputs = trainer._prepare_inputs(trainer.data_collator(trainer.train_dataset.__getitems__([i])))
+    """FLOPs of one example as it is, forward and backward; nothing of the model changes."""
+    model, examples = trainer.model, trainer.train_dataset
+    if getattr(examples, "augmentation", None) is not None:  # which makes it longer or shorter
+        examples = copy.copy(examples)
+        examples.augmentation = None
+    inputs = trainer._prepare_inputs(trainer.data_collator(examples.__getitems__([i])))
     model.eval()
     # Fused attention is not counted; as separate products it is.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.enable_grad():

@@ -34,7 +34,7 @@ class Entry:
             self.layers = list(model.get_submodule(str(anatomy.layers)))
             self.holder = model.get_submodule(str(anatomy.layers).rpartition(".")[0])
         self.below: dict[nn.Module, Form] = {}
-        self.sum: nn.Module | None = None
+        self.adds_up: nn.Module | None = None
         self._hidden: list[tuple[nn.Module, str, nn.Module]] = []
         self.given = torch.empty(0)
 
@@ -60,8 +60,8 @@ class Entry:
         else:
             hook = self.layers[self.first].register_forward_pre_hook(stop_before, with_kwargs=True)
         hooks = [hook]
-        if self.sum is not None:
-            hooks.append(self.sum.register_forward_pre_hook(_first_position, with_kwargs=True))
+        if self.adds_up is not None:
+            hooks.append(self.adds_up.register_forward_pre_hook(_first_position, with_kwargs=True))
         try:
             with torch.inference_mode(), contextlib.suppress(_Stop):
                 self.model(**batch)
@@ -111,30 +111,29 @@ class Entry:
                 hook.remove()
         if not found:
             return
-        self.sum = found[0]
+        self.adds_up = found[0]
         try:
             own = self.capture(batch)
-        except (RuntimeError, IndexError):  # it needs them
+        except Exception:  # whatever a module raises says that it needs them
             own = asked[:0]
         if own.shape != asked.shape or not torch.allclose(own, asked, rtol=1e-5, atol=1e-5):
-            self.sum = None
+            self.adds_up = None
 
     @contextlib.contextmanager
     def skipping(self) -> Iterator[None]:
         """Run the model from given activations on, inside the block."""
-        hook = self.trunk.register_forward_pre_hook(self._take, with_kwargs=True)
-        self._hidden = [
-            (parent, name, module)
-            for parent in self.model.modules()
-            for name, module in parent._modules.items()
-            if module in self.below
-        ]
-        self._hide()
-        # Masks are given by position, as the activations are, and not by sample.
         masked = self.front is not None and hasattr(self.trunk, "_get_feature_vector_attention_mask")
-        if masked:
-            self.trunk._get_feature_vector_attention_mask = lambda length, mask, **_: mask
+        hook = self.trunk.register_forward_pre_hook(self._take, with_kwargs=True)
         try:
+            self._hidden = [
+                (parent, name, module)
+                for parent in self.model.modules()
+                for name, module in parent._modules.items()
+                if module in self.below
+            ]
+            self._hide()
+            if masked:  # masks are given by position, as the activations are, and not by sample
+                self.trunk._get_feature_vector_attention_mask = lambda length, mask, **_: mask
             yield
         finally:
             self.given = torch.empty(0)
@@ -142,11 +141,11 @@ class Entry:
             self._restore()
             self._hidden = []
             if masked:
-                del self.trunk._get_feature_vector_attention_mask
+                vars(self.trunk).pop("_get_feature_vector_attention_mask", None)
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[None]:
-        """Have the model as it is for this block inside `skipping`: to be saved, or loaded."""
+        """Have the model with all of its parts for this block inside `skipping`: to be saved or counted, not run."""
         self._restore()
         try:
             yield
@@ -167,7 +166,9 @@ class Entry:
 
 
 class StandIn(nn.Module):
-    """In the place of a module that is skipped, with its attributes but not its weights.
+    """In the place of a module that is skipped: it has that one's attributes, and no weights or children of its own.
+
+    A copy of a model that holds it is a copy without what is skipped.
 
     Args:
         module: that is skipped.

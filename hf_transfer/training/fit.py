@@ -57,7 +57,7 @@ def make_trainer(
         return task.measure(found.predictions, validation, None) | over_groups(task, groups)
 
     with _arguments_that_fit():
-        return TransferTrainer(
+        trainer = TransferTrainer(
             model=model,
             args=args,
             data_collator=task.collator(processor),
@@ -70,6 +70,9 @@ def make_trainer(
             compute_metrics=compute_metrics,
             callbacks=[tracking] if tracking else [],
         )
+    if tracking:
+        tracking.whole_model = lambda: trainer.whole_model()
+    return trainer
 
 
 @contextlib.contextmanager
@@ -237,8 +240,9 @@ def fit(
         except UnpicklingError as error:
             # Loaded with weights_only: what holds more than tensors and numbers was not written by a run.
             raise Failure(f"{checkpoint} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
-        _say_what_is_kept(trainer)
-        return training_cost(trainer, examples, cached=cached, packed=without_padding)
+        cost = training_cost(trainer, examples, cached=cached, packed=without_padding)
+    _say_what_is_kept(trainer)  # a run that a signal stopped has not come so far
+    return cost
 
 
 def in_float32(trainer: TransferTrainer) -> Any:

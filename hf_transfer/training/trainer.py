@@ -70,7 +70,7 @@ class TransferTrainer(Trainer):
         super().__init__(*args, compute_loss_func=loss, **kwargs)
         self.readout, self.run = readout, run
         self.staging: Path | None = None
-        # A block in which the model has all of its parts, where some are left out of training.
+        # A block in which the model has all of its parts, where some are left out of training; it is not run there.
         self.whole_model: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
         self.first_weights: dict[str, torch.Tensor] | None = None
         self.progress = Progress(self)
@@ -220,14 +220,6 @@ class TransferTrainer(Trainer):
         finally:
             self.staging = None
         self.accelerator.wait_for_everyone()
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        with self.whole_model():
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_best_model(self) -> None:
-        with self.whole_model():
-            super()._load_best_model()
 
     def _know_best(self, *folders: Path) -> None:
         """The best checkpoint by its place now, wherever it was written; the search begins anew where it is gone."""
