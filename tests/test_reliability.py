@@ -324,6 +324,24 @@ def test_a_checkpoint_of_another_base_model_is_refused(tiny, texts, tmp_path, mo
         run_of(tmp_path / "out", base, {**settings, "resume_from_checkpoint": "true"})
 
 
+def test_a_head_goes_on_in_the_coordinates_of_its_checkpoint(tiny, texts, tmp_path, monkeypatch):
+    """Other texts have another mean and spread; with no step left to take, they change nothing."""
+    settings = {**OFTEN, **texts, "method": "frozen"}
+    never = run_of(tmp_path / "never", tiny(), settings)
+    with monkeypatch.context() as patch:
+        patch.setattr("hf_transfer.finetuning.model_card", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run_of(tmp_path / "out", tiny(), settings)
+    others = write_csv(tmp_path / "others.csv", [{**row, "text": row["text"] * 2} for row in message_rows(90)])
+    changes = {"train_file": str(others), "resume_from_checkpoint": "true", "resume_despite_changes": True,
+               "max_steps": never.report["training"]["steps"]}  # fmt: skip
+    run_of(tmp_path / "out", tiny(), {**settings, **changes})
+    expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("never", "out"))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-6, msg=name)
+
+
 def test_weights_alone_are_nothing_to_go_on_from(tiny, texts, tmp_path, monkeypatch):
     settings = {**OFTEN, **texts, "save_only_model": True}
     with monkeypatch.context() as patch:

@@ -16,7 +16,8 @@ def standardised_input(trainer: Any, head: tuple[str, ...]) -> Iterator[None]:
     """Train the head on inputs of mean 0 and spread 1, inside the block.
 
     The head's first linear layer is written anew in standardised coordinates, where Adam's one step size suits every
-    dimension, and written back at the end: the function is the same at both moments.
+    dimension, and written back at the end: the function is the same at both moments. Mean and spread are buffers of
+    that layer meanwhile, so that a checkpoint holds those that its weights were made for.
     """
     linear = _first_linear(trainer, head)
     if linear is None:
@@ -27,15 +28,23 @@ def standardised_input(trainer: Any, head: tuple[str, ...]) -> Iterator[None]:
         if linear.bias is not None:
             linear.bias.add_(linear.weight @ mean)
         linear.weight *= spread
-    hook = linear.register_forward_pre_hook(lambda _, args: ((args[0] - mean) / spread, *args[1:]))
+    linear.register_buffer("input_mean", mean)
+    linear.register_buffer("input_spread", spread)
+    hook = linear.register_forward_pre_hook(_standardise)
     try:
         yield
     finally:
         hook.remove()
+        mean, spread = linear.get_buffer("input_mean"), linear.get_buffer("input_spread")
         with torch.no_grad():
             linear.weight /= spread
             if linear.bias is not None:
                 linear.bias.sub_(linear.weight @ mean)
+        del linear.input_mean, linear.input_spread
+
+
+def _standardise(linear: Any, args: tuple) -> tuple:
+    return (args[0] - linear.input_mean) / linear.input_spread, *args[1:]
 
 
 def _first_linear(trainer: Any, head: tuple[str, ...]) -> nn.Linear | None:
