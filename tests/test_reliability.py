@@ -48,6 +48,14 @@ def run_of(output, model, settings):
     return finetune(task, output_dir=str(output), model_name_or_path=str(model), **others)
 
 
+def leave_unfinished(output, model, settings):
+    """A run that has trained, and ends before anything is written."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hf_transfer.finetuning.model_card", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run_of(output, model, settings)
+
+
 def as_flags(settings):
     return [f"--{key}={value}" for key, value in settings.items()]
 
@@ -281,13 +289,10 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tiny, texts, tmp_path, monk
     assert history_of(resumed.report) == history_of(never.report)
 
 
-def test_a_run_stopped_after_its_last_step_takes_no_more(tiny, texts, tmp_path, monkeypatch):
+def test_a_run_stopped_after_its_last_step_takes_no_more(tiny, texts, tmp_path):
     settings = {**OFTEN, **texts, "method": "full", "max_steps": 13, "save_steps": 13}
     never = run_of(tmp_path / "never", tiny(), settings)
-    with monkeypatch.context() as patch:
-        patch.setattr("hf_transfer.finetuning.model_card", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            run_of(tmp_path / "out", tiny(), settings)
+    leave_unfinished(tmp_path / "out", tiny(), settings)
     resumed = run_of(tmp_path / "out", tiny(), {**settings, "resume_from_checkpoint": "true"})
     assert resumed.report["training"]["steps"] == 13
     # Nothing was left to train, and what it took is known nevertheless.
@@ -298,25 +303,19 @@ def test_a_run_stopped_after_its_last_step_takes_no_more(tiny, texts, tmp_path, 
 
 
 def test_cached_and_live_checkpoints_are_not_mixed(tiny, texts, tmp_path, monkeypatch):
-    """With cached activations the last layers have other names and the head's input another scale."""
+    """From cached activations a head alone is trained on inputs of another scale."""
     settings = {**OFTEN, **texts, "method": "frozen", "trainable_layers": 1}
-    with monkeypatch.context() as patch:
-        patch.setattr("hf_transfer.finetuning.model_card", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            run_of(tmp_path / "out", tiny(), settings)
+    leave_unfinished(tmp_path / "out", tiny(), settings)
     monkeypatch.setattr("hf_transfer.training.feature_cache.FeatureCache.examples", lambda *_: None)
     with pytest.raises(InputError, match="was written by a run with cached activations"):
         run_of(tmp_path / "out", tiny(), {**settings, "resume_from_checkpoint": "true"})
 
 
-def test_a_checkpoint_of_another_base_model_is_refused(tiny, texts, tmp_path, monkeypatch):
+def test_a_checkpoint_of_another_base_model_is_refused(tiny, texts, tmp_path):
     """The folder has the name that it had, and other weights."""
     base = shutil.copytree(tiny(), tmp_path / "base")
     settings = {**OFTEN, **texts, "method": "lora"}
-    with monkeypatch.context() as patch:
-        patch.setattr("hf_transfer.finetuning.model_card", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            run_of(tmp_path / "out", base, settings)
+    leave_unfinished(tmp_path / "out", base, settings)
     weights = load_file(base / "model.safetensors")
     name = next(name for name in weights if name.endswith("query.weight"))
     save_file({**weights, name: weights[name] + 0.01}, base / "model.safetensors", {"format": "pt"})
@@ -324,14 +323,11 @@ def test_a_checkpoint_of_another_base_model_is_refused(tiny, texts, tmp_path, mo
         run_of(tmp_path / "out", base, {**settings, "resume_from_checkpoint": "true"})
 
 
-def test_a_head_goes_on_in_the_coordinates_of_its_checkpoint(tiny, texts, tmp_path, monkeypatch):
+def test_a_head_goes_on_in_the_coordinates_of_its_checkpoint(tiny, texts, tmp_path):
     """Other texts have another mean and spread; with no step left to take, they change nothing."""
     settings = {**OFTEN, **texts, "method": "frozen"}
     never = run_of(tmp_path / "never", tiny(), settings)
-    with monkeypatch.context() as patch:
-        patch.setattr("hf_transfer.finetuning.model_card", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            run_of(tmp_path / "out", tiny(), settings)
+    leave_unfinished(tmp_path / "out", tiny(), settings)
     others = write_csv(tmp_path / "others.csv", [{**row, "text": row["text"] * 2} for row in message_rows(90)])
     changes = {"train_file": str(others), "resume_from_checkpoint": "true", "resume_despite_changes": True,
                "max_steps": never.report["training"]["steps"]}  # fmt: skip
@@ -342,12 +338,9 @@ def test_a_head_goes_on_in_the_coordinates_of_its_checkpoint(tiny, texts, tmp_pa
         torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-6, msg=name)
 
 
-def test_weights_alone_are_nothing_to_go_on_from(tiny, texts, tmp_path, monkeypatch):
+def test_weights_alone_are_nothing_to_go_on_from(tiny, texts, tmp_path):
     settings = {**OFTEN, **texts, "save_only_model": True}
-    with monkeypatch.context() as patch:
-        patch.setattr("hf_transfer.finetuning.model_card", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            run_of(tmp_path / "out", tiny(), settings)
+    leave_unfinished(tmp_path / "out", tiny(), settings)
     with pytest.raises(InputError, match="is whole"):
         run_of(tmp_path / "out", tiny(), {**settings, "resume_from_checkpoint": "true"})
 
@@ -365,12 +358,10 @@ def test_a_run_that_goes_back_leaves_no_checkpoints_of_what_it_left(tiny, unfini
     seen = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hf_transfer.training.trainer.rotate_checkpoints", lambda *_: seen.append(names_in(work)))
-        patch.setattr("hf_transfer.finetuning.model_card", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            run_of(
-                tmp_path / "out", tiny(),
-                unfinished | {"resume_from_checkpoint": str(work / "checkpoint-3"), "num_train_epochs": 3.0},
-            )  # fmt: skip
+        leave_unfinished(
+            tmp_path / "out", tiny(),
+            unfinished | {"resume_from_checkpoint": str(work / "checkpoint-3"), "num_train_epochs": 3.0},
+        )  # fmt: skip
     assert seen[0] == ["checkpoint-3", "checkpoint-6"]
     assert (work / "checkpoint-6" / "manifest.json").read_bytes() != old
     assert "checkpoint-9" in seen[1]

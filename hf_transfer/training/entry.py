@@ -35,7 +35,7 @@ class Entry:
             self.holder = model.get_submodule(str(anatomy.layers).rpartition(".")[0])
         self.below: dict[nn.Module, Form] = {}
         self.adds_up: nn.Module | None = None
-        self._hidden: list[tuple[nn.Module, str, nn.Module]] = []
+        self._hidden: list[tuple[nn.Module, str, nn.Module, StandIn]] = []
         self.given = torch.empty(0)
 
     def capture(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -59,15 +59,12 @@ class Entry:
             hook = self.layers[-1].register_forward_hook(stop_after)
         else:
             hook = self.layers[self.first].register_forward_pre_hook(stop_before, with_kwargs=True)
-        hooks = [hook]
-        if self.adds_up is not None:
-            hooks.append(self.adds_up.register_forward_pre_hook(_first_position, with_kwargs=True))
-        try:
+        with contextlib.ExitStack() as hooks:
+            hooks.enter_context(hook)
+            if self.adds_up is not None:
+                hooks.enter_context(self.adds_up.register_forward_pre_hook(_first_position, with_kwargs=True))
             with torch.inference_mode(), contextlib.suppress(_Stop):
                 self.model(**batch)
-        finally:
-            for hook in hooks:
-                hook.remove()
         return found[0].transpose(1, 2) if self.first is None else found[0]
 
     def learn(self, batch: dict[str, torch.Tensor]) -> None:
@@ -78,15 +75,14 @@ class Entry:
         outputs: dict[nn.Module, Any] = {}
         skipped = self.layers[: self.first]
         modules = {*self.trunk.children(), *self.holder.children()} - {self.trunk, self.holder}
-        hooks = [
-            module.register_forward_hook(lambda module, _, output: outputs.setdefault(module, output))
-            for module in (*modules, *skipped)
-        ]
-        try:
+
+        def note(module: nn.Module, _: tuple, output: Any) -> None:
+            outputs.setdefault(module, output)
+
+        with contextlib.ExitStack() as hooks:
+            for module in (*modules, *skipped):
+                hooks.enter_context(module.register_forward_hook(note))
             hidden = self.capture(batch)
-        finally:
-            for hook in hooks:
-                hook.remove()
         forms = {module: _form(output, hidden) for module, output in outputs.items()}
         self.below = {module: form for module, form in forms.items() if form is not None}
 
@@ -103,12 +99,10 @@ class Entry:
             if len(shapes) > 1 and len(set(shapes)) == 1:
                 found.append(module)
 
-        hooks = [module.register_forward_pre_hook(note, with_kwargs=True) for module in self.layers[-1].modules()]
-        try:
+        with contextlib.ExitStack() as hooks:
+            for module in self.layers[-1].modules():
+                hooks.enter_context(module.register_forward_pre_hook(note, with_kwargs=True))
             asked = self.capture(batch)[:, :1]
-        finally:
-            for hook in hooks:
-                hook.remove()
         if not found:
             return
         self.adds_up = found[0]
@@ -126,7 +120,7 @@ class Entry:
         hook = self.trunk.register_forward_pre_hook(self._take, with_kwargs=True)
         try:
             self._hidden = [
-                (parent, name, module)
+                (parent, name, module, StandIn(module, self.below[module], self))
                 for parent in self.model.modules()
                 for name, module in parent._modules.items()
                 if module in self.below
@@ -153,11 +147,11 @@ class Entry:
             self._hide()
 
     def _hide(self) -> None:
-        for parent, name, module in self._hidden:
-            parent._modules[name] = StandIn(module, self.below[module], self)
+        for parent, name, _, stand_in in self._hidden:
+            parent._modules[name] = stand_in
 
     def _restore(self) -> None:
-        for parent, name, module in self._hidden:
+        for parent, name, module, _ in self._hidden:
             parent._modules[name] = module
 
     def _take(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:

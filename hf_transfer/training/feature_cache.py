@@ -20,7 +20,7 @@ from hf_transfer.data.clips import padded_labels
 from hf_transfer.errors import logger
 from hf_transfer.methods import Anatomy
 from hf_transfer.training.activation_store import ActivationStore
-from hf_transfer.training.batching import EvaluationBatches, a_few_lengths, most_positions, positions_of
+from hf_transfer.training.batching import EvaluationBatches, most_positions, positions_of, two_lengths
 from hf_transfer.training.entry import Entry
 
 # Part of the key: raise it when what is kept changes.
@@ -130,7 +130,7 @@ class FeatureCache:
         masks = getattr(config, "mask_time_prob", 0.0) > 0 or getattr(config, "mask_feature_prob", 0.0) > 0
         if self.entry.first is not None and masks and getattr(config, "apply_spec_augment", False):
             return "SpecAugment masks other parts of them in each epoch (--mask_time_prob 0 --mask_feature_prob 0)"
-        rows = a_few_lengths(np.asarray(dataset["length"][:]), 2)
+        rows = two_lengths(np.asarray(dataset["length"][:]))
         some = dataset.__getitems__(rows)
         self.model.eval()
         try:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from hf_transfer.methods import Anatomy
-from hf_transfer.training.batching import a_few_lengths, divided
+from hf_transfer.training.batching import divided, two_lengths
 from hf_transfer.training.entry import StandIn
 
 # More groups have less padding, and each costs a round of small operations in every layer.
@@ -199,7 +199,7 @@ def _packing(layers: list[nn.Module]) -> Iterator[Collection[Any]]:
 
 def _agree(trainer: Any, layers: list[nn.Module]) -> bool:
     """Whether the model gives some examples of different lengths what it gives them padded."""
-    rows = a_few_lengths(np.asarray(trainer.train_dataset["length"][:]), 2)
+    rows = two_lengths(np.asarray(trainer.train_dataset["length"][:]))
     batch = trainer._prepare_inputs(trainer.data_collator(trainer.train_dataset.__getitems__(rows)))
     model, training = trainer.model, trainer.model.training
 

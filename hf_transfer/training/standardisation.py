@@ -50,16 +50,12 @@ def _standardise(linear: Any, args: tuple) -> tuple:
 def _first_linear(trainer: Any, head: tuple[str, ...]) -> nn.Linear | None:
     """The head's linear layer that is called first, if it has a bias to take up the mean."""
     called: list[nn.Linear] = []
-    hooks = [
-        module.register_forward_hook(lambda module, *_: called.append(module))
-        for name in head
-        for module in trainer.model.get_submodule(name).modules()
-        if isinstance(module, nn.Linear)
-    ]
-    with torch.inference_mode():
+    with contextlib.ExitStack() as hooks, torch.inference_mode():
+        for name in head:
+            for module in trainer.model.get_submodule(name).modules():
+                if isinstance(module, nn.Linear):
+                    hooks.enter_context(module.register_forward_hook(lambda module, *_: called.append(module)))
         _run(trainer, [0])
-    for hook in hooks:
-        hook.remove()
     return called[0] if called and called[0].bias is not None else None
 
 
@@ -74,12 +70,10 @@ def _moments(trainer: Any, linear: nn.Linear) -> tuple[torch.Tensor, torch.Tenso
         squares.add_(rows.square().sum(dim=0))
         count += len(rows)
 
-    hook = linear.register_forward_pre_hook(add)
     trainer.model.eval()
-    with torch.inference_mode():
+    with linear.register_forward_pre_hook(add), torch.inference_mode():
         for indices in EvaluationBatches(trainer.train_dataset["length"][:], batch_size=256):
             _run(trainer, indices)
-    hook.remove()
     mean = total / count
     spread = (squares / count - mean.square()).clamp(min=0).sqrt()
     # A dimension that never varies stays as it is.
