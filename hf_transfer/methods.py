@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from hf_transfer.arguments import MethodArguments
 from hf_transfer.errors import InputError, logger
-from hf_transfer.training.low_rank import LowRankLinear
+from hf_transfer.low_rank import LowRankLinear
 
 # Linear layers by model type whose weights are read without calling them: an adapter there would have no effect.
 BYPASSED = {"wavlm": r"\.attention\.[qkv]_proj$|\.attention\.out_proj$"}
@@ -107,9 +107,6 @@ def apply_method(model: PreTrainedModel, anatomy: Anatomy, arguments: MethodArgu
         anatomy: its parts.
         arguments: the method and its settings.
         revision: of the base model on the Hub, which an adapter remembers.
-
-    Raises:
-        InputError: the method does not fit this model.
     """
     if arguments.method == "lora":
         return _with_adapters(model, anatomy, arguments, revision)
@@ -121,21 +118,28 @@ def apply_method(model: PreTrainedModel, anatomy: Anatomy, arguments: MethodArgu
     return model
 
 
-def train_last_layers(model: PreTrainedModel, anatomy: Anatomy, count: int) -> None:
-    """Train the head and the last `count` layers; everything below stays fixed."""
-    depth = anatomy.depth(model)
+def require_layers(model: PreTrainedModel, anatomy: Anatomy, count: int) -> None:
+    """Refuse to train the last `count` layers of a model that has not as many, or shares the weights of them all.
+
+    Raises:
+        InputError: they cannot be trained.
+    """
     if count and anatomy.layers is None:
         raise InputError(
             f"--trainable_layers {count}: the layers of {model.config.model_type} share their weights and cannot be "
             "trained one by one. Leave it at 0, or use --method full or lora."
         )
-    if count > depth:
-        raise InputError(f"--trainable_layers {count}: the model has {depth} layers.")
+    if count > anatomy.depth(model):
+        raise InputError(f"--trainable_layers {count}: the model has {anatomy.depth(model)} layers.")
+
+
+def train_last_layers(model: PreTrainedModel, anatomy: Anatomy, count: int) -> None:
+    """Train the head and the last `count` layers; everything below stays fixed."""
     model.requires_grad_(False)
     for name in anatomy.head:
         model.get_submodule(name).requires_grad_(True)
     if count:
-        for layer in list(model.get_submodule(str(anatomy.layers)).children())[depth - count :]:
+        for layer in list(model.get_submodule(str(anatomy.layers)).children())[-count:]:
             layer.requires_grad_(True)
 
 

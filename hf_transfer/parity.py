@@ -10,7 +10,7 @@ from hf_transfer.errors import Failure
 from hf_transfer.inference import load_finetuned
 
 TOLERANCE = 1e-3
-EXAMPLES = 32
+EXAMPLES = 8  # weights that were lost or changed show on any
 
 
 def check_parity(

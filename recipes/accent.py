@@ -9,7 +9,6 @@
 The data are clips with transcripts: an audiofolder, a table of paths, or a dataset; --help lists every argument.
 """
 
-import os
 from importlib.resources import files
 
 from hf_transfer import SpeechRecognition, finetune
@@ -41,8 +40,7 @@ def main() -> None:
     )
     result = finetune(arguments.task, arguments)
     if arguments.training.should_save:
-        heard = [os.path.relpath(clip["audio"]) for clip in result.report["worst"] if os.path.isfile(clip["audio"])]
-        print(f"\n{result}\n{next_command(result, *(heard[:1] or ['clip.wav']))}")
+        print(f"\n{result}\n{next_command(result)}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, LargeList, List, Value
 
 from hf_transfer.data.source import NAMELESS
 from hf_transfer.data.splits import require_columns
@@ -179,8 +179,47 @@ def contradictions(splits: Mapping[str, tuple[list[str], Dataset]], names: list[
     return [f"{found}: no model can be right about both."]
 
 
-def encode_labels(batch: dict[str, list[Any]], index: dict[str, int], several: bool) -> dict[str, list[Any]]:
-    """Label names to ids, for `Dataset.map`."""
+def encode_labels(
+    read: Mapping[str, Dataset], counts: Mapping[str, dict[str, int]], names: list[str], *, several: bool
+) -> DatasetDict:
+    """The splits with label ids, a `ClassLabel` or a list of them, where they had names.
+
+    Args:
+        read: the splits, from `read_examples`.
+        counts: how often each label occurs in each.
+        names: of the labels, by id.
+        several: whether an example may have several labels.
+
+    Raises:
+        InputError: a split holds a label that is none of `names`, or lists where others hold none.
+    """
+    for name, own in counts.items():
+        unknown = sorted(set(own) - set(names))
+        if unknown:
+            raise InputError(
+                f"The {name} split holds labels that training never saw: {', '.join(map(repr, unknown[:5]))} "
+                f"({sum(own[label] for label in unknown)} rows). Training has: "
+                f"{', '.join(map(repr, names[:20]))}. Add examples of them to training, or correct the spelling."
+                f"{several_in_a_cell([*unknown, *names])}"
+            )
+    labels = List(ClassLabel(names=names)) if several else ClassLabel(names=names)
+    index = {name: i for i, name in enumerate(names)}
+    encoded = DatasetDict()
+    for name, split in read.items():
+        if isinstance(split.features["label"], List) != several:
+            form = ("one label a row", "lists of labels")
+            raise InputError(
+                f"The labels of the {name} split are {form[not several]}, and {form[several]} are expected. "
+                "--label_separator says what separates several labels in a cell; leave it out where there is one."
+            )
+        features = split.features.copy()
+        features["label"] = labels
+        encoded[name] = split.map(_label_ids, batched=True, features=features,
+                                  fn_kwargs={"index": index, "several": several})  # fmt: skip
+    return encoded
+
+
+def _label_ids(batch: dict[str, list[Any]], index: dict[str, int], several: bool) -> dict[str, list[Any]]:
     if several:
         return {"label": [[index[name] for name in label] for label in batch["label"]]}
     return {"label": [index[label] for label in batch["label"]]}

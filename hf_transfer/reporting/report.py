@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping
@@ -10,7 +11,6 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
-from shlex import quote
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -217,24 +217,34 @@ def throughput(training: dict[str, Any]) -> str:
     )
 
 
-def next_command(result: Finetuned, example: str | None = None) -> str:
-    """The command that tries the model on an example, the beginning of a test text if none is given.
-
-    On a file of pairs where it classifies pairs.
-    """
-    given = quote(example or _some_text(result.folder / "predictions.jsonl"))
+def next_command(result: Finetuned) -> str:
+    """The command that tries the model on a test example: a clip, the beginning of a text, or a file of pairs."""
+    told = yaml.safe_load((result.folder / "arguments.yaml").read_text(encoding="utf-8"))
+    file = told.get("test_file") or told.get("train_file")
+    with (result.folder / "predictions.jsonl").open(encoding="utf-8") as stream:
+        records = [json.loads(line) for line in islice(stream, 20)]
     if result.report["data"].get("pairs"):
-        told = yaml.safe_load((result.folder / "arguments.yaml").read_text(encoding="utf-8"))
-        columns = [name for name in ("text_column_name", "text_pair_column_name") if name in told]
-        given = " ".join(["--file pairs.csv", *(f"--{name} {quote(told[name])}" for name in columns)])
-    return f"Try it: {shell_command()} predict {quote(str(result.folder))} {given}"
+        given = f"--file {shlex.quote(file or 'pairs.csv')}"
+        for name in ("column_names", "delimiter", "text_column_name", "text_pair_column_name"):
+            if name in told:
+                given += f" --{name} {shlex.join([told[name]] if isinstance(told[name], str) else told[name])}"
+    elif "audio" in records[0]:
+        given = shlex.quote(_some_clip([record["audio"] for record in records], Path(file).parent if file else Path()))
+    else:
+        given = shlex.quote(_some_text([record["text"] for record in records]))
+    return f"Try it: {shell_command()} predict {shlex.quote(str(result.folder))} {given}"
 
 
-def _some_text(predictions: Path) -> str:
-    """A few words of one of the first test texts, on one line; none that looks like a flag."""
-    with predictions.open(encoding="utf-8") as stream:
-        texts = [" ".join(str(json.loads(line).get("text", "")).split()) for line in islice(stream, 20)]
-    text = min((text for text in texts if text and text[0] != "-"), key=lambda text: abs(len(text) - 50), default="…")
+def _some_clip(names: list[str], folder: Path) -> str:
+    """One of the files, which are named as their table in `folder` names them."""
+    found = [os.path.relpath(folder / name) for name in names if os.path.isfile(folder / name)]
+    return found[0] if found else "clip.wav"
+
+
+def _some_text(texts: list[str]) -> str:
+    """A few words of one of the texts, on one line; none that looks like a flag."""
+    lines = [" ".join(text.split()) for text in texts]
+    text = min((line for line in lines if line and line[0] != "-"), key=lambda line: abs(len(line) - 50), default="…")
     return text if len(text) <= 80 else text[:80].rpartition(" ")[0] or text[:80]
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, List
+from datasets import Dataset, DatasetDict, List
 from datasets.fingerprint import Hasher
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedModel
 
@@ -29,14 +29,15 @@ from hf_transfer.evaluation.decision import Decision
 from hf_transfer.models import load_config, load_pretrained, load_tokenizer, longest_input, renew_unlike_head
 from hf_transfer.tasks.text_pipeline import DecidingTextClassificationPipeline
 from hf_transfer.tasks.text_settings import TextSettings
-from hf_transfer.training.losses import ClassificationLoss
+from hf_transfer.training.losses import ClassificationLoss, balanced_weights
 
 TEXT_COLUMNS = ("text", "sentence", "sms", "message", "review", "content", "comment", "tweet", "body", "premise",
                 "sentence1", "question1", "question")  # fmt: skip
 PAIRED = {"text": "text_pair", "sentence1": "sentence2", "question1": "question2", "premise": "hypothesis"}
 PAIR_COLUMNS = tuple(PAIRED.values())
 LONGEST_SHOWN = 600  # letters of a text in a report
-LABEL_COLUMNS = ("label", "labels", "sentiment", "category", "class", "target", "intent")
+LABEL_COLUMNS = ("label", "labels", "sentiment", "category", "class", "target", "intent",
+                 "is_duplicate")  # fmt: skip
 
 
 @dataclass
@@ -109,31 +110,7 @@ class TextClassification(TextSettings):
             wanted = self.threshold is not None or self.max_false_positive_rate is not None
             if wanted and (several or len(names) != 2):
                 raise InputError(f"A threshold needs exactly two labels, one a text; found {len(names)}: {names[:9]}.")
-        for name, split_counts in counts.items():
-            unknown = sorted(set(split_counts) - set(names))
-            if unknown:
-                raise InputError(
-                    f"The {name} split holds labels that training never saw: {', '.join(map(repr, unknown[:5]))} "
-                    f"({sum(split_counts[label] for label in unknown)} rows). Training has: "
-                    f"{', '.join(map(repr, names[:20]))}. Add examples of them to training, or correct the spelling."
-                    f"{several_in_a_cell([*unknown, *names])}"
-                )
-        for name, split in read.items():
-            if isinstance(split.features["label"], List) != several:
-                form = ("one label a row", "lists of labels")
-                raise InputError(
-                    f"The labels of the {name} split are {form[not several]}, and {form[several]} are expected. "
-                    "--label_separator says what separates several labels in a cell; leave it out where there is one."
-                )
-        labels = List(ClassLabel(names=names)) if several else ClassLabel(names=names)
-        index = {name: i for i, name in enumerate(names)}
-        encoded = DatasetDict()
-        for name, split in read.items():
-            features = split.features.copy()
-            features["label"] = labels
-            encoded[name] = split.map(
-                encode_labels, batched=True, features=features, fn_kwargs={"index": index, "several": several}
-            )
+        encoded = encode_labels(read, counts, names, several=several)
         left_out = {name: {"incomplete": len(splits[name]) - len(split)} for name, split in encoded.items()}
         return encoded, left_out
 
@@ -340,18 +317,7 @@ def _majority_rate(test: Dataset) -> float:
 
 
 def _balanced_weights(train: Dataset) -> torch.Tensor:
-    """n / (labels x n of the label), as scikit-learn's ``balanced``: they average 1 over the training examples.
-
-    Where a text may have several labels: negatives over positives of each.
-    """
-    names = _names(train)
-    if _several(train):
-        positives = np.bincount([k for label in train["label"] for k in label], minlength=len(names))
-        weights = (len(train) - positives) / np.maximum(positives, 1)
-    else:
-        counts = np.bincount(train["label"][:], minlength=len(names))
-        weights = len(train) / (len(names) * np.maximum(counts, 1))
-    return torch.tensor(weights, dtype=torch.float32)
+    return balanced_weights(train["label"][:], len(_names(train)), multi_label=_several(train))
 
 
 def _tokenize(batch: dict[str, list[Any]], tokenizer: Any, limit: int, num_labels: int | None) -> dict[str, list[Any]]:

@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from hf_transfer.data.clips import padded_labels
 from hf_transfer.errors import logger
 from hf_transfer.methods import Anatomy
 from hf_transfer.training.activation_store import ActivationStore
 from hf_transfer.training.batching import EvaluationBatches, most_positions, positions_of, two_lengths
+from hf_transfer.training.cached_examples import CachedCollator, CachedExamples
 from hf_transfer.training.entry import Entry
 
 # Part of the key: raise it when what is kept changes.
@@ -30,64 +29,6 @@ TOLERANCE = 1e-4
 # Settings of a model's config that its activations do not depend on.
 OF_NO_MATTER = ("id2label", "label2id", "num_labels", "problem_type", "calibration", "text_pairs", "_name_or_path",
                 "architectures", "vocab_size")  # fmt: skip
-
-
-class CachedExamples(Dataset):
-    """Examples whose input is the cached activation, memory-mapped.
-
-    Args:
-        files: each [positions, width] in float32.
-        places: for each example its file's number, its first row there and its number of rows, [n, 3].
-        labels: of each example.
-        lengths: of each example, as it was.
-        seconds: that it took to compute all the activations.
-    """
-
-    def __init__(
-        self, files: list[np.ndarray], places: np.ndarray, labels: list[Any], lengths: list[int], seconds: float
-    ):
-        self.files, self.places, self.labels, self.lengths = files, places, labels, lengths
-        self.seconds = seconds
-        self.positions = places[:, 2].tolist()
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, key: str) -> Any:
-        return {"length": self.lengths, "labels": self.labels}[key]
-
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        return [{"features": self._features(i), "labels": self.labels[i], "length": self.lengths[i]} for i in indices]
-
-    def _features(self, i: int) -> np.ndarray:
-        file, start, count = self.places[i]
-        return self.files[file][start : start + count]
-
-
-class CachedCollator:
-    """A padded batch: the activations [batch, positions, width], ``attention_mask``, ``labels``, ``length``.
-
-    Args:
-        main_input: what the model calls its input.
-    """
-
-    def __init__(self, main_input: str):
-        self.text = main_input == "input_ids"
-        self.name = "inputs_embeds" if self.text else main_input
-
-    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        longest = max(len(example["features"]) for example in examples)
-        states = np.zeros((len(examples), longest, examples[0]["features"].shape[1]), dtype=np.float32)
-        mask: Any = np.zeros((len(examples), longest), dtype=np.int64 if self.text else np.bool_)
-        for i, example in enumerate(examples):
-            states[i, : len(example["features"])] = example["features"]
-            mask[i, : len(example["features"])] = 1
-        return {
-            self.name: torch.from_numpy(states),
-            "attention_mask": torch.from_numpy(mask),
-            "labels": padded_labels([example["labels"] for example in examples]),
-            "length": torch.tensor([example["length"] for example in examples]),
-        }
 
 
 class FeatureCache:

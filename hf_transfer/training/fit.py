@@ -17,11 +17,12 @@ from hf_transfer.arguments import Arguments, MethodArguments
 from hf_transfer.errors import Failure, InputError, logger, nearest
 from hf_transfer.evaluation.groups import measure_groups, over_groups
 from hf_transfer.methods import Anatomy, default_learning_rate, train_last_layers
+from hf_transfer.training.cached_examples import CachedCollator, CachedExamples
 from hf_transfer.training.checkpoints import was_cached
 from hf_transfer.training.cost import training_cost
 from hf_transfer.training.dropout import quick_dropout
 from hf_transfer.training.entry import Entry
-from hf_transfer.training.feature_cache import CachedCollator, CachedExamples, FeatureCache
+from hf_transfer.training.feature_cache import FeatureCache
 from hf_transfer.training.interruption import checkpoint_on_signal
 from hf_transfer.training.packing import packed
 from hf_transfer.training.standardisation import standardised_input

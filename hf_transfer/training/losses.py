@@ -1,10 +1,11 @@
 """Losses as exact means over examples, however a step is divided."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -12,6 +13,26 @@ from torch.nn import functional as F
 def _add(counts: list[torch.Tensor], new: torch.Tensor) -> None:
     """Sum up in place, on the device."""
     counts[:] = [counts[0] + new] if counts else [new]
+
+
+def balanced_weights(labels: Sequence[Any], num_labels: int, *, multi_label: bool) -> torch.Tensor:
+    """n / (labels x n of the label), as scikit-learn's ``balanced``: they average 1 over the training examples.
+
+    Where an example may have several labels: negatives over positives of each.
+
+    Args:
+        labels: the id of each example's, or a list of them.
+        num_labels: how many there are.
+        multi_label: whether an example may have several.
+
+    Returns:
+        The weight of each label, [num_labels].
+    """
+    ids = [k for label in labels for k in label] if multi_label else labels
+    counts = np.bincount(ids, minlength=num_labels)
+    of_each = np.maximum(counts, 1)
+    weights = (len(labels) - counts) / of_each if multi_label else len(labels) / (num_labels * of_each)
+    return torch.tensor(weights, dtype=torch.float32)
 
 
 @dataclass

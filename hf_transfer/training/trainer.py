@@ -3,7 +3,6 @@
 import contextlib
 import math
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,8 +12,7 @@ import torch
 from accelerate.utils import gather_object
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
-from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, TrainerCallback, set_seed
+from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, rotate_checkpoints
@@ -29,8 +27,7 @@ from hf_transfer.training.batching import (
 )
 from hf_transfer.training.checkpoints import STAGING, Progress, seal, written_beside
 from hf_transfer.training.health import Health, require_finite
-
-SECONDS_BETWEEN_LINES = 60
+from hf_transfer.training.progress_shown import ProgressLines, QuietProgress
 
 
 class Loss(Protocol):
@@ -331,43 +328,3 @@ class _EpochDataLoader(DataLoader):
     def set_epoch(self, epoch: int) -> None:
         if isinstance(self.batch_sampler, TrainingBatches):
             self.batch_sampler.set_epoch(epoch)
-
-
-class ProgressLines(TrainerCallback):
-    """Where there is no bar, a line a minute."""
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.began = self.said = time.monotonic()
-        self.first = state.global_step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        now = time.monotonic()
-        if state.is_world_process_zero and now - self.said >= SECONDS_BETWEEN_LINES:
-            self.said = now
-            left = (now - self.began) / (state.global_step - self.first) * (state.max_steps - state.global_step)
-            logger.info("Step %d of %d, about %.0f min left.", state.global_step, state.max_steps, left / 60,
-                        extra={"progress": True})  # fmt: skip
-
-
-class QuietProgress(ProgressCallback):
-    """One bar with the loss beside it, instead of a printed dictionary every few steps; none for what is quick."""
-
-    prediction_bar: Any = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            self.training_bar = tqdm(total=state.max_steps, desc="Training", dynamic_ncols=True, delay=2)
-        self.current_step = 0
-
-    def on_prediction_step(
-        self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
-    ) -> None:
-        if state.is_world_process_zero:
-            if self.prediction_bar is None:
-                total = len(eval_dataloader)
-                self.prediction_bar = tqdm(total=total, desc="Predicting", dynamic_ncols=True, delay=2, leave=False)
-            self.prediction_bar.update(1)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if state.is_world_process_zero and self.training_bar is not None and logs and "loss" in logs:
-            self.training_bar.set_postfix(loss=f"{logs['loss']:.3f}")
