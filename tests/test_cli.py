@@ -1,12 +1,14 @@
 """The command line: predict, evaluate, merge, env, and what it costs to start."""
 
 import json
+import shlex
 import subprocess
 import sys
 
 import pytest
 from conftest import ROOT, message_rows, write_csv
 from processes import fork, start
+from speech import write_clips
 
 from hf_transfer import InputError, TextClassification, finetune, load_finetuned
 from hf_transfer.inference import evaluate
@@ -195,6 +197,27 @@ def test_predict_pairs_from_a_file(tiny, command, tmp_path):
     assert result.code == 0, result.err
     for found, record in zip(lines(result.out), records, strict=True):
         assert found["scores"] == pytest.approx(record["scores"], abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["texts", "pairs", "clips"])
+def test_the_command_that_a_recipe_names_in_the_end_works(kind, tiny, speech_model, recipe, command, tmp_path):
+    (tmp_path / "own").mkdir()
+    if kind == "clips":
+        rows, delimiter = write_clips(tmp_path / "own", 24), "\t"
+    else:
+        rows, delimiter = message_rows(24), ","
+    if kind == "pairs":
+        rows = [{"one": row["text"], "other": "yes", "label": row["label"]} for row in rows]
+    file = write_csv(tmp_path / "own" / ("t.tsv" if kind == "clips" else "t.csv"), rows, delimiter=delimiter)
+    columns = ["--text_column_name", "one", "--text_pair_column_name", "other"] if kind == "pairs" else []
+    model = speech_model() if kind == "clips" else tiny()
+    done = recipe("accent" if kind == "clips" else "spam", "--train_file", file, *columns,
+                  "--model_name_or_path", model, "--output_dir", tmp_path / "out", "--max_steps", 2)  # fmt: skip
+    assert done.code == 0, done.err
+    (told,) = [line for line in done.out.splitlines() if line.startswith("Try it: ")]
+    result = command(*shlex.split(told)[3:])
+    assert result.code == 0, result.err
+    assert len(lines(result.out)) == (24 if kind == "pairs" else 1)
 
 
 def test_evaluate_reports_groups_once(trained, tmp_path):
