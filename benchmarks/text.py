@@ -141,6 +141,8 @@ def main() -> None:
     table = load_file(asked.train_file, column_names=asked.column_names)
     wanted = asked.examples + asked.test_examples * asked.whole
     table = table.shuffle(seed=0).select(range(min(wanted, len(table))))
+    if len(table) < wanted:
+        print(f"{asked.train_file} has {len(table)} rows, not {wanted}: all of them are used.")
     table = table.select_columns(["text", "label"]).class_encode_column("label")
     settings = {"num_train_epochs": float(asked.epochs), "per_device_train_batch_size": asked.step,
                 "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "logging_steps": 50,

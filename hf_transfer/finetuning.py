@@ -20,7 +20,7 @@ from hf_transfer.data.splits import SPLITS, complete_splits, cut_to_sizes, load_
 from hf_transfer.data.tables import show_bars_for
 from hf_transfer.errors import Failure, InputError, logger
 from hf_transfer.evaluation.before_after import before_and_after
-from hf_transfer.methods import Anatomy, apply_method, count_parameters, merged, require_layers
+from hf_transfer.methods import Anatomy, apply_method, count_parameters, merged, require_trainable
 from hf_transfer.models import quiet
 from hf_transfer.parity import check_parity
 from hf_transfer.parsing import make_arguments
@@ -159,7 +159,7 @@ def _prepare(
         if newly_initialised:
             logger.info("Newly initialised: %s.", ", ".join(newly_initialised))
         anatomy = Anatomy.of(model, newly_initialised)
-        require_layers(model, anatomy, arguments.method.trainable_layers)
+        require_trainable(model, anatomy, arguments.method)
         if training.should_save:
             # Weights, and checkpoints of them with the optimizer's moments; an adapter is a small part of that.
             share = 0.5 if arguments.method.leaves_adapter else 4

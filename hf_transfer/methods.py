@@ -118,12 +118,18 @@ def apply_method(model: PreTrainedModel, anatomy: Anatomy, arguments: MethodArgu
     return model
 
 
-def require_layers(model: PreTrainedModel, anatomy: Anatomy, count: int) -> None:
-    """Refuse to train the last `count` layers of a model that has not as many, or shares the weights of them all.
+def require_trainable(model: PreTrainedModel, anatomy: Anatomy, arguments: MethodArguments) -> None:
+    """Refuse a method that does not fit a model, before anything that takes long.
 
     Raises:
-        InputError: they cannot be trained.
+        InputError: there is nothing to put adapters into, or there are not as many layers as are to be trained.
     """
+    if arguments.method == "lora" and not linear_layers(model, anatomy):
+        raise InputError(
+            f"--method lora: the trunk of a {model.config.model_type} has no linear layers (torch.nn.Linear) that "
+            "adapters could be put into. Use --method full or frozen."
+        )
+    count = arguments.trainable_layers
     if count and anatomy.layers is None:
         raise InputError(
             f"--trainable_layers {count}: the layers of {model.config.model_type} share their weights and cannot be "
@@ -150,6 +156,9 @@ def _with_adapters(model: PreTrainedModel, anatomy: Anatomy, arguments: MethodAr
         "dora": {"use_dora": True},  # Liu et al. 2024, https://arxiv.org/abs/2402.09353
         "pissa": {"init_lora_weights": "pissa"},  # Meng et al. 2024, https://arxiv.org/abs/2404.02948
     }
+    kind = model.config.model_type
+    if kind in BYPASSED:
+        logger.info("%s reads the weights of its attention past LoRA: the other linear layers get adapters.", kind)
     config = LoraConfig(
         r=arguments.lora_r,
         revision=revision,
@@ -186,10 +195,7 @@ class AddedLinear(LoraLinear):
 
 def linear_layers(model: PreTrainedModel, anatomy: Anatomy) -> str:
     """A regular expression for the names of all linear layers of the trunk, head left out."""
-    kind = model.config.model_type
-    bypassed = BYPASSED.get(kind)
-    if bypassed:
-        logger.info("%s reads the weights of its attention past LoRA: the other linear layers get adapters.", kind)
+    bypassed = BYPASSED.get(model.config.model_type)
     patterns = {
         re.sub(r"\\\.\d+\\\.", r"\.\\d+\.", re.escape(name))
         for name, module in model.named_modules()

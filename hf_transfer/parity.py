@@ -1,4 +1,4 @@
-"""The model read back from disk must compute what the trained one does."""
+"""The model read back from disk must be what the trained one is, and compute what that does."""
 
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,15 @@ from hf_transfer.errors import Failure
 from hf_transfer.inference import load_finetuned
 
 TOLERANCE = 1e-3
-EXAMPLES = 8  # weights that were lost or changed show on any
+EXAMPLES = 8
 
 
 def check_parity(
     model: Any, folder: Path, task: Any, processor: Any, examples: Any, *, adapter: bool, trust_remote_code: bool
 ) -> dict[str, Any]:
-    """Load the written model, and compare it with the live one; an adapter is also merged and compared.
+    """Load the written model, and compare it with the live one: its weights, and what it computes.
+
+    An adapter is also merged and compared.
 
     Args:
         model: the trained model.
@@ -31,7 +33,7 @@ def check_parity(
         ``examples``, ``max_difference`` of the logits and, for adapters, ``max_difference_merged``.
 
     Raises:
-        Failure: the outputs differ by more than rounding.
+        Failure: a weight differs, or the outputs by more than rounding.
     """
     rows = examples.__getitems__(list(range(min(EXAMPLES, len(examples)))))
     batch = {name: value for name, value in task.collator(processor)(rows).items() if name not in ("labels", "length")}
@@ -42,6 +44,8 @@ def check_parity(
             reloaded = load_finetuned(
                 folder, device=model.device, merge=merge, trust_remote_code=trust_remote_code
             ).model
+            if not merge:
+                _require_same_weights(model, reloaded)
             found[name] = float(np.abs(_logits(reloaded, batch) - live).max())
     limit = TOLERANCE * max(1.0, float(np.abs(live).max()))
     worst = max(found["max_difference"], found.get("max_difference_merged", 0.0))
@@ -51,6 +55,18 @@ def check_parity(
             f"than rounding ({limit:.2g}). The result is not written."
         )
     return found
+
+
+def _require_same_weights(model: Any, reloaded: Any) -> None:
+    """Compare those that both have: a merged adapter is in weights that the live model keeps apart."""
+    live = {name.removeprefix("base_model.model."): tensor for name, tensor in model.state_dict().items()}
+    for name, tensor in reloaded.state_dict().items():
+        used = ".original_module." not in name  # peft keeps the head as it was before, and never computes with it
+        if name in live and used and not torch.equal(tensor, live[name]):
+            raise Failure(
+                f"The model read back from disk differs from the trained one: {name} is another one. The result is "
+                "not written."
+            )
 
 
 def _logits(model: Any, batch: dict[str, torch.Tensor]) -> np.ndarray:

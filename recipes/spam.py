@@ -25,7 +25,7 @@ def main() -> None:
     )
     result = finetune(arguments.task, arguments)
     if arguments.training.should_save:
-        print(f"\n{result}\n{next_command(result)}")
+        print(f"\n{result}\n{next_command(result, arguments.task)}")
 
 
 if __name__ == "__main__":

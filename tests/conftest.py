@@ -135,6 +135,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "minilm": ("BertConfig", {**SMALL, "num_hidden_layers": 2, "num_attention_heads": 2}),
 }  # fmt: skip
 
+# Without linear layers in its trunk.
+ODD = {"gpt2": ("GPT2Config", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 66, "pad_token_id": 0})}
+
 
 def build_tokenizer(folder: Path) -> None:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -160,7 +163,7 @@ def build_model(folder: Path, family: str, **changes: Any) -> Path:
     import torch
     import transformers
 
-    name, settings = FAMILIES[family]
+    name, settings = {**FAMILIES, **ODD}[family]
     config = getattr(transformers, name)(vocab_size=160, **{**settings, **changes})
     torch.manual_seed(0)
     transformers.AutoModel.from_config(config).save_pretrained(folder)

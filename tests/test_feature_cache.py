@@ -148,7 +148,10 @@ def test_no_room_on_the_disk_means_no_cache(tiny, tmp_path, monkeypatch, caplog)
 def test_standardising_the_heads_input_changes_nothing_but_the_coordinates(tiny, tmp_path):
     model, dataset, collator = prepared(tiny())
     cache, examples = from_cache(model, dataset, collator, 0, tmp_path)
-    trainer = SimpleNamespace(model=model, train_dataset=examples, data_collator=cache.cached_collator)
+    trainer = SimpleNamespace(
+        model=model, train_dataset=examples, data_collator=cache.cached_collator, progress=SimpleNamespace(),
+        args=SimpleNamespace(per_device_eval_batch_size=8),
+    )  # fmt: skip
     batch = cache.cached_collator(examples.__getitems__(list(range(40))))
     seen = []
     with cache.entry.skipping():
@@ -163,6 +166,42 @@ def test_standardising_the_heads_input_changes_nothing_but_the_coordinates(tiny,
     torch.testing.assert_close(after, live, atol=1e-5, rtol=0)
     np.testing.assert_allclose(seen[0].mean(dim=0), 0, atol=1e-4)
     np.testing.assert_allclose(seen[0].std(dim=0, correction=0), 1, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["text", "speech"])
+def test_padding_does_not_count_in_a_heads_coordinates(tiny, speech_model, accents, tmp_path, monkeypatch, kind):
+    seen = []
+
+    @contextlib.contextmanager
+    def looking(trainer, head):
+        with standardised_input(trainer, head):
+            linear = trainer.model.get_submodule("bert.pooler.dense" if kind == "text" else "lm_head")
+            with linear.register_forward_hook(lambda _, args, out: seen.append(args[0].flatten(0, -2))):
+                for i in range(len(trainer.train_dataset)):  # one by one: no padding
+                    outputs(trainer.model, trainer.data_collator(trainer.train_dataset.__getitems__([i])))
+            yield
+
+    monkeypatch.setattr("hf_transfer.training.fit.standardised_input", looking)
+    if kind == "text":
+        finetune(
+            TextClassification(), model_name_or_path=str(tiny()), method="frozen", output_dir=str(tmp_path / "out"),
+            train_file=str(write_csv(tmp_path / "m.csv", message_rows(60))), max_steps=1, disable_tqdm=True,
+        )  # fmt: skip
+    else:
+        learn(tmp_path / "out", speech_model("wav2vec2-layer"), accents, method="frozen", max_steps=1)
+    inputs = torch.cat(seen)
+    np.testing.assert_allclose(inputs.mean(dim=0), 0, atol=1e-3)
+    np.testing.assert_allclose(inputs.std(dim=0, correction=0), 1, atol=1e-2)
+
+
+def test_examples_that_occur_twice_took_their_seconds_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    store = ActivationStore("key")
+    with store.shard(2, 4, 1) as shard:
+        for digest in (5, 6):
+            shard.add(digest, np.zeros((1, 4), np.float32))
+    _, found = store.find({name: np.array(own, np.uint64) for name, own in {"a": [5, 6], "b": [5, 5, 6, 5]}.items()})
+    assert found["a"][1] == found["b"][1] > 0
 
 
 # --- speech -----------------------------------------------------------------------------------------------------

@@ -49,11 +49,16 @@ def divided(tiny, speech_model, accents, tmp_path_factory):
 @pytest.mark.parametrize("method", ["full", "lora", "frozen", "scratch"])
 @pytest.mark.parametrize("task", ["text", "speech"])
 def test_a_step_is_the_same_however_it_is_divided(divided, task, method):
+    shares = []
+
     def result(processes, accumulation):
         folder = divided / f"{task}-{method}-{processes}-{accumulation}"
         report = json.loads((folder / "report.json").read_text())
         (weights,) = folder.glob("*model.safetensors")
-        losses = [entry["loss"] for entry in report["history"] if "loss" in entry]
+        logged = [entry for entry in report["history"] if "loss" in entry]
+        losses = [entry["loss"] for entry in logged]
+        watched = "commonest_prediction" if task == "text" else "blank_ratio"
+        shares.append([entry[watched] for entry in logged])
         return report, losses, load_file(weights)
 
     report, losses, weights = result(1, 1)
@@ -61,6 +66,7 @@ def test_a_step_is_the_same_however_it_is_divided(divided, task, method):
     for way in ((2, 1), (2, 2)):
         other_report, other_losses, other_weights = result(*way)
         assert other_losses == pytest.approx(losses, abs=1e-5, rel=1e-5), way
+        assert shares[-1] == pytest.approx(shares[0], abs=1e-5), way
         assert other_weights.keys() == weights.keys()
         for key, value in weights.items():
             torch.testing.assert_close(other_weights[key], value, atol=1e-5, rtol=0, msg=f"{way} {key}")

@@ -80,6 +80,11 @@ def test_layers_that_share_weights_cannot_be_trained_one_by_one(tiny, messages, 
         run(tiny, "albert", messages, tmp_path / "out", method="frozen", trainable_layers=1)
 
 
+def test_a_model_without_linear_layers_takes_no_adapters(tiny, messages, tmp_path):
+    with pytest.raises(InputError, match=r"the trunk of a gpt2 has no linear layers.*--method full or frozen"):
+        run(tiny, "gpt2", messages, tmp_path / "out", method="lora")
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_scratch_starts_from_nothing(tiny, family, messages, tmp_path):
     report = run(tiny, family, messages, tmp_path / "out", method="scratch", learning_rate=0.0).report

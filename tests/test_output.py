@@ -217,7 +217,9 @@ def test_the_result_is_on_the_disk_before_it_appears(train, tmp_path, monkeypatc
     assert synced[-1] == tmp_path
 
 
-def test_a_reloaded_model_that_differs_fails_the_run(train, tmp_path, monkeypatch):
+@pytest.mark.parametrize("of_an_unused_token", [False, True])
+def test_a_reloaded_model_that_differs_fails_the_run(train, tmp_path, monkeypatch, of_an_unused_token):
+    """Also where no example shows it: the embedding of a token that is in none of them."""
     import hf_transfer.finetuning as run
 
     honest = run._write_model
@@ -225,11 +227,12 @@ def test_a_reloaded_model_that_differs_fails_the_run(train, tmp_path, monkeypatc
     def damaged(folder, model, processor):
         import torch
 
+        weight = model.bert.embeddings.word_embeddings.weight[1] if of_an_unused_token else model.classifier.bias
         with torch.no_grad():
-            kept = model.classifier.bias.clone()
-            model.classifier.bias.add_(0.5)
+            kept = weight.clone()
+            weight.add_(0.5)
             honest(folder, model, processor)
-            model.classifier.bias.copy_(kept)
+            weight.copy_(kept)
 
     monkeypatch.setattr(run, "_write_model", damaged)
     with pytest.raises(Failure, match="differs from the trained one"):

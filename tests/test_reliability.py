@@ -302,6 +302,18 @@ def test_a_run_stopped_after_its_last_step_takes_no_more(tiny, texts, tmp_path):
     assert history_of(resumed.report) == history_of(never.report)
 
 
+def test_a_checkpoint_of_a_head_alone_is_a_model_like_any_other(tiny, texts, tmp_path):
+    """It is trained on inputs of another scale; who loads the checkpoint knows nothing of that."""
+    settings = {**OFTEN, **texts, "method": "frozen", "max_steps": 13, "save_steps": 13}
+    leave_unfinished(tmp_path / "out", tiny(), settings)
+    kept = load_file(tmp_path / "out.partial" / "checkpoint-13" / "model.safetensors")
+    run_of(tmp_path / "out", tiny(), {**settings, "resume_from_checkpoint": "true"})
+    delivered = weights_of(tmp_path / "out")
+    assert kept.keys() == delivered.keys()
+    for name, value in delivered.items():
+        torch.testing.assert_close(kept[name], value, atol=1e-6, rtol=0, msg=name)
+
+
 def test_cached_and_live_checkpoints_are_not_mixed(tiny, texts, tmp_path, monkeypatch):
     """From cached activations a head alone is trained on inputs of another scale."""
     settings = {**OFTEN, **texts, "method": "frozen", "trainable_layers": 1}
@@ -414,13 +426,14 @@ def test_a_short_run_that_diverged_is_not_delivered(tiny, texts, tmp_path):
 
 @pytest.fixture
 def small_memory(monkeypatch):
-    """A device on which no more than three examples fit in training, and five in evaluation."""
+    """A device on which no more than five examples fit in evaluation, and three in training after three batches."""
     from hf_transfer.training.trainer import TransferTrainer
 
-    honest = TransferTrainer.compute_loss
+    honest, trained = TransferTrainer.compute_loss, []
 
     def compute_loss(self, model, inputs, *args, **kwargs):
-        if len(inputs["labels"]) > (3 if model.training else 5):
+        trained.extend([True] * model.training)
+        if len(inputs["labels"]) > (5 if not model.training else 3 if len(trained) > 3 else 8):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
         return honest(self, model, inputs, *args, **kwargs)
 

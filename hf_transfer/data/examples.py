@@ -160,23 +160,26 @@ def contradictions(splits: Mapping[str, tuple[list[str], Dataset]], names: list[
         splits: by name, what makes two examples the same, an entry an example, and the examples.
         names: of the labels, by id.
     """
-    labels: dict[str, set[str]] = {}
-    places: dict[str, tuple[Dataset, int]] = {}  # and not the texts: memory is not to grow with them
+    known: dict[str, int | tuple[int, ...]] = {}  # by identity the first label; no more: there may be many examples
+    several: dict[str, set[int | tuple[int, ...]]] = {}
+    shown = ""
     for identities, split in splits.values():
         for i, (identity, label) in enumerate(zip(identities, split["label"][:], strict=True)):
-            ids = sorted(label) if isinstance(label, list) else [label]
-            labels.setdefault(identity, set()).add(", ".join(names[k] for k in ids) or "none")
-            places.setdefault(identity, (split, i))
-    several = [identity for identity, found in labels.items() if len(found) > 1]
+            own = tuple(sorted(label)) if isinstance(label, list) else label
+            if known.setdefault(identity, own) != own:
+                several.setdefault(identity, {known[identity]}).add(own)
+                shown = shown or " ".join(split[i]["text"].split())
     if not several:
         return []
-    split, row = places[several[0]]
-    shown = " ".join(split[row]["text"].split())
     shown = shown if len(shown) <= 60 else f"{shown[:59]}…"
-    told = " and ".join(f"'{label}'" for label in sorted(labels[several[0]]))
+    told = " and ".join(sorted(f"'{_named(own, names)}'" for own in next(iter(several.values()))))
     found = f"{len(several):,} texts have different labels in different rows"
     logger.warning("%s ('%s' is %s): no model can be right about both. Mend them.", found, shown, told)
     return [f"{found}: no model can be right about both."]
+
+
+def _named(label: int | tuple[int, ...], names: list[str]) -> str:
+    return ", ".join(names[k] for k in (label if isinstance(label, tuple) else (label,))) or "none"
 
 
 def encode_labels(

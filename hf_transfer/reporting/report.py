@@ -52,7 +52,7 @@ class Finetuned:
 
     Attributes:
         folder: the output folder.
-        report: what its ``report.json`` holds.
+        report: what its ``report.json`` holds; of several processes the first knows all of it.
     """
 
     folder: Path
@@ -62,7 +62,8 @@ class Finetuned:
         return summary(self.report, self.folder)
 
     def _repr_html_(self) -> str:
-        return in_notebook((self.folder / "report.html").read_text(encoding="utf-8"))
+        page = self.folder / "report.html"  # left out where it could not be made
+        return in_notebook(page.read_text(encoding="utf-8") if page.is_file() else f"<pre>{escape(str(self))}</pre>")
 
 
 def in_notebook(page: str) -> str:
@@ -217,35 +218,12 @@ def throughput(training: dict[str, Any]) -> str:
     )
 
 
-def next_command(result: Finetuned) -> str:
-    """The command that tries the model on a test example: a clip, the beginning of a text, or a file of pairs."""
+def next_command(result: Finetuned, task: Any) -> str:
+    """The command that tries the model on a test example."""
     told = yaml.safe_load((result.folder / "arguments.yaml").read_text(encoding="utf-8"))
-    file = told.get("test_file") or told.get("train_file")
     with (result.folder / "predictions.jsonl").open(encoding="utf-8") as stream:
         records = [json.loads(line) for line in islice(stream, 20)]
-    if result.report["data"].get("pairs"):
-        given = f"--file {shlex.quote(file or 'pairs.csv')}"
-        for name in ("column_names", "delimiter", "text_column_name", "text_pair_column_name"):
-            if name in told:
-                given += f" --{name} {shlex.join([told[name]] if isinstance(told[name], str) else told[name])}"
-    elif "audio" in records[0]:
-        given = shlex.quote(_some_clip([record["audio"] for record in records], Path(file).parent if file else Path()))
-    else:
-        given = shlex.quote(_some_text([record["text"] for record in records]))
-    return f"Try it: {shell_command()} predict {shlex.quote(str(result.folder))} {given}"
-
-
-def _some_clip(names: list[str], folder: Path) -> str:
-    """One of the files, which are named as their table in `folder` names them."""
-    found = [os.path.relpath(folder / name) for name in names if os.path.isfile(folder / name)]
-    return found[0] if found else "clip.wav"
-
-
-def _some_text(texts: list[str]) -> str:
-    """A few words of one of the texts, on one line; none that looks like a flag."""
-    lines = [" ".join(text.split()) for text in texts]
-    text = min((line for line in lines if line and line[0] != "-"), key=lambda line: abs(len(line) - 50), default="…")
-    return text if len(text) <= 80 else text[:80].rpartition(" ")[0] or text[:80]
+    return f"Try it: {shell_command()} predict {shlex.join([str(result.folder), *task.to_try(records, told)])}"
 
 
 def shell_command() -> str:

@@ -121,6 +121,14 @@ class Task(Protocol):
     def example(self, record: dict[str, Any]) -> Any:
         """What tells the example of such a record from others, whatever the model."""
 
+    def to_try(self, records: list[dict[str, Any]], told: Mapping[str, Any]) -> list[str]:
+        """Arguments of ``hf-transfer predict`` that try the model on a test example.
+
+        Args:
+            records: the first from `predictions`.
+            told: the arguments of the run, as ``arguments.yaml`` holds them.
+        """
+
     def pipeline(self, model: Any, processor: Any) -> Any:
         """The `transformers.Pipeline` that uses the model as it was measured."""
 

@@ -286,6 +286,15 @@ class TextClassification(TextSettings):
             classification.least_certain(truth, labels, scores.shape[1]),
         )
 
+    def to_try(self, records: list[dict[str, Any]], told: Mapping[str, Any]) -> list[str]:
+        if "text_pair" not in records[0]:
+            return [_short([record["text"] for record in records])]
+        given = ["--file", told.get("test_file") or told.get("train_file") or "FILE"]
+        for name in ("column_names", "delimiter", "text_column_name", "text_pair_column_name"):
+            if name in told:
+                given += [f"--{name}", *([told[name]] if isinstance(told[name], str) else told[name])]
+        return given
+
     def pipeline(self, model: Any, processor: Any) -> Any:
         return DecidingTextClassificationPipeline(model=model, tokenizer=processor)
 
@@ -300,6 +309,13 @@ def _shown_texts(split: Dataset) -> list[str]:
     both = zip(split["text"], split["text_pair"], strict=True) if "text_pair" in split.column_names else None
     whole = split["text"][:] if both is None else [f"{text} ⏐ {pair}" for text, pair in both]
     return [text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} …" for text in whole]
+
+
+def _short(texts: list[str]) -> str:
+    """The beginning of one of the texts, on one line; of none that looks like a flag."""
+    lines = [" ".join(text.split()) for text in texts]
+    text = min((line for line in lines if line and line[0] != "-"), key=lambda line: abs(len(line) - 50), default="…")
+    return text if len(text) <= 80 else text[:80].rpartition(" ")[0] or text[:80]
 
 
 def _several(split: Dataset) -> bool:

@@ -74,7 +74,7 @@ class ActivationStore:
         if not all(np.isin(own, kept.digests).all() for own in digests.values()):
             return None
         rows = {name: np.searchsorted(kept.digests, own) for name, own in digests.items()}
-        found = {name: (kept.places[own], float(kept.seconds[own].sum())) for name, own in rows.items()}
+        found = {name: (kept.places[own], float(kept.seconds[np.unique(own)].sum())) for name, own in rows.items()}
         return kept.files, found
 
     @contextlib.contextmanager

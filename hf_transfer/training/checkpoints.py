@@ -8,19 +8,24 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from hf_transfer.arguments import OF_NO_EFFECT, Arguments, differences
 from hf_transfer.durable import to_disk
 from hf_transfer.errors import Failure, InputError, logger
 
+if TYPE_CHECKING:
+    from hf_transfer.training.standardisation import Coordinates
+
 MANIFEST = "manifest.json"
 # Where a checkpoint is written before it is renamed into place.
 STAGING = "writing"
+COORDINATES = "coordinates.safetensors"
 # Arguments that may differ when a run is gone on with: how long and how often, how a step is divided among processes
 # and micro-batches, and where the data lie (what they are is compared by itself).
 MAY_DIFFER = (*OF_NO_EFFECT, "max_steps", "num_train_epochs", "save_", "eval_", "per_device_",
@@ -230,6 +235,7 @@ class Progress(TrainerCallback):
         self.earlier_seconds = 0.0
         self.head_seconds = 0.0
         self.restored: dict[str, Any] | None = None
+        self.coordinates: Coordinates | None = None
 
     def seconds(self) -> float:
         """Of training up to now, with those that led to the checkpoint that a run goes on from."""
@@ -250,6 +256,8 @@ class Progress(TrainerCallback):
             "head_seconds": self.head_seconds,
         }
         self._file(checkpoint).write_text(json.dumps(state), encoding="utf-8")
+        if self.coordinates is not None and trainer.args.should_save:
+            save_file(self.coordinates.tensors(), checkpoint / COORDINATES)
 
     def load(self, checkpoint: Path) -> None:
         """From a checkpoint; a process that it does not know begins with nothing."""
@@ -257,6 +265,10 @@ class Progress(TrainerCallback):
         self.restored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
         if self.restored is not None:
             self.earlier_seconds, self.head_seconds = self.restored["seconds"], self.restored["head_seconds"]
+        if self.coordinates is not None and (checkpoint / COORDINATES).is_file():
+            kept = load_file(checkpoint / COORDINATES)
+            for name, tensor in self.coordinates.tensors().items():
+                tensor.copy_(kept[name])
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.restored is not None:

@@ -118,16 +118,16 @@ def _flops_an_epoch(trainer: Any, lengths: np.ndarray) -> float | None:
     cannot be counted: a figure is not worth a trained model.
     """
     short = np.flatnonzero(lengths <= max(LONGEST_COUNTED, lengths.min()))
-    some = short[_apart(lengths[short])]
+    some = short[_apart(lengths[short])].tolist()
     try:
-        counted = {int(lengths[i]): _flops_of(trainer, int(i)) for i in some}
+        counted = {int(lengths[i]): _flops_of(trainer, [i]) for i in some}
+        if len(counted) == 1:  # what a second one costs more
+            return float(_flops_of(trainer, some * 2) - next(iter(counted.values()))) * len(lengths)
     except (RuntimeError, NotImplementedError) as error:
         trainer.model.zero_grad(set_to_none=True)
         logger.info("The arithmetic is not counted: %s", " ".join(str(error).split())[:200])
         return None
     own, flops = np.array(list(counted)), np.array(list(counted.values()), dtype=float)
-    if len(own) == 1:
-        return float(flops[0]) * len(lengths)
     longest = own.max()
     powers = np.arange(min(len(own), 3))
     parts, _ = nnls((own[:, None] / longest) ** powers, flops)
@@ -145,13 +145,13 @@ def _apart(lengths: np.ndarray) -> list[int]:
     return rows[np.unique([0, middle, third])].tolist()
 
 
-def _flops_of(trainer: Any, i: int) -> int:
-    """FLOPs of one example as it is, forward and backward; nothing of the model changes."""
+def _flops_of(trainer: Any, rows: list[int]) -> int:
+    """FLOPs of a batch of examples as they are, forward and backward; nothing of the model changes."""
     model, examples = trainer.model, trainer.train_dataset
     if getattr(examples, "augmentation", None) is not None:  # which makes it longer or shorter
         examples = copy.copy(examples)
         examples.augmentation = None
-    inputs = trainer._prepare_inputs(trainer.data_collator(examples.__getitems__([i])))
+    inputs = trainer._prepare_inputs(trainer.data_collator(examples.__getitems__(rows)))
     model.eval()
     # Fused attention is not counted; as separate products it is.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.enable_grad():

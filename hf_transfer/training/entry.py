@@ -162,8 +162,6 @@ class Entry:
 class StandIn(nn.Module):
     """In the place of a module that is skipped: it has that one's attributes, and no weights or children of its own.
 
-    A copy of a model that holds it is a copy without what is skipped.
-
     Args:
         module: that is skipped.
         form: how it hands on what the model was given.

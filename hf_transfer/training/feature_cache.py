@@ -150,7 +150,7 @@ class FeatureCache:
         """
         store = None
         try:
-            store = ActivationStore(self._key())
+            store = ActivationStore(self._key(bool(args.tf32)))
         except OSError as error:
             logger.info("Activations are not cached: %s (%s).", error.strerror or error, error.filename)
         if not self._everywhere(store is not None) or store is None:
@@ -240,14 +240,14 @@ class FeatureCache:
         mask = batch["attention_mask"].cpu().numpy() > 0
         return [rows[real] for rows, real in zip(states, mask, strict=True)]
 
-    def _key(self) -> str:
+    def _key(self, tf32: bool) -> str:
         """Changes with everything that the activations depend on, but for the examples."""
         kept = {
             k: v for k, v in self.model.config.to_dict().items() if k not in OF_NO_MATTER and not k.startswith("mask_")
         }
         told = (
             VERSION, torch.__version__, transformers.__version__, type(self.model).__name__, self.entry.first,
-            self.first_token_only, self.accelerator.mixed_precision, self.model.device.type,
+            self.first_token_only, self.accelerator.mixed_precision, self.model.device.type, tf32,
             getattr(self.collator, "feature_extractor", None), json.dumps(kept, sort_keys=True, default=str),
         )  # fmt: skip
         digest = hashlib.blake2b(repr(told).encode(), digest_size=16)

@@ -53,15 +53,18 @@ class ClassificationLoss:
 
     def __call__(self, outputs: Any, labels: Any, lengths: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         logits = outputs["logits"].float()
-        scale = None if self.weights is None else self.weights.to(logits.device)
+        if self.weights is not None:  # kept there: to copy them each time would wait for the device
+            self.weights = self.weights.to(logits.device)
         if self.multi_label:
             counted = labels[:, 0] != -100
             smooth = labels.clamp(min=0) * (1 - self.label_smoothing) + self.label_smoothing / 2
-            each = F.binary_cross_entropy_with_logits(logits, smooth, reduction="none", pos_weight=scale).mean(dim=-1)
+            each = F.binary_cross_entropy_with_logits(logits, smooth, reduction="none", pos_weight=self.weights).mean(
+                dim=-1
+            )
             each = torch.where(counted, each, 0.0)
         else:
             each = F.cross_entropy(
-                logits, labels, weight=scale, reduction="none", label_smoothing=self.label_smoothing
+                logits, labels, weight=self.weights, reduction="none", label_smoothing=self.label_smoothing
             )
             self.chance = math.log(logits.shape[-1])
             if logits.requires_grad:

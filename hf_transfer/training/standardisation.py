@@ -1,13 +1,14 @@
-"""Heads trained on standardised inputs, and written back for inputs as they are."""
+"""Heads trained on standardised inputs, and written for inputs as they are."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from hf_transfer.training.batching import EvaluationBatches
+from hf_transfer.training.batching import EvaluationBatches, most_positions, positions_of
 from hf_transfer.training.feature_cache import to_device
 
 
@@ -16,35 +17,80 @@ def standardised_input(trainer: Any, head: tuple[str, ...]) -> Iterator[None]:
     """Train the head on inputs of mean 0 and spread 1, inside the block.
 
     The head's first linear layer is written anew in standardised coordinates, where Adam's one step size suits every
-    dimension, and written back at the end: the function is the same at both moments. Mean and spread are buffers of
-    that layer meanwhile, so that a checkpoint holds those that its weights were made for.
+    dimension, and written back at the end: the function is the same at both moments. Its ``state_dict`` is that of
+    inputs as they are all along, so that a checkpoint is a model like any other; a run that goes on takes the
+    coordinates from `Coordinates` beside it, to the last bit.
     """
     linear = _first_linear(trainer, head)
     if linear is None:
         yield
         return
-    mean, spread = _moments(trainer, linear)
-    with torch.no_grad():
-        if linear.bias is not None:
-            linear.bias.add_(linear.weight @ mean)
-        linear.weight *= spread
-    linear.register_buffer("input_mean", mean)
-    linear.register_buffer("input_spread", spread)
-    hook = linear.register_forward_pre_hook(_standardise)
-    try:
-        yield
-    finally:
-        hook.remove()
-        mean, spread = linear.get_buffer("input_mean"), linear.get_buffer("input_spread")
-        with torch.no_grad():
-            linear.weight /= spread
-            if linear.bias is not None:
-                linear.bias.sub_(linear.weight @ mean)
-        del linear.input_mean, linear.input_spread
+    coordinates = Coordinates(linear, *_moments(trainer, linear))
+    trainer.progress.coordinates = coordinates
+    with (
+        linear.register_forward_pre_hook(coordinates.standardise),
+        linear.register_state_dict_post_hook(functools.partial(coordinates.on_save)),  # marked: a method cannot be
+        linear.register_load_state_dict_pre_hook(coordinates.on_load),
+    ):
+        coordinates.enter()
+        try:
+            yield
+        finally:
+            trainer.progress.coordinates = None
+            coordinates.leave()
 
 
-def _standardise(linear: Any, args: tuple) -> tuple:
-    return (args[0] - linear.input_mean) / linear.input_spread, *args[1:]
+class Coordinates:
+    """Of a linear layer's input: less `mean`, over `spread`.
+
+    Args:
+        linear: with a bias.
+        mean: of each dimension of its input, [in_features].
+        spread: see `mean`.
+    """
+
+    def __init__(self, linear: nn.Linear, mean: torch.Tensor, spread: torch.Tensor):
+        self.linear, self.mean, self.spread = linear, mean, spread
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All that a run needs to go on in them."""
+        linear = self.linear
+        return {"weight": linear.weight.data, "bias": linear.bias.data, "mean": self.mean, "spread": self.spread}
+
+    def enter(self) -> None:
+        """Write the layer's weights for the standardised input."""
+        self._write(*self._inside(self.linear.weight.data, self.linear.bias.data))
+
+    def leave(self) -> None:
+        """Write them for the input as it is."""
+        self._write(*self._outside(self.linear.weight.data, self.linear.bias.data))
+
+    def standardise(self, linear: nn.Module, args: tuple) -> tuple:
+        """Hook before the layer's forward pass."""
+        return (args[0] - self.mean) / self.spread, *args[1:]
+
+    def on_save(self, linear: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+        """Hook behind ``state_dict``."""
+        names = f"{prefix}weight", f"{prefix}bias"
+        state.update(zip(names, self._outside(*(state[name] for name in names)), strict=True))
+
+    def on_load(self, linear: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+        """Hook before ``load_state_dict``."""
+        names = f"{prefix}weight", f"{prefix}bias"
+        if all(name in state for name in names):
+            weight, bias = (state[name].to(self.mean.device) for name in names)
+            state.update(zip(names, self._inside(weight, bias), strict=True))
+
+    def _write(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        self.linear.weight.data.copy_(weight)
+        self.linear.bias.data.copy_(bias)
+
+    def _inside(self, weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return weight * self.spread, bias + weight @ self.mean
+
+    def _outside(self, weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        plain = weight / self.spread
+        return plain, bias - plain @ self.mean
 
 
 def _first_linear(trainer: Any, head: tuple[str, ...]) -> nn.Linear | None:
@@ -55,32 +101,38 @@ def _first_linear(trainer: Any, head: tuple[str, ...]) -> nn.Linear | None:
             for module in trainer.model.get_submodule(name).modules():
                 if isinstance(module, nn.Linear):
                     hooks.enter_context(module.register_forward_hook(lambda module, *_: called.append(module)))
-        _run(trainer, [0])
+        batch = trainer.data_collator(trainer.train_dataset.__getitems__([0]))
+        trainer.model(**to_device(trainer.model.device, batch))
     return called[0] if called and called[0].bias is not None else None
 
 
 def _moments(trainer: Any, linear: nn.Linear) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and spread of what the layer is given of the training examples, padding left out, each [in_features]."""
     total = torch.zeros(linear.in_features, dtype=torch.float64, device=linear.weight.device)
     squares, count = total.clone(), 0
+    real = torch.empty(0)
 
     def add(_: nn.Module, args: tuple) -> None:
         nonlocal count
-        rows = args[0].detach().double().reshape(-1, linear.in_features)
+        states = args[0].detach()
+        rows = (states[real] if states.shape[:-1] == real.shape else states.reshape(-1, linear.in_features)).double()
         total.add_(rows.sum(dim=0))
         squares.add_(rows.square().sum(dim=0))
         count += len(rows)
 
+    examples = trainer.train_dataset
+    batches = EvaluationBatches(
+        positions_of(examples).tolist(), batch_size=trainer.args.per_device_eval_batch_size,
+        most_positions=most_positions(linear.weight.device),
+    )  # fmt: skip
     trainer.model.eval()
     with linear.register_forward_pre_hook(add), torch.inference_mode():
-        for indices in EvaluationBatches(trainer.train_dataset["length"][:], batch_size=256):
-            _run(trainer, indices)
+        for indices in batches:
+            batch = to_device(trainer.model.device, trainer.data_collator(examples.__getitems__(indices)))
+            real = batch["attention_mask"] > 0
+            trainer.model(**batch)
     mean = total / count
     spread = (squares / count - mean.square()).clamp(min=0).sqrt()
     # A dimension that never varies stays as it is.
     spread = torch.where(spread > 1e-4, spread, torch.ones_like(spread))
     return mean.float(), spread.float()
-
-
-def _run(trainer: Any, indices: list[int]) -> None:
-    batch = trainer.data_collator(trainer.train_dataset.__getitems__(indices))
-    trainer.model(**to_device(trainer.model.device, batch))

@@ -144,7 +144,10 @@ class TransferTrainer(Trainer):
         whole, accumulation = math.prod(self.asked), self.args.gradient_accumulation_steps
         self.args.gradient_accumulation_steps = max(self.asked[1], -(-whole // batch_size))
         if self.args.gradient_accumulation_steps > accumulation:
-            self.model.load_state_dict(self.first_weights, strict=False)
+            for name, parameter in self.model.named_parameters():
+                if parameter.requires_grad:
+                    parameter.data.copy_(self.first_weights[name])
+            self.optimizer = None  # with its moments of the steps that were taken
             set_seed(self.args.seed)
             self.compute_loss_func.counts.clear()
             logger.info(
@@ -180,11 +183,10 @@ class TransferTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
+            if self.args.world_size > 1:  # all see the same numbers, and stop together where they are bad
+                counts = self.compute_loss_func.counts
+                counts[:] = [self.accelerator.reduce(own, reduction="sum") for own in counts]
             watched = self.compute_loss_func.watched()
-            if self.args.world_size > 1 and watched:
-                # All processes see the same numbers, and stop together where they are bad.
-                own = torch.tensor([list(watched.values())], device=self.args.device)
-                watched = dict(zip(watched, self.accelerator.gather(own).mean(dim=0).tolist(), strict=True))
             logs = logs | watched | {"loss_at_chance": self.compute_loss_func.chance}
         super().log(logs, start_time)
 
