@@ -26,6 +26,8 @@ def _command() -> None:
     arguments, unknown = parser.parse_known_args()
     if "finetuning" in arguments:
         arguments.finetuning = unknown  # the flags of recipes, which are parsed by what parses theirs
+    elif unknown and not unknown[0].startswith("-"):
+        raise InputError(f"Unexpected {unknown[0]!r}: inputs come before the flags. See {parser.prog} --help.")
     elif unknown:
         known = [f"--{name}" for name in vars(arguments)]
         raise InputError(f"Unknown argument {unknown[0]}.{nearest(unknown[0], known)} See {parser.prog} --help.")

@@ -67,7 +67,8 @@ def load_finetuned(
             dtype=torch.float32,
             ignore_mismatched_sizes=adapter is not None,  # the adapter brings its own head
         )
-        if adapter is not None:
+    if adapter is not None:
+        with explained(name, "the adapter's weights"):
             model = load_adapter(model, name, revision, merge=merge)
     processor = task().load_processor(ModelArguments(name, revision, trust_remote_code))
     if device is None:

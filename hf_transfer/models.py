@@ -66,6 +66,11 @@ def load_tokenizer(model: ModelArguments) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(
             name, revision=model.model_revision, trust_remote_code=model.trust_remote_code
         )
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise InputError(
+            f"{name}: the tokenizer knows its special tokens and no words. Is tokenizer.json, or the file of its "
+            "vocabulary, missing there?"
+        )
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise InputError(f"{name}: the tokenizer has no padding token, which batches of several texts need.")
@@ -112,6 +117,8 @@ def load_pretrained(
         InputError: the checkpoint cannot be loaded, or is of another kind.
     """
     name = str(model.model_name_or_path)
+    if (Path(name) / "adapter_config.json").is_file():
+        raise InputError(f"{name} is an adapter, not a whole model: hf-transfer merge {name} FOLDER writes one.")
     config = load_config(model, auto_model, **settings)
     if not pretrained:
         with quiet():

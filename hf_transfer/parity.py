@@ -45,7 +45,7 @@ def check_parity(
                 folder, device=model.device, merge=merge, trust_remote_code=trust_remote_code
             ).model
             if not merge:
-                _require_same_weights(model, reloaded)
+                _require_same_weights(model, reloaded, trained_alone=adapter)
             found[name] = float(np.abs(_logits(reloaded, batch) - live).max())
     limit = TOLERANCE * max(1.0, float(np.abs(live).max()))
     worst = max(found["max_difference"], found.get("max_difference_merged", 0.0))
@@ -57,12 +57,20 @@ def check_parity(
     return found
 
 
-def _require_same_weights(model: Any, reloaded: Any) -> None:
-    """Compare those that both have: a merged adapter is in weights that the live model keeps apart."""
-    live = {name.removeprefix("base_model.model."): tensor for name, tensor in model.state_dict().items()}
+def _require_same_weights(model: Any, reloaded: Any, *, trained_alone: bool) -> None:
+    """Compare what both have: plain weights lie in an adapter's folder where the live model keeps them apart.
+
+    Args:
+        model: the trained model.
+        reloaded: the one read back.
+        trained_alone: leave out what was not trained: an adapter is read back into another copy of its base model.
+    """
+    prefix = "base_model.model."
+    trained = {name.removeprefix(prefix) for name, parameter in model.named_parameters() if parameter.requires_grad}
+    live = {name.removeprefix(prefix): tensor for name, tensor in model.state_dict().items()}
     for name, tensor in reloaded.state_dict().items():
-        used = ".original_module." not in name  # peft keeps the head as it was before, and never computes with it
-        if name in live and used and not torch.equal(tensor, live[name]):
+        compared = name in (trained if trained_alone else live)
+        if compared and not torch.equal(tensor, live[name]):
             raise Failure(
                 f"The model read back from disk differs from the trained one: {name} is another one. The result is "
                 "not written."

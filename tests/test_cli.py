@@ -1,7 +1,9 @@
 """The command line: predict, evaluate, merge, env, and what it costs to start."""
 
 import json
+import os
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -227,6 +229,53 @@ def test_evaluate_reports_groups_once(trained, tmp_path):
     assert not [name for name in found["groups"]["sms"] if name.endswith("_before")]
     with pytest.raises(InputError, match="Did you mean text_column_name"):
         evaluate(trained / "full", str(file), text_colum_name="text")
+
+
+def test_output_goes_to_a_pipe_and_to_the_file_that_a_link_names(trained, command, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("target")
+    (tmp_path / "target").write_text("old")
+    with subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE, text=True) as reader:
+        for name in ("pipe", "link"):
+            result = command("predict", trained / "full", "free prize", "--output", tmp_path / name)
+            assert result.code == 0, result.err
+        heard, _ = reader.communicate(timeout=60)
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "link").is_symlink()
+    (piped,), (linked,) = lines(heard), lines((tmp_path / "target").read_text())
+    assert piped == linked
+
+
+def test_what_is_no_text_gets_no_label(trained, command, tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"text": {"a": "free"}}\n{"text": {"a": "see"}}\n')
+    result = command("predict", trained / "full", "--file", tmp_path / "in.jsonl")
+    assert result.code == 2
+    assert [record["error"] for record in lines(result.out)] == ["expected a text, found a dict"] * 2
+
+
+def test_inputs_behind_flags_are_told_where_they_belong(trained, command, tmp_path):
+    result = command("predict", trained / "full", "--output", tmp_path / "x", "free prize")
+    assert result.code == 2
+    assert "Unexpected 'free prize': inputs come before the flags" in result.err
+
+
+def test_a_folder_that_lacks_files_is_told_what(trained, tiny, command, recipe, tmp_path):
+    damaged = shutil.copytree(trained / "lora", tmp_path / "lora")
+    (damaged / "adapter_model.safetensors").unlink()
+    result = command("predict", damaged, "free")
+    assert result.code == 2
+    assert f"{damaged}: the adapter's weights could not be loaded. The folder holds:" in result.err
+    wordless = shutil.copytree(tiny(), tmp_path / "wordless")
+    (wordless / "tokenizer.json").unlink()
+    (wordless / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    file = write_csv(tmp_path / "m.csv", message_rows(40))
+    for model, says in (
+        (wordless, "knows its special tokens and no words"),
+        (trained / "lora", "is an adapter, not a whole model: hf-transfer merge"),
+    ):
+        result = recipe("spam", "--train_file", file, "--model_name_or_path", model, "--output_dir", tmp_path / "out")
+        assert result.code == 2, says
+        assert says in result.err
 
 
 def test_output_is_never_what_is_read_nor_a_folder(trained, command, tmp_path):

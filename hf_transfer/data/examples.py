@@ -236,6 +236,14 @@ def _numeric_first(label: str) -> tuple[int, float, str]:
         return (1, 0.0, label)
 
 
+def _but_for_case(names: list[str]) -> list[list[str]]:
+    """Names that are the same in small letters."""
+    by_letters: dict[str, list[str]] = {}
+    for name in names:
+        by_letters.setdefault(name.casefold(), []).append(name)
+    return [alike for alike in by_letters.values() if len(alike) > 1]
+
+
 def learnable_labels(train: Dataset, counts: dict[str, int], feature: Any, positive_label: str | None) -> list[str]:
     """The labels' names in order, the positive one last.
 
@@ -251,6 +259,9 @@ def learnable_labels(train: Dataset, counts: dict[str, int], feature: Any, posit
     inner = getattr(feature, "feature", feature)
     names = list(inner.names) if isinstance(inner, ClassLabel) else sorted(counts, key=_numeric_first)
     several = isinstance(train.features["label"], List)
+    for alike in _but_for_case(names):
+        logger.warning("Labels %s differ in case alone and are learned as different ones. Mend them if they are one.",
+                       ", ".join(map(repr, alike)))  # fmt: skip
     if len(names) < 2 or (len(counts) < 2 and not several):
         found = ", ".join(f"{name!r} x {count}" for name, count in counts.items()) or "none"
         raise InputError(f"The training split holds one label only ({found}); a classifier needs two or more.")

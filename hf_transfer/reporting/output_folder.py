@@ -175,12 +175,22 @@ class OutputFolder:
 def written_whole(file: Path) -> Iterator[Any]:
     """A text stream whose content appears as `file` when the block ends without an error, and not otherwise.
 
+    A device or a pipe is written to as it is, and a link's file is what appears.
+
     Raises:
         InputError: the file cannot be written.
         Failure: the disk is full.
     """
     if file.is_dir():
         raise InputError(f"{file}: that is a folder; expected the name of a file.")
+    if file.exists() and not file.is_file():
+        try:
+            with file.open("w", encoding="utf-8") as device:
+                yield device
+        except OSError as error:
+            raise Failure(f"{file} could not be written: {_cause(error)}.") from error
+        return
+    file = Path(os.path.realpath(file))
     try:
         stream = tempfile.NamedTemporaryFile(  # noqa: SIM115 (closed below, before it is renamed)
             "w", encoding="utf-8", dir=file.parent, prefix=f".{file.name}.", delete=False

@@ -165,6 +165,12 @@ class SpeechRecognition(SpeechSettings):
         if renew or (self.vocabulary == "auto" and unknown_letters(texts, letters_of(tokenizer))[0]):
             if splits is None:
                 raise InputError(f"{model.model_name_or_path}: there is no vocabulary beside the model.")
+            if tokenizer is not None and self.vocabulary == "auto":
+                foreign = [text for text in texts if set(text) - letters_of(tokenizer)]
+                logger.info(
+                    "%d of %d training transcripts cannot be spelt in the checkpoint's vocabulary, as %r "
+                    "(--vocabulary keep leaves them out).", len(foreign), len(texts), foreign[0][:60],
+                )  # fmt: skip
             why = "The checkpoint has no vocabulary" if tokenizer is None else "The checkpoint's vocabulary is left"
             tokenizer = build_tokenizer(texts)
             letters = "".join(sorted(letters_of(tokenizer) - {" "}))

@@ -36,6 +36,7 @@ TEXT_COLUMNS = ("text", "sentence", "sms", "message", "review", "content", "comm
 PAIRED = {"text": "text_pair", "sentence1": "sentence2", "question1": "question2", "premise": "hypothesis"}
 PAIR_COLUMNS = tuple(PAIRED.values())
 LONGEST_SHOWN = 600  # letters of a text in a report
+MANY_UNKNOWN = 0.1  # a share of the tokens
 LABEL_COLUMNS = ("label", "labels", "sentiment", "category", "class", "target", "intent",
                  "is_duplicate")  # fmt: skip
 
@@ -82,8 +83,8 @@ class TextClassification(TextSettings):
             return {"text": text, "text_pair": PAIRED[text]}
         return {"text": text}
 
-    def prediction_input(self, value: Any, file: str) -> str:
-        return "" if value is None else str(value)
+    def prediction_input(self, value: Any, file: str) -> Any:
+        return value if isinstance(value, (dict, list)) else "" if value is None else str(value)
 
     def standardise(
         self, splits: DatasetDict, data: DataArguments, model: ModelArguments, config: Any = None
@@ -216,6 +217,7 @@ class TextClassification(TextSettings):
             if cut:
                 logger.info("%d of %d texts in %s reach %d tokens and are cut there (--max_length).",
                             cut, len(split), name, limit)  # fmt: skip
+        _warn_of_unknown_tokens(next(iter(ready.values())), processor.unk_token_id)
         return splits, ready
 
     def collator(self, processor: Any) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
@@ -309,6 +311,15 @@ def _shown_texts(split: Dataset) -> list[str]:
     both = zip(split["text"], split["text_pair"], strict=True) if "text_pair" in split.column_names else None
     whole = split["text"][:] if both is None else [f"{text} ⏐ {pair}" for text, pair in both]
     return [text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} …" for text in whole]
+
+
+def _warn_of_unknown_tokens(inputs: Dataset, unknown: int | None) -> None:
+    """Say where a tokenizer knows little of what the texts consist of, by the first of them."""
+    ids = [token for tokens in inputs[:1000]["input_ids"] for token in tokens]
+    share = ids.count(unknown) / max(1, len(ids))
+    if share > MANY_UNKNOWN:
+        logger.warning("%.0f %% of the tokens are unknown to the tokenizer: is this a model for the texts' language?",
+                       100 * share)  # fmt: skip
 
 
 def _short(texts: list[str]) -> str:

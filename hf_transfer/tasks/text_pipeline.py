@@ -61,8 +61,8 @@ class DecidingTextClassificationPipeline(TextClassificationPipeline):
                 wanted = "pairs: give text and text_pair" if paired else "single texts: give no text_pair"
                 raise InputError(f"The model classifies {wanted} (found {', '.join(row)}).")
         names = self._names()
-        found: list[dict[str, Any]] = [{"error": "there is no text"} for _ in rows]
-        there = [i for i, row in enumerate(rows) if not any(is_blank(str(text)) for text in row.values())]
+        found: list[dict[str, Any]] = [{"error": _obstacle(row)} for row in rows]
+        there = [i for i, record in enumerate(found) if record["error"] is None]
         if there:
             scores = self([{**rows[i]} for i in there], top_k=None, batch_size=batch_size)
             by_name = [{label["label"]: label["score"] for label in labels} for labels in scores]
@@ -76,3 +76,13 @@ class DecidingTextClassificationPipeline(TextClassificationPipeline):
 
     def _names(self) -> list[str]:
         return [self.model.config.id2label[i] for i in range(self.model.config.num_labels)]
+
+
+def _obstacle(row: dict[str, Any]) -> str | None:
+    """Why a row cannot be classified, if it cannot."""
+    for text in row.values():
+        if not isinstance(text, str):
+            return f"expected a text, found a {type(text).__name__}"
+        if is_blank(text):
+            return "there is no text"
+    return None
