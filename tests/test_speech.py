@@ -593,7 +593,7 @@ def test_arithmetic_of_clips_of_uneven_length_is_told(speech_model, tmp_path, mo
             monkeypatch.setattr(
                 cost,
                 "_flops_an_epoch",
-                lambda trainer, lengths: sum(cost._flops_of(trainer, i) for i in range(len(lengths))),
+                lambda trainer, lengths: sum(cost._flops_of(trainer, [i]) for i in range(len(lengths))),
             )
         report = train(tmp_path / place, speech_model(), dataset_name=str(tmp_path / "data"), max_steps=1).report
         counted.append(report["training"]["flops"])
