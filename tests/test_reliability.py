@@ -77,9 +77,9 @@ def history_of(report):
 @pytest.mark.parametrize(
     ("task", "method", "where", "call"),
     [
-        ("text", {"method": "full"}, STEP, 10),
+        ("text", {"method": "full"}, SAVING, 4),
         ("text", {"method": "lora"}, EVALUATION, 3),
-        ("text", {"method": "frozen"}, SAVING, 4),
+        ("text", {"method": "frozen"}, STEP, 10),
         ("text", {"method": "frozen", "trainable_layers": 1}, SEALING, 15),
         ("text", {"method": "scratch"}, ROTATION, 3),
         ("text", {"method": "lora", "head_first": True}, CARD, 1),
