@@ -150,7 +150,7 @@ def test_standardising_the_heads_input_changes_nothing_but_the_coordinates(tiny,
     cache, examples = from_cache(model, dataset, collator, 0, tmp_path)
     trainer = SimpleNamespace(
         model=model, train_dataset=examples, data_collator=cache.cached_collator, progress=SimpleNamespace(),
-        args=SimpleNamespace(per_device_eval_batch_size=8),
+        args=SimpleNamespace(per_device_eval_batch_size=8, device=model.device),
     )  # fmt: skip
     batch = cache.cached_collator(examples.__getitems__(list(range(40))))
     seen = []

@@ -161,12 +161,13 @@ class SpeechRecognition(SpeechSettings):
     def load_processor(self, model: ModelArguments, splits: DatasetDict | None = None) -> Any:
         extractor, tokenizer = load_feature_extractor(model), load_vocabulary(model)
         texts = splits["train"]["text"][:] if splits is not None else []
+        known = set() if tokenizer is None else letters_of(tokenizer)
+        foreign = [text for text in texts if set(text) - known]
         renew = tokenizer is None or (self.vocabulary == "new" and splits is not None)
-        if renew or (self.vocabulary == "auto" and unknown_letters(texts, letters_of(tokenizer))[0]):
+        if renew or (self.vocabulary == "auto" and foreign):
             if splits is None:
                 raise InputError(f"{model.model_name_or_path}: there is no vocabulary beside the model.")
-            if tokenizer is not None and self.vocabulary == "auto":
-                foreign = [text for text in texts if set(text) - letters_of(tokenizer)]
+            if not renew:
                 logger.info(
                     "%d of %d training transcripts cannot be spelt in the checkpoint's vocabulary, as %r "
                     "(--vocabulary keep leaves them out).", len(foreign), len(texts), foreign[0][:60],

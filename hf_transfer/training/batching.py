@@ -180,6 +180,27 @@ class EvaluationBatches(Sampler[list[int]]):
         return iter(self.batches)
 
 
+def evaluation_batches(
+    dataset: Any, positions: np.ndarray, args: Any, *, processes: int = 1, rank: int = 0
+) -> EvaluationBatches:
+    """Batches of a dataset's examples as the training arguments and the device allow them.
+
+    Args:
+        dataset: whose clips may have to be computed one by one (``alone``).
+        positions: of those of its examples that are wanted.
+        args: the training arguments.
+        processes: how many there are.
+        rank: of this process.
+    """
+    return EvaluationBatches(
+        positions.tolist(),
+        batch_size=1 if getattr(dataset, "alone", False) else args.per_device_eval_batch_size,
+        most_positions=most_positions(args.device),
+        processes=processes,
+        rank=rank,
+    )
+
+
 class PaddedExamples(Dataset):
     """The examples of a dataset, and for an index ``-1 - i`` example i with labels that no loss counts (-100)."""
 

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from hf_transfer.errors import logger
 from hf_transfer.methods import Anatomy
 from hf_transfer.training.activation_store import ActivationStore
-from hf_transfer.training.batching import EvaluationBatches, most_positions, positions_of, two_lengths
+from hf_transfer.training.batching import evaluation_batches, positions_of, two_lengths
 from hf_transfer.training.cached_examples import CachedCollator, CachedExamples
 from hf_transfer.training.entry import Entry
 
@@ -217,10 +217,7 @@ class FeatureCache:
         return True
 
     def _batches(self, dataset: Any, rows: np.ndarray, args: Any) -> list[list[int]]:
-        size = 1 if getattr(dataset, "alone", False) else args.per_device_eval_batch_size
-        lengths = positions_of(dataset)[rows]
-        limit = most_positions(self.model.device)
-        return [rows[b].tolist() for b in EvaluationBatches(lengths, batch_size=size, most_positions=limit)]
+        return [rows[batch].tolist() for batch in evaluation_batches(dataset, positions_of(dataset)[rows], args)]
 
     def _positions(self, dataset: Any) -> np.ndarray:
         lengths = positions_of(dataset)

@@ -58,10 +58,8 @@ class ClassificationLoss:
         if self.multi_label:
             counted = labels[:, 0] != -100
             smooth = labels.clamp(min=0) * (1 - self.label_smoothing) + self.label_smoothing / 2
-            each = F.binary_cross_entropy_with_logits(logits, smooth, reduction="none", pos_weight=self.weights).mean(
-                dim=-1
-            )
-            each = torch.where(counted, each, 0.0)
+            each = F.binary_cross_entropy_with_logits(logits, smooth, reduction="none", pos_weight=self.weights)
+            each = torch.where(counted, each.mean(dim=-1), 0.0)
         else:
             each = F.cross_entropy(
                 logits, labels, weight=self.weights, reduction="none", label_smoothing=self.label_smoothing

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_transfer.training.batching import EvaluationBatches, most_positions, positions_of
+from hf_transfer.training.batching import evaluation_batches, positions_of
 from hf_transfer.training.feature_cache import to_device
 
 
@@ -110,27 +110,24 @@ def _moments(trainer: Any, linear: nn.Linear) -> tuple[torch.Tensor, torch.Tenso
     """Mean and spread of what the layer is given of the training examples, padding left out, each [in_features]."""
     total = torch.zeros(linear.in_features, dtype=torch.float64, device=linear.weight.device)
     squares, count = total.clone(), 0
-    real = torch.empty(0)
+    given: list[torch.Tensor] = []
 
-    def add(_: nn.Module, args: tuple) -> None:
-        nonlocal count
-        states = args[0].detach()
-        rows = (states[real] if states.shape[:-1] == real.shape else states.reshape(-1, linear.in_features)).double()
-        total.add_(rows.sum(dim=0))
-        squares.add_(rows.square().sum(dim=0))
-        count += len(rows)
+    def note(_: nn.Module, args: tuple) -> None:
+        given.append(args[0])
 
     examples = trainer.train_dataset
-    batches = EvaluationBatches(
-        positions_of(examples).tolist(), batch_size=trainer.args.per_device_eval_batch_size,
-        most_positions=most_positions(linear.weight.device),
-    )  # fmt: skip
     trainer.model.eval()
-    with linear.register_forward_pre_hook(add), torch.inference_mode():
-        for indices in batches:
+    with linear.register_forward_pre_hook(note), torch.inference_mode():
+        for indices in evaluation_batches(examples, positions_of(examples), trainer.args):
             batch = to_device(trainer.model.device, trainer.data_collator(examples.__getitems__(indices)))
-            real = batch["attention_mask"] > 0
             trainer.model(**batch)
+            real = batch["attention_mask"] > 0
+            while given:
+                states = given.pop()
+                rows = states[real] if states.shape[:-1] == real.shape else states.reshape(-1, linear.in_features)
+                total.add_(rows.double().sum(dim=0))
+                squares.add_(rows.double().square().sum(dim=0))
+                count += len(rows)
     mean = total / count
     spread = (squares / count - mean.square()).clamp(min=0).sqrt()
     # A dimension that never varies stays as it is.

@@ -18,13 +18,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, rotate_checkpoints
 
 from hf_transfer.errors import logger
-from hf_transfer.training.batching import (
-    EvaluationBatches,
-    PaddedExamples,
-    TrainingBatches,
-    most_positions,
-    positions_of,
-)
+from hf_transfer.training.batching import PaddedExamples, TrainingBatches, evaluation_batches, positions_of
 from hf_transfer.training.checkpoints import STAGING, Progress, seal, written_beside
 from hf_transfer.training.health import Health, require_finite
 from hf_transfer.training.progress_shown import ProgressLines, QuietProgress
@@ -99,12 +93,9 @@ class TransferTrainer(Trainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        batches = EvaluationBatches(
-            positions_of(dataset).tolist(),
-            batch_size=1 if getattr(dataset, "alone", False) else self.args.per_device_eval_batch_size,
-            most_positions=most_positions(self.args.device),
-            processes=self.args.world_size,
-            rank=self.args.process_index,
+        args = self.args
+        batches = evaluation_batches(
+            dataset, positions_of(dataset), args, processes=args.world_size, rank=args.process_index
         )
         return self._dataloader(dataset, batches)
 
@@ -144,9 +135,8 @@ class TransferTrainer(Trainer):
         whole, accumulation = math.prod(self.asked), self.args.gradient_accumulation_steps
         self.args.gradient_accumulation_steps = max(self.asked[1], -(-whole // batch_size))
         if self.args.gradient_accumulation_steps > accumulation:
-            for name, parameter in self.model.named_parameters():
-                if parameter.requires_grad:
-                    parameter.data.copy_(self.first_weights[name])
+            for name, weight in self.first_weights.items():
+                self.model.get_parameter(name).data.copy_(weight)
             self.optimizer = None  # with its moments of the steps that were taken
             set_seed(self.args.seed)
             self.compute_loss_func.counts.clear()
