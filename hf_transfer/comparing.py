@@ -232,6 +232,7 @@ def _report(
             if ways[name][1] != "scratch"
         },
         "runs": found,
+        "detectable": max(one["detectable"] for one in found.values()),
         "failed": failed,
         "best": best,
         "recommended": recommended,

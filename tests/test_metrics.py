@@ -7,7 +7,7 @@ from scipy.stats import binomtest
 from sklearn import metrics as reference
 
 from hf_transfer.evaluation import metrics
-from hf_transfer.evaluation.bootstrap import bootstrap, ends, exact_end
+from hf_transfer.evaluation.bootstrap import bootstrap
 from hf_transfer.evaluation.classification import intervals, measure
 from hf_transfer.evaluation.decision import (
     Decision,
@@ -126,11 +126,12 @@ def test_a_perfect_score_is_not_certain():
     right = np.ones(60)
     found = bootstrap(lambda weights: {"accuracy": weights @ right / weights.sum(axis=1)}, 60, seed=0)
     assert found["accuracy"] == [pytest.approx(0.9404, abs=1e-4), 1.0]
-    sure = np.ones(1000)
-    least = exact_end(60)
-    assert ends(sure, least, change=True) == found["accuracy"]  # from none right to all
-    assert ends(-sure, least, change=True) == [-1.0, pytest.approx(-0.9404, abs=1e-4)]
-    assert ends(0 * sure, least, change=True) == [0.0, 0.0]
+    changed = bootstrap(lambda weights: {("gain", "accuracy"): weights @ right / weights.sum(axis=1),
+                                         ("gain", "lost"): -(weights @ right) / weights.sum(axis=1),
+                                         ("gain", "same"): 0 * (weights @ right)}, 60, seed=0)  # fmt: skip
+    assert changed["gain", "accuracy"] == found["accuracy"]  # from none right to all
+    assert changed["gain", "lost"] == [-1.0, pytest.approx(-0.9404, abs=1e-4)]
+    assert changed["gain", "same"] == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("positives", [3, 4, 10])

@@ -1,90 +1,75 @@
-"""95 % bootstrap intervals: percentile method, Efron & Tibshirani (1993), chapter 13."""
+"""95 % bootstrap intervals of any metric, from weights of the examples."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm, t
 
 from hf_transfer.evaluation.metrics import Array
 
-RESAMPLES = 1000
+RESAMPLES = 2000
+# How many parts of the examples the jackknife leaves out in turn, where there are more examples than these.
+PARTS = 1000
+NORMAL_95 = float(norm.ppf(0.975))
 _CELLS_AT_ONCE = 4_000_000
 
 
 @dataclass(frozen=True)
 class Resampled:
-    """What a bootstrap over kept predictions needs.
+    """What a bootstrap over stored predictions needs.
 
     Attributes:
         units: for each example the number of what is drawn together: itself, or its speaker, [n].
         metrics: from weights of the examples [..., n] to values [...] by name.
-        least: of metrics that rest on fewer examples than all, the lower end where none of those is wrong.
+        support: of metrics that rest on fewer examples than all, the numbers of examples of each of their
+            labels, [labels].
     """
 
     units: Array
     metrics: Callable[[Array], dict[str, Array]]
-    least: Mapping[str, float] = field(default_factory=dict)
+    support: Mapping[str, Array] = field(default_factory=dict)
 
 
 def bootstrap(
-    statistic: Callable[[Array], dict[Any, Array]], n: int, *, seed: int, least: Mapping[str, float] | None = None
+    statistic: Callable[[Array], dict[Any, Array]], n: int, *, seed: int, support: Mapping[str, Array] | None = None
 ) -> dict[Any, list[float]]:
     """95 % intervals of every value that `statistic` gives.
 
     Args:
         statistic: from weights [resamples, n], the multiplicity of each example in each resample, to values
-            [resamples] by name.
+            [resamples] by name. A name that is a tuple ``("gain", metric)`` is a difference of two metrics.
         n: number of examples.
         seed: of the resampling.
-        least: see `Resampled`.
+        support: see `Resampled`.
 
     Returns:
-        ``[low, high]`` by name, NaN resamples (a label did not occur) left out; empty without examples. Where all
-        resamples agree on 0 or 1 the other end is an exact binomial one: see `exact_end`.
+        ``[low, high]`` by name, NaN resamples (a label did not occur) left out; empty without examples. Values are
+        bias-corrected and accelerated, differences plain percentiles; both are widened for few examples, see `spread`.
+        Where all resamples agree on 0 or 1 the other end is an exact binomial one: see `exact_end`.
     """
     if n == 0:
         return {}
-    parts = [statistic(weights) for weights in multiplicities(n, seed)]
-    values = {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in parts[0]}
-    exact, least = exact_end(n), least or {}
-    return {
-        name: ends(value, least.get(_metric(name), exact), change=_is_change(name))
-        for name, value in values.items()
-        if not np.isnan(value).all()
-    }
+    resamples = over_weights(statistic, multiplicities(n, seed))
+    without = over_weights(statistic, left_out(n))
+    found = {}
+    for name, value in statistic(np.ones((1, n))).items():
+        measured = float(np.atleast_1d(value)[0])
+        counts = (support or {}).get(name[1] if isinstance(name, tuple) else name, np.array([n]))
+        if np.isnan(measured) or np.isnan(resamples[name]).all() or not counts.sum():
+            continue  # nothing is known of it
+        if isinstance(name, tuple) and name[0] == "gain":
+            found[name] = percentile_interval(resamples[name], measured, counts)
+        else:
+            found[name] = accelerated_interval(resamples[name], measured, without[name], counts)
+    return found
 
 
-def exact_end(n: int) -> float:
-    """The lower end of the exact 95 % interval of a share, where it was found `n` times of `n`.
-
-    Clopper & Pearson 1934, https://doi.org/10.1093/biomet/26.4.404.
-    """
-    return float(binomtest(n, n).proportion_ci().low)
-
-
-def ends(values: Array, least: float, *, change: bool) -> list[float]:
-    """The 95 % interval ``[low, high]`` of resampled values.
-
-    Args:
-        values: [resamples], NaN where there is none.
-        least: the lower end where all resamples agree on 1, from `exact_end`.
-        change: whether they are differences. Where all agree on 1 or -1, or all values that are none on 0 or 1, the
-            other end is made of `least`.
-    """
-    found = [float(end) for end in np.nanpercentile(values, [2.5, 97.5])]
-    if found not in ([[-1.0, -1.0], [1.0, 1.0]] if change else [[0.0, 0.0], [1.0, 1.0]]):
-        return found
-    return {1.0: [least, 1.0], 0.0: [0.0, 1 - least], -1.0: [-1.0, -least]}[found[0]]
-
-
-def _metric(name: Any) -> Any:
-    return name[1] if isinstance(name, tuple) else name
-
-
-def _is_change(name: Any) -> bool:
-    return isinstance(name, tuple) and name[0] == "gain"
+def over_weights(statistic: Callable[[Array], dict[Any, Array]], weights: Iterable[Array]) -> dict[Any, Array]:
+    """The values of `statistic` by name, [all rows], for weights that come some rows at a time."""
+    parts = [statistic(some) for some in weights]
+    return {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in parts[0]}
 
 
 def multiplicities(n: int, seed: int) -> Iterator[Array]:
@@ -95,3 +80,95 @@ def multiplicities(n: int, seed: int) -> Iterator[Array]:
         rows = min(at_once, RESAMPLES - start)
         drawn = generator.integers(n, size=(rows, n)) + np.arange(rows)[:, None] * n
         yield np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(float)
+
+
+def left_out(n: int) -> Iterator[Array]:
+    """Weights of the jackknife: 0 for one part of `n` examples and 1 for the others, [some parts, n] at a time."""
+    parts = min(n, PARTS)
+    at_once = max(1, _CELLS_AT_ONCE // n)
+    for start in range(0, parts, at_once):
+        rows = np.arange(start, min(start + at_once, parts))
+        yield (np.arange(n) % parts != rows[:, None]).astype(float)
+
+
+def accelerated_interval(
+    values: Array, measured: float, without: Array, counts: Array, *, widened: float = 1.0
+) -> list[float]:
+    """The bias-corrected and accelerated (BCa) interval: Efron 1987, https://doi.org/10.2307/2289144.
+
+    Plain percentiles are too short on the far side of metrics near 0 or 1. The resamples are moved to have `measured`
+    as their mean: those of a mean over rare labels lie below it.
+
+    Args:
+        values: resampled, [resamples], NaN where there is none.
+        measured: on all examples.
+        without: with each part left out, [parts], of the jackknife.
+        counts: numbers of examples that the value rests on, one a label: see `spread`.
+        widened: by how much more than by `spread`, where something else varies as well.
+    """
+    values, without = values[~np.isnan(values)], without[~np.isnan(without)]
+    if np.ptp(values) == 0 and values[0] in (0.0, 1.0):
+        return _exact(float(values[0]), counts)
+    moved = values - values.mean() + measured
+    below = (moved < measured - 1e-9).mean() + (np.abs(moved - measured) <= 1e-9).mean() / 2
+    bias = norm.ppf(np.clip(below, 1 / len(moved), 1 - 1 / len(moved)))
+    pull = without.mean() - without if len(without) else np.zeros(1)
+    squares = float(np.square(pull).sum())
+    acceleration = float((pull**3).sum()) / (6 * squares**1.5) if squares > 0 else 0.0
+    ends = bias + np.array([-1, 1]) * widened * spread(counts) * NORMAL_95
+    # At its pole an end is as far out as the resamples reach.
+    share = 1 - acceleration * ends
+    levels = np.where(share > 0, norm.cdf(bias + ends / np.where(share > 0, share, 1.0)), [0.0, 1.0])
+    return _within(np.quantile(moved, levels), values)
+
+
+def percentile_interval(values: Array, measured: float, counts: Array) -> list[float]:
+    """The percentile interval (Efron & Tibshirani 1993, chapter 13) of a difference, around what was measured.
+
+    Args:
+        values: resampled, [resamples], NaN where there is none.
+        measured: on all examples.
+        counts: numbers of examples that the value rests on, one a label: see `spread`.
+    """
+    values = values[~np.isnan(values)]
+    if np.ptp(values) == 0:
+        return _exact(float(values[0]), counts) if abs(values[0]) == 1 else [float(values[0])] * 2
+    level = norm.cdf(spread(counts) * NORMAL_95)
+    return _within(np.quantile(values - values.mean() + measured, [1 - level, level]), values)
+
+
+def spread(counts: Array) -> float:
+    """How much wider an interval has to be than what resamples say, as they vary too little with few examples.
+
+    Of one label (or all examples, or speakers) with n: n over n - 1 in the variance, and Student's t for the normal
+    distribution, as in Hesterberg 2015, https://doi.org/10.1080/00031305.2015.1089789. Of a mean over labels: the mean
+    of their factors; a label of a single example, which never varies, counts twice.
+
+    Args:
+        counts: numbers of examples of each label, [labels].
+    """
+    counts = np.asarray(counts, dtype=float)
+    counts = counts[counts > 0]
+    factor = float(np.mean(counts / np.maximum(counts - 1, 0.5))) ** 0.5
+    return factor * float(t.ppf(0.975, max(1.0, counts.sum() - 1))) / NORMAL_95
+
+
+def exact_end(n: int) -> float:
+    """The lower end of the exact 95 % interval of a share, where it was found `n` times of `n`.
+
+    Clopper & Pearson 1934, https://doi.org/10.1093/biomet/26.4.404.
+    """
+    return float(binomtest(n, n).proportion_ci().low)
+
+
+def _exact(value: float, counts: Array) -> list[float]:
+    """Where all resamples agree on 0, 1 or -1: the other end as the examples of each label allow it, on average."""
+    least = float(np.mean([exact_end(max(1, round(count))) for count in counts if count > 0]))
+    return {1.0: [least, 1.0], 0.0: [0.0, 1 - least], -1.0: [-1.0, -least]}[value]
+
+
+def _within(ends: Array, values: Array) -> list[float]:
+    """`ends` inside -1, 0 and 1, as far as no resample is outside of these: a share has its limits."""
+    low = next((bound for bound in (0.0, -1.0) if values.min() >= bound), -np.inf)
+    high = next((bound for bound in (0.0, 1.0) if values.max() <= bound), np.inf)
+    return [float(end) for end in np.clip(ends, low, high)]

@@ -1,6 +1,8 @@
 """Quality of a classifier, from its logits: metrics, intervals, the fitted decision, records."""
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,12 +10,14 @@ from datasets import Dataset, List
 from scipy.stats import binomtest
 
 from hf_transfer.errors import InputError, logger
-from hf_transfer.evaluation.bootstrap import bootstrap, exact_end
+from hf_transfer.evaluation.bootstrap import bootstrap
 from hf_transfer.evaluation.decision import (
     ENOUGH_TO_FIT,
     Decision,
+    calibrate,
     expected_calibration_error,
-    fit_temperature,
+    lowest_limit,
+    negatives_needed,
     precision_recall,
     reliability_bins,
     threshold_for_best_f1,
@@ -31,8 +35,6 @@ from hf_transfer.evaluation.metrics import (
 
 # How many examples a report shows as the worst; with more labels than these a matrix is no picture any more.
 WORST, MOST_LABELS = 10, 40
-# Of label 1 where there are two, means over labels otherwise.
-OF_LABEL_1 = ("f1", "precision", "recall")
 
 
 def references(split: Dataset) -> Array:
@@ -69,15 +71,27 @@ def require_enough_to_fit(labels: list[int]) -> None:
         )
 
 
-def warn_of_too_few_negatives(labels: list[int], limit: float, name: str) -> None:
-    """Say that a limit on false positives is below what the validation examples of label 0 can show."""
-    negatives = labels.count(0)
-    if negatives * limit < 1:
-        logger.warning(
-            "--max_false_positive_rate %g: %d validation examples of '%s' cannot show so low a rate, one of them is "
-            "%.2g already. The threshold lies above all of them, and more than asked may follow. See the rate on "
-            "test, or raise --validation_size.", limit, negatives, name, 1 / max(1, negatives),
-        )  # fmt: skip
+def require_enough_negatives(labels: list[int], limit: float, name: str) -> None:
+    """Refuse a limit on false positives that the validation examples of label 0 are too few to choose a threshold for.
+
+    Raises:
+        InputError: they are; the message says what it takes.
+    """
+    negatives, needed = labels.count(0), negatives_needed(limit)
+    if negatives >= needed:
+        return
+    shown = "no number of them" if math.isinf(needed) else f"it takes {needed:,.0f}"
+    raise InputError(
+        f"--max_false_positive_rate {limit:g}: {negatives} validation examples of '{name}' cannot show, with a "
+        f"confidence of 95 %, that a threshold keeps to it; {shown}. Give --validation_file, raise --validation_size, "
+        f"or ask for --max_false_positive_rate {_rounded_up(lowest_limit(negatives)):g}, which these are enough for."
+    )
+
+
+def _rounded_up(share: float) -> float:
+    """To two digits, never below."""
+    digits = 1 - math.floor(math.log10(share))
+    return math.ceil(share * 10**digits) / 10**digits
 
 
 def decide(
@@ -92,18 +106,22 @@ def decide(
     fixed = float(threshold) if threshold not in (None, "best_f1") else None
     if truth is None or len(truth) < ENOUGH_TO_FIT:
         found = 0 if truth is None else len(truth)
-        logger.info("Probabilities are not calibrated: %d validation examples; it takes %d.", found, ENOUGH_TO_FIT)
-        Decision(threshold=fixed, multi_label=multi_label).write(config)
-        return {"temperature": 1.0, "threshold": fixed, "fitted_on": 0}
-    decision = Decision(fit_temperature(logits, truth, multi_label=multi_label), fixed, multi_label)
-    scores = decision.probabilities(logits)[:, 1]
-    if threshold == "best_f1":
-        decision = Decision(decision.temperature, threshold_for_best_f1(scores, truth))
-    elif max_false_positive_rate is not None:
-        chosen = threshold_for_false_positive_rate(scores, truth, max_false_positive_rate)
-        decision = Decision(decision.temperature, chosen)
+        why: str | None = f"there are {found} validation examples; it takes {ENOUGH_TO_FIT}"
+        decision, fitted_on = Decision(threshold=fixed, multi_label=multi_label), 0
+    else:
+        temperature, why = calibrate(logits, truth, multi_label=multi_label)
+        decision, fitted_on = Decision(temperature, fixed, multi_label), len(truth)
+        scores = decision.probabilities(logits)[:, 1]
+        if threshold == "best_f1":
+            decision = replace(decision, threshold=threshold_for_best_f1(scores, truth))
+        elif max_false_positive_rate is not None:
+            chosen = threshold_for_false_positive_rate(scores, truth, max_false_positive_rate)
+            decision = replace(decision, threshold=chosen)
+    if why is not None:
+        logger.info("Probabilities are not calibrated: %s.", why)
     decision.write(config)
-    return {"temperature": decision.temperature, "threshold": decision.threshold, "fitted_on": len(truth)}
+    found_out = {"temperature": decision.temperature, "threshold": decision.threshold, "fitted_on": fitted_on}
+    return found_out | ({"not_calibrated": why} if why is not None else {})
 
 
 def measure(logits: Any, truth: Array, decision: Decision) -> dict[str, float]:
@@ -143,10 +161,38 @@ def intervals(before: Any, after: Any, truth: Array, decision: Decision, seed: i
         old, new = earlier(weights), later(weights)
         return {("after", name): new[name] for name in new} | {("gain", name): new[name] - old[name] for name in new}
 
-    found = bootstrap(both, len(truth), seed=seed, least=least_certain(truth, labels, num_labels))
+    found = bootstrap(both, len(truth), seed=seed, support=support(truth, labels, num_labels))
     if len(np.unique(labels)) < 2:
         found.pop(("after", "matthews_correlation"), None)  # undefined where all answers are the same
-    return {kind: {key[1]: ends for key, ends in found.items() if key[0] == kind} for kind in ("after", "gain")}
+    after_ends, gain = ({key[1]: ends for key, ends in found.items() if key[0] == kind} for kind in ("after", "gain"))
+    return {"after": after_ends | _proportions(truth, labels, num_labels), "gain": gain}
+
+
+def _proportions(truth: Array, labels: Array, num_labels: int) -> dict[str, list[float]]:
+    """95 % intervals of the metrics that are shares of independent examples: nothing has to be resampled for these.
+
+    Those of F1 are of the share of right answers among the examples that have label 1 or are taken for it, of which F1
+    is a function: Lam et al. 2023, https://arxiv.org/abs/2309.14621.
+    """
+    right = (labels == truth).all(axis=1) if truth.ndim == 2 else labels == truth
+    found = {"accuracy": share_interval(int(right.sum()), len(truth))}
+    if truth.ndim == 2 or num_labels != 2:
+        return found
+    hits = int((truth & labels).sum())
+    for name, among in (("precision", labels), ("recall", truth), ("f1", truth | labels)):
+        if among.any():
+            found[name] = share_interval(hits, int(among.sum()))
+    # At the exact ends F1 is left that of the share itself, to the safe side.
+    if "f1" in found and 0 < hits < (truth | labels).sum():
+        found["f1"] = [2 * share / (1 + share) for share in found["f1"]]
+    return found
+
+
+def share_interval(hits: int, of: int) -> list[float]:
+    """The 95 % interval of a share: Wilson 1927, https://doi.org/10.2307/2276774; exact where it is 0 or 1."""
+    method = "wilson" if 0 < hits < of else "exact"
+    found = binomtest(hits, of).proportion_ci(method=method)
+    return [float(found.low), float(found.high)]
 
 
 def _weighted_metrics(logits: Any, truth: Array, decision: Decision) -> Callable[[Array], dict[str, Array]]:
@@ -166,19 +212,17 @@ def weighted_metrics(truth: Array, labels: Array, probabilities: Array) -> Calla
         return lambda weights: multilabel_metrics(truth, labels, weights)
     size = probabilities.shape[1]
     ranked = size == 2 and len(set(truth.tolist())) == 2
+    whole = confusion_matrix(truth, labels, size)
 
     def compute(weights: Array) -> dict[str, Array]:
-        metrics = label_metrics(confusion_matrix(truth, labels, size, weights))
-        if size == 2 and truth.any():
-            drawn = weights @ truth > 0  # of a resample without label 1 nothing can be said of it
-            metrics |= {name: np.where(drawn, metrics[name], np.nan) for name in OF_LABEL_1}
+        metrics = label_metrics(confusion_matrix(truth, labels, size, weights), whole)
         return metrics | (ranking_metrics(truth, probabilities[:, 1], weights) if ranked else {})
 
     return compute
 
 
-def least_certain(truth: Array, labels: Array, num_labels: int) -> dict[str, float]:
-    """Of each metric but accuracy the exact lower end where no answer is wrong: it rests on the examples of a label.
+def support(truth: Array, labels: Array, num_labels: int) -> dict[str, Array]:
+    """Of each metric that rests on fewer examples than all: the numbers of examples of each of its labels.
 
     Args:
         truth: references, see `weighted_metrics`.
@@ -186,20 +230,21 @@ def least_certain(truth: Array, labels: Array, num_labels: int) -> dict[str, flo
         num_labels: number of labels.
 
     Returns:
-        Of metrics of label 1 that of its examples, or of those that are taken for it (precision); of means over labels
-        the mean of theirs; of what takes both of two labels that of the rarer.
+        Of metrics of label 1 the number of its examples, or of those that are taken for it (precision); of means over
+        labels the numbers of each; of what takes both of two labels that of the rarer.
     """
     if truth.ndim == 2:
-        counts, micro = truth.sum(axis=0), {"f1_micro": exact_end(max(1, int(truth.sum())))}
+        counts, answers = truth.sum(axis=0), labels.sum(axis=0)
     else:
-        counts, micro = np.bincount(truth, minlength=num_labels), {}
-    each = {label: exact_end(int(count)) for label, count in enumerate(counts) if count}
-    mean, rarer = float(np.mean(list(each.values()))), min(each.values())
-    own = dict.fromkeys(OF_LABEL_1, mean)
-    if truth.ndim == 1 and num_labels == 2:
-        own = dict.fromkeys(OF_LABEL_1, each.get(1, 0.0)) | {"precision": exact_end(max(1, int(labels.sum())))}
-    both = dict.fromkeys(("matthews_correlation", "roc_auc", "average_precision"), rarer)
-    return {**own, **both, "f1_macro": mean, **micro}
+        counts, answers = (np.bincount(ids, minlength=num_labels) for ids in (truth, labels))
+    rarer = counts[counts > 0].min(initial=len(truth), keepdims=True)
+    found = {"f1": counts, "recall": counts, "precision": answers, "f1_macro": counts}
+    if truth.ndim == 2:
+        found["f1_micro"] = counts.sum(keepdims=True)
+    elif num_labels == 2:
+        found |= {"f1": counts[1:], "recall": counts[1:], "precision": answers[1:]}
+    found |= dict.fromkeys(("matthews_correlation", "roc_auc", "average_precision"), rarer)
+    return found
 
 
 def decided(probabilities: Array, decision: Decision, names: list[str]) -> list[dict[str, Any]]:

@@ -1,17 +1,25 @@
 """From logits to a decision: a temperature and, for two labels, a threshold, both fitted on the validation split."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, softmax
-from sklearn.metrics import precision_recall_curve, roc_curve
+from scipy.stats import binom, chi2
+from sklearn.metrics import precision_recall_curve
 
 from hf_transfer.evaluation.metrics import Array
 
 # Below this many examples a fitted temperature or threshold is mostly noise.
 ENOUGH_TO_FIT = 50
+# Fewer wrong answers than these do not tell how sure a model may be of the right ones.
+ERRORS_TO_SHARPEN = 5
+# Of the logarithm of the temperature, before anything is seen.
+PRIOR_SPREAD = 0.5
+# How often a limit on false positives may be missed.
+UNSURE = 0.05
 
 
 @dataclass(frozen=True)
@@ -54,8 +62,34 @@ class Decision:
         return cls(kept.get("temperature") or 1.0, kept.get("threshold"), multi_label)
 
 
+def calibrate(logits: Array, references: Array, *, multi_label: bool = False) -> tuple[float, str | None]:
+    """The temperature that validation logits give evidence for; 1.0 where they give none, and why.
+
+    It is taken where it makes the references likelier than chance would (likelihood ratio, 95 %), and one that makes
+    the model surer of itself only where there are errors to tell how sure it may be.
+
+    Args:
+        logits: [n, num_labels].
+        references: label ids [n], or a 0/1 matrix [n, num_labels].
+        multi_label: whether an example may have several labels.
+    """
+    logits = np.asarray(logits, dtype=np.float64)
+    temperature = fit_temperature(logits, references, multi_label=multi_label)
+    answers = Decision(multi_label=multi_label)
+    errors = int((answers.labels(answers.probabilities(logits)) != references).sum())
+    if temperature < 1 and errors < ERRORS_TO_SHARPEN:
+        return 1.0, (
+            f"{errors} wrong answers on {len(references)} validation examples do not tell how sure it may be; "
+            f"it takes {ERRORS_TO_SHARPEN}"
+        )
+    gain = _loss(logits, references, 1.0, multi_label) - _loss(logits, references, temperature, multi_label)
+    if gain <= chi2.ppf(0.95, df=1) / 2:
+        return 1.0, f"on {len(references)} validation examples no temperature is better than none beyond chance"
+    return temperature, None
+
+
 def fit_temperature(logits: Array, references: Array, *, multi_label: bool = False) -> float:
-    """The temperature with the least negative log-likelihood.
+    """The likeliest temperature, its logarithm being about 0 +- 0.5 before anything is seen.
 
     Args:
         logits: [n, num_labels].
@@ -65,15 +99,18 @@ def fit_temperature(logits: Array, references: Array, *, multi_label: bool = Fal
     logits = np.asarray(logits, dtype=np.float64)
 
     def loss(log_temperature: float) -> float:
-        scaled = logits / np.exp(log_temperature)
-        if multi_label:
-            return float((np.logaddexp(0, scaled) - references * scaled).mean())
-        return float(-log_softmax(scaled, axis=-1)[np.arange(len(references)), references].mean())
+        prior = 0.5 * (log_temperature / PRIOR_SPREAD) ** 2
+        return _loss(logits, references, float(np.exp(log_temperature)), multi_label) + prior
 
-    # On a validation split without a single error the likelihood grows without end as the temperature falls:
-    # the bounds keep probabilities from becoming certainties.
-    found = minimize_scalar(loss, bounds=(np.log(0.25), np.log(10.0)), method="bounded")
-    return float(np.exp(found.x)) if found.fun < loss(0.0) else 1.0
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.1), np.log(20.0)), method="bounded").x))
+
+
+def _loss(logits: Array, references: Array, temperature: float, multi_label: bool) -> float:
+    """The negative log-likelihood of all references together."""
+    scaled = logits / temperature
+    if multi_label:
+        return float((np.logaddexp(0, scaled) - references * scaled).sum())
+    return float(-log_softmax(scaled, axis=-1)[np.arange(len(references)), references].sum())
 
 
 def reliability_bins(probabilities: Array, references: Array, bins: int = 15) -> list[dict[str, float]]:
@@ -122,10 +159,37 @@ def threshold_for_best_f1(scores: Array, references: Array) -> float:
 
 
 def threshold_for_false_positive_rate(scores: Array, references: Array, limit: float) -> float:
-    """The lowest threshold whose false positive rate on `scores` [n] is at most `limit`."""
-    rates, _, thresholds = roc_curve(references, scores, drop_intermediate=False)
-    chosen = float(thresholds[np.flatnonzero(rates <= limit)[-1]])
-    return min(_between(scores, chosen), 1.0) if np.isfinite(chosen) else 1.0
+    """The lowest threshold whose true false positive rate is at most `limit` with a confidence of 95 %.
+
+    The Neyman-Pearson umbrella algorithm of Tong, Feng & Li 2018, https://doi.org/10.1126/sciadv.aao1659: a rank among
+    the scores of label 0. The rate that is measured on them is lower.
+
+    Args:
+        scores: probabilities of label 1, [n].
+        references: label ids, [n].
+        limit: of the rate.
+
+    Raises:
+        ValueError: there are fewer examples of label 0 than `negatives_needed`.
+    """
+    negatives = np.sort(scores[references == 0])
+    ranks = np.arange(1, len(negatives) + 1)
+    enough = binom.sf(ranks - 1, len(negatives), 1 - limit) <= UNSURE
+    if not enough.any():
+        raise ValueError(f"{len(negatives)} examples of label 0; {negatives_needed(limit)} are needed.")
+    last = float(negatives[np.argmax(enough)])  # the highest score of label 0 that stays below the threshold
+    above = scores[scores > last]
+    return max((last + float(above.min())) / 2 if len(above) else 1.0, float(np.nextafter(last, np.inf)))
+
+
+def negatives_needed(limit: float) -> float:
+    """How many examples of label 0 it takes to choose a threshold for this limit; infinite for a limit of 0."""
+    return math.ceil(math.log(UNSURE) / math.log1p(-limit)) if 0 < limit < 1 else math.inf if limit == 0 else 1
+
+
+def lowest_limit(negatives: int) -> float:
+    """The lowest limit on false positives for which so many examples of label 0 are enough."""
+    return 1 - UNSURE ** (1 / negatives) if negatives else 1.0
 
 
 def _between(scores: Array, chosen: float) -> float:

@@ -44,30 +44,44 @@ def scores_by_label(confusion: Array) -> tuple[Array, Array, Array]:
     return _ratio(hits, predicted), _ratio(hits, actual), _ratio(2 * hits, predicted + actual)
 
 
-def label_metrics(confusion: Array) -> dict[str, Array]:
+def _mean_of(values: Array, counted: Array) -> Array:
+    """The mean over the last axis, [...], of the `values` that are `counted`, both [..., num_labels]."""
+    return _ratio(np.where(counted, values, 0.0).sum(axis=-1), counted.sum(axis=-1))
+
+
+def label_metrics(confusion: Array, whole: Array | None = None) -> dict[str, Array]:
     """Every metric of hard predictions from counts [..., num_labels, num_labels], each [...].
 
     Precision, recall and F1 are those of label 1 where there are two labels, and macro averages otherwise; the macro
     averages count the labels that occur. Matthews correlation: Gorodkin (2004), as in scikit-learn.
+
+    Args:
+        confusion: of all examples, or of resamples of them.
+        whole: of all examples, where `confusion` is of resamples: a label that did not make it into a resample takes
+            no part in its averages (by precision: one that is not predicted there), and of label 1 nothing can be said
+            then (NaN).
     """
     total = confusion.sum(axis=(-2, -1))
     hits = np.trace(confusion, axis1=-2, axis2=-1)
     predicted, actual = confusion.sum(axis=-2), confusion.sum(axis=-1)
     precision, recall, f1 = scores_by_label(confusion)
-    present = (predicted + actual) > 0
+    labels = confusion if whole is None else whole
+    occurs = np.where(labels.sum(axis=-1) > 0, actual > 0, predicted > 0)
+    answered = np.where(labels.sum(axis=-2) > 0, predicted > 0, actual > 0)
 
-    def macro(values: Array) -> Array:
-        return _ratio((values * present).sum(axis=-1), present.sum(axis=-1))
+    def over_labels(values: Array, counted: Array) -> Array:
+        if confusion.shape[-1] != 2:
+            return _mean_of(values, counted)
+        return values[..., 1] if whole is None else np.where(counted[..., 1], values[..., 1], np.nan)
 
     covariance = hits * total - (predicted * actual).sum(axis=-1)
     spread = (total**2 - (predicted**2).sum(axis=-1)) * (total**2 - (actual**2).sum(axis=-1))
-    binary = confusion.shape[-1] == 2
     return {
         "accuracy": _ratio(hits, total),
-        "f1": f1[..., 1] if binary else macro(f1),
-        "f1_macro": macro(f1),
-        "precision": precision[..., 1] if binary else macro(precision),
-        "recall": recall[..., 1] if binary else macro(recall),
+        "f1": over_labels(f1, occurs),
+        "f1_macro": _mean_of(f1, occurs),
+        "precision": over_labels(precision, answered),
+        "recall": over_labels(recall, occurs),
         "matthews_correlation": _ratio(covariance, np.sqrt(spread)),
     }
 
@@ -76,18 +90,20 @@ def multilabel_metrics(references: Array, predictions: Array, weights: Array | N
     """Metrics of 0/1 matrices [n, num_labels], each [...] as the weights [..., n] are.
 
     Accuracy is the share of examples with every label right; F1, precision and recall are macro averages over
-    labels, with the micro average of F1 beside them.
+    labels, with the micro average of F1 beside them. A label that all examples have and a resample does not takes no
+    part in the resample's averages (by precision: one that is not predicted there).
     """
     truth, guess = np.asarray(references, dtype=float), np.asarray(predictions, dtype=float)
     weights = np.ones(len(truth)) if weights is None else weights
     hits, predicted, actual = weights @ (truth * guess), weights @ guess, weights @ truth
     exact = (truth == guess).all(axis=-1).astype(float)
+    occurs, answered = (actual > 0) | ~truth.any(axis=0), (predicted > 0) | ~guess.any(axis=0)
     return {
         "accuracy": _ratio(weights @ exact, weights.sum(axis=-1)),
-        "f1": _ratio(2 * hits, predicted + actual).mean(axis=-1),
+        "f1": _mean_of(_ratio(2 * hits, predicted + actual), occurs),
         "f1_micro": _ratio(2 * hits.sum(axis=-1), (predicted + actual).sum(axis=-1)),
-        "precision": _ratio(hits, predicted).mean(axis=-1),
-        "recall": _ratio(hits, actual).mean(axis=-1),
+        "precision": _mean_of(_ratio(hits, predicted), answered),
+        "recall": _mean_of(_ratio(hits, actual), occurs),
     }
 
 

@@ -2,12 +2,91 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.stats import chi2, norm, t
 
-from hf_transfer.evaluation.bootstrap import RESAMPLES, Resampled, ends, exact_end, multiplicities
+from hf_transfer.evaluation.bootstrap import (
+    NORMAL_95,
+    Resampled,
+    accelerated_interval,
+    left_out,
+    multiplicities,
+    over_weights,
+)
 from hf_transfer.evaluation.metrics import Array
+
+# Draws of the largest distance among ways that are equal.
+DRAWS = 4000
+# Of so few seeds the variance is uncertain: distances are judged as if it were at this upper bound of it.
+SEEDS_BOUND = 0.8
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """Of one metric: how the means over seeds vary. Test examples and seeds are crossed factors.
+
+    The variance between examples (with the seeds as they are) and that between seeds (with the examples as they are)
+    both hold what depends on the two of them together, and resampling both at once counts it a third time: Owen 2007,
+    https://doi.org/10.1214/07-AOAS122. Here it is taken out of the first.
+
+    Attributes:
+        examples: covariance between test examples of the means over the seeds there are, [ways, ways].
+        together: the part of it that is each seed's alone, [ways, ways].
+        by_seed: the metric of each way and seed, [ways, seeds].
+    """
+
+    examples: Array
+    together: Array
+    by_seed: Array
+
+    @classmethod
+    def of(cls, resampled: Array, measured: Array) -> "_Spread":
+        """From values [ways, seeds, resamples], NaN where there is none, and those of all examples [ways, seeds]."""
+        resampled = resampled[:, :, ~np.isnan(resampled).any(axis=(0, 1))]
+        ways, seeds, drawn = resampled.shape
+        if drawn < 2:
+            return cls(np.zeros((ways, ways)), np.zeros((ways, ways)), measured)
+        examples = np.atleast_2d(np.cov(resampled.mean(axis=1)))
+        single = np.mean([np.atleast_2d(np.cov(resampled[:, i])) for i in range(seeds)], axis=0)
+        return cls(examples, (single - examples) / (seeds - 1) if seeds > 1 else np.zeros_like(examples), measured)
+
+    def between_seeds(self, by_seed: Array) -> Array:
+        """The variance of a single seed, its examples' part included, of values [..., ways, seeds]: one for all ways.
+
+        What all ways have in common of a seed is left out: differences are paired.
+        """
+        ways, seeds = self.by_seed.shape
+        each = by_seed - by_seed.mean(axis=-1, keepdims=True)
+        each = each - each.mean(axis=-2, keepdims=True)
+        return np.square(each).sum(axis=(-2, -1)) / max(1, (ways - 1) * (seeds - 1))
+
+    def of_difference(self, pair: Array, by_seed: Array) -> Array:
+        """The variance of a difference of two ways' means over seeds, [...], given values [..., ways, seeds].
+
+        Args:
+            pair: 1 for the one way, -1 for the other and 0 for all else, [ways].
+            by_seed: measured, or drawn.
+        """
+        shared = max(0.0, float(pair @ (self.examples - self.together) @ pair))
+        return shared + float(pair @ pair) * self.between_seeds(by_seed) / self.by_seed.shape[1]
+
+    def widening(self, way: int) -> float:
+        """How much wider the interval of a way's mean is with its seeds than between examples alone.
+
+        Student's t has as many degrees of freedom as Satterthwaite 1946, https://doi.org/10.2307/3002019, gives for a
+        sum of which the variance between seeds alone is uncertain.
+        """
+        examples, seeds = self.examples[way, way], self.by_seed.shape[1]
+        if seeds == 1 or examples == 0:
+            return 1.0
+        added = max(0.0, self.by_seed[way].var(ddof=1) / seeds - self.together[way, way])
+        if added == 0:
+            return 1.0
+        freedom = (seeds - 1) * ((examples + added) / added) ** 2
+        return float((1 + added / examples) ** 0.5 * t.ppf(0.975, freedom)) / NORMAL_95
 
 
 def measure_several(
@@ -15,8 +94,8 @@ def measure_several(
 ) -> dict[str, dict[str, Any]]:
     """Every metric of each way, averaged over its seeds, and its distance to the best way in `metric`.
 
-    A resample draws test examples (or speakers) and seeds, the same for all ways: differences are paired. The best way
-    is chosen on what it is measured on, from several: the intervals of distances are simultaneous ones of all pairs.
+    All ways are measured on the same test examples from the same seeds: differences are paired. The best way is chosen
+    on what it is measured on, from several: the intervals of distances are simultaneous ones of all pairs.
 
     Args:
         runs: by way, one for each seed, on the same examples in the same order.
@@ -26,84 +105,89 @@ def measure_several(
 
     Returns:
         By way: ``metrics``, ``confidence`` (95 %), and of `metric` what the way has more than the best one:
-        ``against_best`` (95 %, see `_farthest`) and ``standard_error``, 0 for the best itself.
+        ``difference``, ``against_best`` (95 %, see `_farthest`), ``standard_error``, 0 for the best itself, and
+        ``detectable``, the difference that would be told from chance in 80 % of such comparisons. With a single seed
+        none of them knows how much seeds differ.
     """
-    first = next(iter(runs.values()))[0]
-    count, seeds = int(first.units.max()) + 1, min(len(own) for own in runs.values())
-    resamples = _resamples(runs, first.units, seeds, seed)
-    plain = np.ones(len(first.units))
-    means = {way: _mean([run.metrics(plain) for run in own[:seeds]]) for way, own in runs.items()}
-    best = max(means, key=lambda way: means[way][metric] * (1 if greater_is_better else -1))
-    found, exact = {}, exact_end(count)
-    factor = _farthest({way: values[metric] - means[way][metric] for way, values in resamples.items()})
-    for way, values in resamples.items():
-        distance = values[metric] - resamples[best][metric]
-        difference, error = means[way][metric] - means[best][metric], float(np.nanstd(distance))
-        found[way] = {
-            "metrics": means[way],
-            "confidence": {
-                name: ends(value, first.least.get(name, exact), change=False)
-                for name, value in values.items()
-                if not np.isnan(value).all()
-            },
+    ways, seeds = list(runs), min(len(each) for each in runs.values())
+    units = runs[ways[0]][0].units
+    count = int(units.max()) + 1
+
+    def every(weights: Array) -> dict[Any, Array]:
+        of_examples = weights[:, units]
+        return {
+            (name, way, i): value
+            for way, each in runs.items()
+            for i, run in enumerate(each[:seeds])
+            for name, value in run.metrics(of_examples).items()
+        }
+
+    resamples = over_weights(every, multiplicities(count, seed))
+    without = over_weights(every, left_out(count))
+    measured = over_weights(every, [np.ones((1, count))])
+    found: dict[str, dict[str, Any]] = {way: {"metrics": {}, "confidence": {}} for way in ways}
+    spreads = {}
+    for name in dict.fromkeys(key[0] for key in measured):
+        drawn, left, whole = (
+            np.array([[values[name, way, i] for i in range(seeds)] for way in ways])
+            for values in (resamples, without, measured)
+        )  # [ways, seeds, resamples, parts or 1]
+        spreads[name] = _Spread.of(drawn, whole[..., 0])
+        for k, way in enumerate(ways):
+            found[way]["metrics"][name] = value = float(whole[k].mean())
+            counts = np.mean([run.support.get(name, np.array([count])) for run in runs[way][:seeds]], axis=0)
+            if np.isnan(value) or np.isnan(drawn[k].mean(axis=0)).all() or not counts.sum():
+                continue
+            found[way]["confidence"][name] = accelerated_interval(
+                drawn[k].mean(axis=0), value, left[k].mean(axis=0), counts, widened=spreads[name].widening(k)
+            )
+    means = np.array([found[way]["metrics"][metric] for way in ways])
+    best = int(np.argmax(means) if greater_is_better else np.argmin(means))
+    spread, factor, one_way = spreads[metric], _farthest(spreads[metric], seed), np.eye(len(ways))
+    for k, way in enumerate(ways):
+        error = float(spread.of_difference(one_way[k] - one_way[best], spread.by_seed)) ** 0.5
+        difference = float(means[k] - means[best])
+        found[way] |= {
             "difference": difference,
-            "against_best": [difference - factor * error, difference + factor * error]
-            if error
-            else ends(distance, first.least.get(metric, exact), change=True),
+            "against_best": [difference - factor * error, difference + factor * error],
             "standard_error": error,
+            "detectable": (factor + float(norm.ppf(0.8))) * error,
         }
     return found
 
 
-def _resamples(
-    runs: Mapping[str, Sequence[Resampled]], units: Array, seeds: int, seed: int
-) -> dict[str, dict[str, Array]]:
-    """By way and metric its mean over seeds in each resample, [resamples]."""
-    generator = np.random.default_rng([seed, 1])
-    drawn_seeds = generator.multinomial(seeds, [1 / seeds] * seeds, size=RESAMPLES) / seeds
-    if seeds > 1:  # resampled values spread less than those they are drawn from, by n - 1 over n
-        drawn_seeds = 1 / seeds + (drawn_seeds - 1 / seeds) * (seeds / (seeds - 1)) ** 0.5
-    drawn = {way: [[] for _ in own[:seeds]] for way, own in runs.items()}  # type: dict[str, list[list[dict[str, Array]]]]
-    for weights in multiplicities(int(units.max()) + 1, seed):
-        of_examples = weights[:, units]
-        for way, own in runs.items():
-            for kept, run in zip(drawn[way], own, strict=False):
-                kept.append(run.metrics(of_examples))
-    return {
-        way: {
-            name: _over_seeds(
-                np.stack([np.concatenate([np.atleast_1d(part[name]) for part in kept]) for kept in own]), drawn_seeds
-            )
-            for name in own[0][0]
-        }
-        for way, own in drawn.items()
-    }
+def _farthest(spread: _Spread, seed: int) -> float:
+    """How many standard errors the differences of all pairs keep within, all of them in 95 % of the cases.
 
-
-def _farthest(deviations: Mapping[str, Array]) -> float:
-    """How many standard errors the differences of all pairs keep within, all of them in 95 % of the resamples.
-
-    Single-step max-T: Westfall & Young 1993, section 2.5; as Tukey's range for independent ways.
+    Single-step max-T (Westfall & Young 1993, section 2.5) of what would be measured if all ways were equal: drawn from
+    normal distributions, and each difference divided by the standard error that is found in the same draw, as with few
+    seeds the error itself is uncertain.
 
     Args:
-        deviations: by way, resampled values less the way's own, [resamples].
+        spread: of the metric.
+        seed: of the draws.
     """
-    farthest = np.zeros(RESAMPLES)
-    for one, other in itertools.combinations(deviations.values(), 2):
-        difference = one - other
-        error = np.nanstd(difference)
-        if error:
-            farthest = np.fmax(farthest, np.abs(difference) / error)
-    return float(np.percentile(farthest, 95))
+    ways, seeds = spread.by_seed.shape
+    freedom = (ways - 1) * (seeds - 1)
+    generator = np.random.default_rng([seed, 1])
+    shared = generator.standard_normal((DRAWS, ways)) @ _root(spread.examples - spread.together).T
+    by_seed = np.zeros((DRAWS, ways, seeds))
+    if freedom:
+        most = float(spread.between_seeds(spread.by_seed)) * freedom / chi2.ppf(1 - SEEDS_BOUND, freedom)
+        by_seed = generator.standard_normal(by_seed.shape) * most**0.5
+    drawn = shared + by_seed.mean(axis=2)
+    farthest = np.zeros(DRAWS)
+    for one, other in itertools.combinations(np.eye(ways), 2):
+        variance = np.broadcast_to(spread.of_difference(one - other, by_seed), DRAWS)
+        distance = np.abs(drawn @ (one - other))
+        farthest = np.maximum(farthest, np.divide(distance, variance**0.5, out=0 * distance, where=variance > 0))
+    return float(np.percentile(farthest, 95)) or NORMAL_95
 
 
-def _over_seeds(values: Array, weights: Array) -> Array:
-    """The mean over drawn seeds, [resamples], of values [seeds, resamples]; within what the seeds themselves reach."""
-    return np.clip((weights.T * values).sum(axis=0), np.nanmin(values), np.nanmax(values))
-
-
-def _mean(metrics: list[dict[str, Array]]) -> dict[str, float]:
-    return {name: float(np.mean([float(one[name]) for one in metrics])) for name in metrics[0]}
+def _root(covariance: Array) -> Array:
+    """A matrix whose product with its transpose is `covariance`, without the negative parts that noise gives it."""
+    values, vectors = np.linalg.eigh(covariance)
+    return vectors * np.sqrt(np.maximum(values, 0.0))
 
 
 def recommend(measured: Mapping[str, Mapping[str, Any]], costs: Mapping[str, float]) -> tuple[str, str]:

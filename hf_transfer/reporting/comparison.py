@@ -72,6 +72,11 @@ def summary(report: Mapping[str, Any], folder: Path) -> str:
         f"Measured on {report['examples']['test']} test examples, {seeds} seed{'s' if seeds > 1 else ''} each."
         + (" How much seeds differ is not known." if seeds == 1 else ""),
         *(
+            [f"A difference of {report['detectable']:.3f} would be told from chance in four of five such comparisons."]
+            if report["detectable"]
+            else []
+        ),
+        *(
             f"Before training{' of ' + str(model) if len(report['untrained']) > 1 else ''}: {value:.3f}."
             for model, value in report["untrained"].items()
             if value is not None

@@ -133,7 +133,7 @@ class TextClassification(TextSettings):
             labels = [] if validation is None else validation["label"][:]
             classification.require_enough_to_fit(labels)
             if self.max_false_positive_rate is not None:
-                classification.warn_of_too_few_negatives(
+                classification.require_enough_negatives(
                     labels, self.max_false_positive_rate, _names(splits["train"])[0]
                 )
         names = _names(splits["train"])
@@ -285,7 +285,7 @@ class TextClassification(TextSettings):
         return Resampled(
             np.arange(len(records)),
             classification.weighted_metrics(truth, labels, scores),
-            classification.least_certain(truth, labels, scores.shape[1]),
+            classification.support(truth, labels, scores.shape[1]),
         )
 
     def to_try(self, records: list[dict[str, Any]], told: Mapping[str, Any]) -> list[str]:
