@@ -103,6 +103,13 @@ class DataArguments:
             "(default: a tenth, at most 400 examples)."
         },
     )
+    split_by: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column whose values (speakers, patients, cameras) are each kept on one side of the splits that "
+            "are drawn (default: one that is named so; others are named here)."
+        },
+    )
     split_seed: int | None = field(
         default=None,
         metadata={
@@ -201,6 +208,11 @@ class Arguments:
                 raise InputError(f"--{name} names a group, but --group_column_name is missing: where are the groups?")
         if self.data.source_group is not None and self.data.source_file:
             raise InputError("--source_file and --source_group are both given: expected one of them.")
+        if self.data.source_group is not None and self.data.split_by == self.data.group_column_name:
+            raise InputError(
+                f"--source_group is trained and tested on, and --split_by {self.data.split_by} keeps each value of "
+                "that column on one side. Name another column, or leave one of the two out."
+            )
         if self.data.replay and not (self.data.source_file or self.data.source_group is not None):
             raise InputError("--replay needs source examples: expected --source_file or --source_group too.")
         sharded = self.training.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"
@@ -224,6 +236,7 @@ class Arguments:
         training = self.training.to_dict()
         defaults = {f.name: f.default for f in dataclasses.fields(TransferTrainingArguments) if f.init}
         kept = {"output_dir", "seed", "learning_rate", "num_train_epochs", "per_device_train_batch_size", "bf16"}
+        kept |= set(self.task.defaults)  # which may differ from those of the dataclass
         unrepeatable = {
             "hub_token",
             "resume_from_checkpoint",

@@ -15,10 +15,13 @@ from transformers import PreTrainedModel, set_seed
 
 from hf_transfer import hub
 from hf_transfer.arguments import Arguments, DataArguments, TransferTrainingArguments
-from hf_transfer.data.source import REPLAYED, named_groups, only_groups, replay, separate_source
-from hf_transfer.data.splits import SPLITS, complete_splits, cut_to_sizes, load_splits, overlap
+from hf_transfer.data.drawn_splits import complete_splits, cut_to_sizes
+from hf_transfer.data.groups import named_groups, only_groups
+from hf_transfer.data.leakage import overlap, shared_units
+from hf_transfer.data.source import REPLAYED, replay, separate_source
+from hf_transfer.data.splits import SPLITS, load_splits
 from hf_transfer.data.tables import show_bars_for
-from hf_transfer.errors import Failure, InputError, logger
+from hf_transfer.errors import Failure, InputError, logger, nearest
 from hf_transfer.evaluation.before_after import before_and_after
 from hf_transfer.methods import Anatomy, apply_method, count_parameters, merged, require_trainable
 from hf_transfer.models import quiet
@@ -279,6 +282,8 @@ def _prepare_splits(
     data, seed = arguments.data, arguments.training.seed
     split_seed = seed if data.split_seed is None else data.split_seed
     given = _in_memory(dataset, data) if dataset is not None else load_splits(data)
+    asked = data.split_by is not None
+    data = dataclasses.replace(data, split_by=_unit_column(task, data, given["train"].column_names))
     given = only_groups(named_groups(given, data), data)
     show_bars_for(sum(len(split) for split in given.values()))
     splits, left_out = task.standardise(given, data, arguments.model)
@@ -286,13 +291,14 @@ def _prepare_splits(
     evaluates = str(arguments.training.eval_strategy) not in ("no", "IntervalStrategy.NO")
     if data.validation_size is None and not (task.decides or evaluates):
         data = dataclasses.replace(data, validation_size=0)  # nothing would be asked of it
-    splits, made = complete_splits(splits, strata, data, split_seed)
-    splits, pool = separate_source(splits, data, split_seed)
+    identities = {name: task.identities(split) for name, split in splits.items()}
+    splits, made = complete_splits(splits, strata, identities, data, split_seed, asked=asked)
+    splits, pool = separate_source(splits, data, split_seed, task.identities)
     splits = cut_to_sizes(splits, {name: task.strata(split) for name, split in splits.items()}, data, seed, split_seed)
-    splits = replay(splits, pool, data, seed)
+    splits = replay(splits, pool, data, seed, task.identities)
     identities = {name: task.identities(split) for name, split in splits.items()}
     splits, also_in_training, caveats = overlap(splits, identities, remove=data.deduplicate)
-    caveats += task.check(splits)
+    caveats += shared_units(splits, str(data.split_by)) + task.check(splits)
     if "validation" not in splits and evaluates:
         raise InputError("--eval_strategy needs a validation split: raise --validation_size, or leave it at `no`.")
     source = data.dataset_name or Path(data.train_file or "memory").name
@@ -303,6 +309,24 @@ def _prepare_splits(
         "also_in_training": also_in_training,
         "caveats": caveats,
     }
+
+
+def _unit_column(task: Task, data: DataArguments, columns: list[str]) -> str | None:
+    """The column whose values are kept on one side where splits are drawn: the user's, or one that is found.
+
+    Raises:
+        InputError: there is no such column.
+    """
+    if data.split_by is None:
+        column = task.unit_column(columns)
+        on_both_sides = data.source_group is not None and column == data.group_column_name
+        return None if on_both_sides else column
+    if data.split_by not in columns:
+        raise InputError(
+            f"--split_by {data.split_by}: the training split has no such column. It has: {', '.join(columns)}."
+            f"{nearest(data.split_by, columns)}"
+        )
+    return data.split_by
 
 
 def _counts(splits: DatasetDict) -> dict[str, Any]:

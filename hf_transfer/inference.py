@@ -13,7 +13,7 @@ from transformers import AutoConfig
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from hf_transfer.arguments import Arguments, DataArguments, MethodArguments, ModelArguments, TransferTrainingArguments
-from hf_transfer.data.source import named_groups
+from hf_transfer.data.groups import named_groups
 from hf_transfer.data.splits import divided_by_column
 from hf_transfer.data.tables import load_file, show_bars_for
 from hf_transfer.errors import InputError, nearest
@@ -153,7 +153,11 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
             data,
             MethodArguments(),
             TransferTrainingArguments(
-                output_dir=folder, use_cpu=pipeline.device.type == "cpu", bf16=False, auto_find_batch_size=True
+                output_dir=folder,
+                use_cpu=pipeline.device.type == "cpu",
+                bf16=False,
+                auto_find_batch_size=True,
+                **task.defaults,
             ),
         )
         trainer = make_trainer(task, arguments, Path(folder), pipeline.model, processor, splits, inputs)

@@ -4,31 +4,34 @@ import dataclasses
 import json
 import os
 import sys
-from argparse import SUPPRESS, Namespace
+from argparse import SUPPRESS, Action, ArgumentError, Namespace
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
 from hf_transfer.arguments import Arguments, DataArguments, MethodArguments, ModelArguments, TransferTrainingArguments
 from hf_transfer.errors import InputError, nearest
+from hf_transfer.yaml_text import NULLS, Written, read_yaml
 
 # What names the data: flags for some of it take the place of a file's for all of it.
 DATA_NAMED = ("dataset_name", "dataset_config_name", "train_file", "validation_file", "test_file", "train_split_name",
               "validation_split_name", "test_split_name")  # fmt: skip
 
+# Arguments that name or separate something in the data: `null` and `~` may be meant as they are written.
+WORDS_OF_THE_DATA = ("_column_name", "column_names", "split_by", "_group", "_label", "delimiter", "_separator")
+
 
 def parse_arguments(
-    task_class: type,
+    task_class: Any,
     argv: Sequence[str] | None = None,
     *,
     defaults: Mapping[str, Any] | None = None,
     defaults_without_data: Mapping[str, Any] | None = None,
     description: str | None = None,
 ) -> Arguments:
-    """Arguments from `defaults`, then a YAML file (``--config``), then flags: the later win.
+    """Arguments from the task's defaults, `defaults`, a YAML file (``--config``), then flags: the later win.
 
     Args:
         task_class: dataclass of the task, whose fields are flags as well.
@@ -44,7 +47,7 @@ def parse_arguments(
     defaults, without_data = dict(defaults or {}), dict(defaults_without_data or {})
     if {"-h", "--help"} & set(argv):
         parser = _parser(task_class, description)
-        parser.set_defaults(**{**defaults, **without_data})
+        parser.set_defaults(**{**task_class.defaults, **defaults, **without_data})
         parser.print_help()
         sys.exit(0)
     chosen = given_arguments(task_class, argv)
@@ -69,14 +72,14 @@ def given_arguments(task_class: type, argv: Sequence[str], also: Sequence[str] =
     config = flags.pop("config", None)
     if config is None:
         return flags
-    settings = _read_yaml(config)
+    settings = read_yaml(config)
     named = {"train_file", "dataset_name"} & set(flags)
     if settings.pop("dataset", None) and not named:
         raise InputError(
             f"--config {config}: that run's data were given in memory. Name data (--train_file, --dataset_name), or "
             "repeat it from Python: finetune(task, dataset=..., ...)."
         )
-    told = parser.given(_as_flags(settings, config), config)
+    told = parser.converted(settings, config)
     if named:  # other data than the file's: nothing of those is left
         told = {key: value for key, value in told.items() if key not in DATA_NAMED}
     return {**told, **flags}
@@ -95,7 +98,8 @@ def model_named(argv: Sequence[str]) -> ModelArguments:
     found = vars(parser.parse_known_args(list(argv), Namespace())[0])
     config = found.pop("config", None)
     names = [f.name for f in dataclasses.fields(ModelArguments)]
-    told = {key: value for key, value in (_read_yaml(config) if config else {}).items() if key in names} | found
+    settings = {key: value for key, value in (read_yaml(config) if config else {}).items() if key in names}
+    told = parser.converted(settings, str(config)) | found
     if not told.get("model_name_or_path"):
         raise InputError("--model_name_or_path is missing: expected a Hub id or a local model folder.")
     return ModelArguments(**told)
@@ -138,12 +142,13 @@ def _groups_of(task_class: type) -> list[type]:
     return [ModelArguments, DataArguments, task_class, MethodArguments, TransferTrainingArguments]
 
 
-def build_arguments(task_class: type, values: Mapping[str, Any]) -> Arguments:
-    """`Arguments` of values by flag name.
+def build_arguments(task_class: Any, values: Mapping[str, Any]) -> Arguments:
+    """`Arguments` of values by flag name; what they leave open has the task's defaults.
 
     Raises:
         InputError: they do not fit together.
     """
+    values = {**task_class.defaults, **values}
     model, data, task, method, training = (
         group(**{f.name: values[f.name] for f in dataclasses.fields(group) if f.init and f.name in values})
         for group in _groups_of(task_class)
@@ -171,32 +176,53 @@ class _Parser(HfArgumentParser):
             raise InputError(f"Unexpected {unknown[0]!r} in {where}: expected flags, as --name value. See --help.")
         return vars(namespace)
 
+    def converted(self, values: Mapping[str, Any], file: str) -> dict[str, Any]:
+        """The arguments that a YAML file sets, each value converted and checked as that of a flag is.
 
-def _read_yaml(file: str) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"--config {file} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"--config {file} is not YAML: {' '.join(str(error).split())}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise InputError(f"--config {file} holds a {type(values).__name__}: expected lines of `name: value`.")
-    return values
+        Raises:
+            InputError: one is unknown, or its value does not fit.
+        """
+        found: dict[str, Any] = {}
+        for key, value in values.items():
+            action = self._option_string_actions.get(f"--{key}")
+            if action is None or action.dest == "help":
+                options = [option for other in self._actions for option in other.option_strings]
+                raise InputError(f"Unknown argument --{key} in {file}.{nearest(f'--{key}', options)} See --help.")
+            if action.dest == "config":
+                raise InputError(f"{file}: config is a flag alone: a file of arguments names no other.")
+            if action.nargs == 0:  # --no_NAME
+                raise InputError(f"{file}: {key} has no value; write {action.dest}: false")
+            if not _is_nothing(key, value):
+                found[action.dest] = self._converted(action, value, f"{file}: {key}")
+        return found
+
+    def _converted(self, action: Action, value: Any, where: str) -> Any:
+        several = action.nargs in ("+", "*")
+        if isinstance(value, list) and not several:
+            raise InputError(f"{where} is a list; expected one value.")
+        texts = []
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(value, list) and isinstance(item, (list, dict)):
+                raise InputError(f"{where} holds {item!r}; expected a list of values.")
+            if isinstance(value, list) and str(item).startswith("--"):
+                raise InputError(f"{where} holds {str(item)!r}, which looks like a flag.")
+            texts.append(json.dumps(item) if isinstance(item, dict) else str(item))
+        try:
+            converted = [self._get_value(action, text) for text in texts]
+            for one in converted:
+                self._check_value(action, one)
+        except ArgumentError as error:
+            self.error(str(error))
+        return converted if several else converted[0]
+
+    def _get_value(self, action: Action, arg_string: str) -> Any:
+        if action.type is string_to_bool and arg_string.lower() in ("on", "off"):
+            return arg_string.lower() == "on"
+        return super()._get_value(action, arg_string)
 
 
-def _as_flags(values: Mapping[str, Any], file: str) -> list[str]:
-    """YAML values as the flags they stand for, so that one parser checks both."""
-    flags: list[str] = []
-    for key, value in values.items():
-        if isinstance(value, list):
-            for item in value:
-                if str(item).startswith("--"):
-                    raise InputError(f"{file}: {key} holds {item!r}, which looks like a flag.")
-            flags += [f"--{key}", *map(str, value)] if value else []
-        elif isinstance(value, dict):
-            flags.append(f"--{key}={json.dumps(value)}")
-        elif value is not None:
-            flags.append(f"--{key}={value}")
-    return flags
+def _is_nothing(key: str, value: Any) -> bool:
+    """Whether a YAML value leaves an argument open."""
+    if not isinstance(value, Written) or not value.plain:
+        return value is None or value == []
+    return value == "" or (value in NULLS and not key.endswith(WORDS_OF_THE_DATA))

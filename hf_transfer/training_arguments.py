@@ -145,9 +145,9 @@ class TransferTrainingArguments(TrainingArguments):
         if (joined > 1 or self.bf16) and not accelerator:
             self.use_cpu = True
         asked = str(getattr(self, "resume_from_checkpoint", None)).lower()
-        if asked in ("true", "false", "none", ""):
+        if asked in ("true", "yes", "on", "false", "no", "off", "none", ""):
             # "true" is the newest checkpoint of the output folder.
-            self.resume_from_checkpoint = "true" if asked == "true" else None
+            self.resume_from_checkpoint = "true" if asked in ("true", "yes", "on") else None
         if self.early_stopping_patience is not None:
             self._evaluate_for_early_stopping()
         if self.disable_tqdm is None:

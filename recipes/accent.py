@@ -16,14 +16,7 @@ from hf_transfer.errors import run_command
 from hf_transfer.parsing import parse_arguments
 from hf_transfer.reporting.report import next_command
 
-DEFAULTS = {
-    "model_name_or_path": "facebook/wav2vec2-base-960h",
-    "method": "full",
-    # Sixteen clips a step, eight at a time: half a minute of speech each takes gigabytes in a large model.
-    "per_device_train_batch_size": 8,
-    "gradient_accumulation_steps": 2,
-    "per_device_eval_batch_size": 8,
-}
+DEFAULTS = {"model_name_or_path": "facebook/wav2vec2-base-960h"}
 DEMO = files("hf_transfer") / "demo" / "speech"
 DATASET = {
     "model_name_or_path": str(DEMO / "wav2vec2-tiny-commands-american"),

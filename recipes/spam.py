@@ -12,10 +12,7 @@ from hf_transfer.errors import run_command
 from hf_transfer.parsing import parse_arguments
 from hf_transfer.reporting.report import next_command
 
-DEFAULTS = {
-    "model_name_or_path": "google-bert/bert-base-uncased",
-    "method": "full",
-}
+DEFAULTS = {"model_name_or_path": "google-bert/bert-base-uncased"}
 DATASET = {"dataset_name": "ucirvine/sms_spam"}
 
 

@@ -250,7 +250,7 @@ def test_class_weights_favour_the_rare_label(train, tmp_path):
         {"text": "free now" if i % 16 < 9 else "see you", "label": "spam" if i % 16 < 2 else "ham"} for i in range(320)
     ]
     file = str(write_csv(tmp_path / "m.csv", rows))
-    settings = {"train_file": file, "max_steps": 60, "learning_rate": 3e-3, "validation_size": 0.0}
+    settings = {"train_file": file, "test_file": file, "max_steps": 60, "learning_rate": 3e-3, "validation_size": 0.0}
     plain, _ = train(output_dir=str(tmp_path / "plain"), **settings)
     even, _ = train(TextClassification(class_weights="balanced"), **settings)
     assert plain["metrics"]["recall"] == 0.0

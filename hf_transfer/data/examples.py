@@ -7,7 +7,8 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, LargeList, List, Value
 
-from hf_transfer.data.source import NAMELESS
+from hf_transfer.data.groups import group_name
+from hf_transfer.data.leakage import UNIT
 from hf_transfer.data.splits import require_columns
 from hf_transfer.data.tables import READER
 from hf_transfer.errors import InputError, logger
@@ -31,7 +32,8 @@ def read_examples(
     require_columns(split, name, columns)
     for own, column in columns.items():
         if own != "label" and isinstance(split.features[column], (List, LargeList, dict)):
-            raise InputError(f"Column {column!r} of the {name} split holds lists, not text (--{own}_column_name).")
+            flag = "split_by" if own == UNIT else f"{own}_column_name"
+            raise InputError(f"Column {column!r} of the {name} split holds lists, not text (--{flag}).")
     feature = split.features[columns["label"]]
     several = label_separator is not None or isinstance(feature, (List, LargeList))
     inner = getattr(feature, "feature", feature)
@@ -98,10 +100,13 @@ def _read_batch(
                     problem = problem or f"no label: {column} is {value!r}"
                 read["label"].append(label if label is not None else ([] if several else ""))
                 continue
+            if own in ("group", UNIT):
+                read[own].append(group_name(value))
+                continue
             text = "" if value is None or _is_nan(value) else str(value)
-            if own != "group" and is_blank(text):
+            if is_blank(text):
                 problem = problem or f"no text: {column} is {value!r}"
-            read[own].append(text if own != "group" else text.strip() or NAMELESS)
+            read[own].append(text)
         read["problem"].append(problem)
     return read
 

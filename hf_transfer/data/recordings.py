@@ -14,7 +14,8 @@ from datasets import Audio, Dataset
 
 from hf_transfer.data.audio import AudioSettings
 from hf_transfer.data.audio_cache import StoredClips, store_clips
-from hf_transfer.data.source import NAMELESS
+from hf_transfer.data.groups import group_name
+from hf_transfer.data.leakage import UNIT
 from hf_transfer.data.splits import require_columns
 from hf_transfer.errors import InputError, logger, short_path
 
@@ -121,16 +122,16 @@ def read_recordings(
     Args:
         split: the user's rows.
         name: of the split, for messages.
-        columns: the user's column for ``audio`` and ``text``, and perhaps ``speaker`` and ``group``.
+        columns: the user's column for ``audio`` and ``text``, and perhaps ``speaker``, ``group`` and ``unit``.
         folder: where relative paths begin.
         settings: how clips are decoded.
         spell: the normaliser of transcripts.
         leave_out: which suspicious clips are not used, of `SUSPICIONS`.
 
     Returns:
-        The clips with the columns ``audio`` (a name), ``text``, ``speaker`` and ``group`` where there are such, and
-        ``store``, ``offset``, ``length``, ``seconds`` and ``checksum`` of the samples; and the numbers left out by
-        reason.
+        The clips with the columns ``audio`` (a name), ``text``, ``speaker``, ``group`` and ``unit`` where there are
+        such, and ``store``, ``offset``, ``length``, ``seconds`` and ``checksum`` of the samples; and the numbers left
+        out by reason.
 
     Raises:
         InputError: a column is absent, or most clips cannot be used.
@@ -260,10 +261,10 @@ def _table(
         "seconds": [float(seconds[i]) for i in kept],
         "checksum": [clips.checksums[i] for i in kept],
     }
-    for own in ("speaker", "group"):
+    for own in ("speaker", "group", UNIT):
         if own in columns:
             values = split[columns[own]][:]
-            table[own] = [str(values[i] if values[i] is not None else "").strip() or NAMELESS for i in kept]
+            table[own] = [group_name(values[i]) for i in kept]
     return Dataset.from_dict(table)
 
 
@@ -279,7 +280,8 @@ def caveats_of_speakers(train: Dataset, test: Dataset) -> list[str]:
         seconds[speaker] += length
     found = []
     shared = sorted(set(seconds) & set(test["speaker"][:]))
-    if shared:
+    told = all(UNIT in split.column_names and split[UNIT][:] == split["speaker"][:] for split in (train, test))
+    if shared and not told:  # by `shared_units`
         shown = ", ".join(shared[:5]) + (", ..." if len(shared) > 5 else "")
         logger.info("%d speakers are in train and test (%s): the result holds for known voices.", len(shared), shown)
         found.append(f"{len(shared)} speakers are in train and test: the result holds for known voices.")

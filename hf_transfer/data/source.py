@@ -1,26 +1,33 @@
 """What the model knew before: set apart to measure forgetting, and replayed against it."""
 
-from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets
+from collections.abc import Callable
+
+from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from hf_transfer.arguments import DataArguments
-from hf_transfer.errors import InputError, logger, nearest
+from hf_transfer.data.drawing import draw
+from hf_transfer.data.groups import NAMELESS
+from hf_transfer.data.leakage import UNIT, unit_numbers
+from hf_transfer.errors import InputError, logger
 
 # The column of training examples that says which are mixed in.
 REPLAYED = "replayed"
-# The group of examples that name none.
-NAMELESS = "(none)"
 
 
-def separate_source(splits: DatasetDict, data: DataArguments, seed: int) -> tuple[DatasetDict, Dataset | None]:
+def separate_source(
+    splits: DatasetDict, data: DataArguments, seed: int, identities: Callable[[Dataset], list[str]]
+) -> tuple[DatasetDict, Dataset | None]:
     """Set apart the examples of what the model knew before.
 
     Test examples of --source_group become the split ``source``; training examples of it wait for `replay`. A
-    --source_file is split in two halves where it has to serve both.
+    --source_file is split in two halves where it has to serve both; equal examples, and those of one unit where whole
+    ones halve it nearly, are in the same half.
 
     Args:
         splits: with ``train`` and ``test``; with ``source`` where there is a --source_file.
         data: the source.
         seed: of the halves.
+        identities: what makes two examples equal.
 
     Returns:
         The splits, and the examples that can be replayed.
@@ -57,20 +64,48 @@ def separate_source(splits: DatasetDict, data: DataArguments, seed: int) -> tupl
             "--source_file has one usable example; with --replay it needs two: one to measure, one to mix in."
         )
     elif data.replay and pool is None:
-        halves = splits["source"].train_test_split(test_size=0.5, seed=seed)
-        splits["source"], pool = halves["test"], halves["train"]
-        logger.info("Half of --source_file is replayed from, the other half (%d) measures.", len(splits["source"]))
+        splits["source"], pool = _halves(splits["source"], seed, identities)
+        logger.info(
+            "%d examples of --source_file are replayed from, the other %d measure.", len(pool), len(splits["source"])
+        )
     return splits, pool
 
 
-def replay(splits: DatasetDict, pool: Dataset | None, data: DataArguments, seed: int) -> DatasetDict:
-    """Mix examples of what the model knew before into training, as many as --replay says.
+def _halves(source: Dataset, seed: int, identities: Callable[[Dataset], list[str]]) -> tuple[Dataset, Dataset]:
+    """Two halves of a dataset without an example in common, and without a unit in common where that is near to halves.
+
+    Raises:
+        InputError: nearly all examples are equal.
+    """
+    equal = identities(source)
+    choices = [unit_numbers(equal)]
+    if UNIT in source.column_names:
+        choices.insert(0, unit_numbers(equal, source[UNIT][:]))
+    for units in choices:
+        drawn = draw(units, [None] * len(source), len(source) // 2, seed)
+        if min(len(drawn.taken), len(drawn.kept)) > len(source) / 4:
+            return source.select(drawn.kept), source.select(drawn.taken)
+    raise InputError(
+        "--source_file cannot be halved, to measure on one half and --replay the other: too many of its examples are "
+        "equal. Give it a column `split` with the values train and test."
+    )
+
+
+def replay(
+    splits: DatasetDict,
+    pool: Dataset | None,
+    data: DataArguments,
+    seed: int,
+    identities: Callable[[Dataset], list[str]],
+) -> DatasetDict:
+    """Mix examples of what the model knew before into training, as many as --replay says; none that are held out.
 
     Args:
         splits: with ``train``.
         pool: what they are drawn from.
         data: the share.
         seed: of the draw.
+        identities: what makes two examples equal.
 
     Returns:
         The splits; where there are such examples, a column of training says which they are.
@@ -80,68 +115,18 @@ def replay(splits: DatasetDict, pool: Dataset | None, data: DataArguments, seed:
     """
     if not data.replay or pool is None:
         return splits
+    held_out = {key for name, split in splits.items() if name != "train" for key in identities(split)}
+    pool = pool.select([i for i, key in enumerate(identities(pool)) if key not in held_out])
     wanted = max(1, round(data.replay * len(splits["train"])))
     if wanted > len(pool):
         raise InputError(
             f"--replay {data.replay:g} of {len(splits['train'])} training examples are {wanted}; there are "
-            f"{len(pool)} source examples to take them from."
+            f"{len(pool)} source examples that are not held out to take them from."
         )
     own, taken = splits["train"], _like(splits["train"], pool.shuffle(seed=seed).select(range(wanted)))
     splits["train"] = concatenate_datasets([own, taken]).add_column(REPLAYED, [False] * len(own) + [True] * wanted)
     logger.info("%d source examples are mixed into training (--replay).", wanted)
     return splits
-
-
-def named_groups(splits: DatasetDict, data: DataArguments) -> DatasetDict:
-    """The user's splits with the groups' names where the column holds ids of a `ClassLabel`."""
-    column = data.group_column_name
-    named = DatasetDict(splits)
-    for name, split in splits.items():
-        feature = split.features.get(column)
-        if isinstance(feature, ClassLabel):
-            names = [None if i is None or i < 0 else feature.int2str(i) for i in split[column][:]]
-            named[name] = split.remove_columns(column).add_column(column, names)
-    return named
-
-
-def only_groups(splits: DatasetDict, data: DataArguments) -> DatasetDict:
-    """The user's splits with the rows of --target_group and --source_group alone, before anything is done with them.
-
-    Raises:
-        InputError: there is no such column, or no such group.
-    """
-    column = str(data.group_column_name)
-    if data.target_group is None and data.source_group is None:
-        return splits
-    groups = {
-        name: [str(group).strip() for group in split[column][:]]
-        for name, split in splits.items()
-        if column in split.column_names
-    }
-    if "train" not in groups:
-        shown = ", ".join(splits["train"].column_names)
-        raise InputError(f"--group_column_name {column}: the training split has no such column. It has: {shown}.")
-    there = {group for own in groups.values() for group in own}
-    for flag, named in (("target_group", data.target_group or []), ("source_group", [data.source_group])):
-        for group in named:
-            if group is not None and group not in there:
-                shown = ", ".join(sorted(there))
-                raise InputError(
-                    f"--{flag} {group}: there is no such group. There are: {shown}.{nearest(group, there)}"
-                )
-    if data.target_group is None:
-        return splits
-    wanted = {*data.target_group, data.source_group}
-    if not any(group in data.target_group for group in groups["train"]):
-        raise InputError(f"--target_group {' '.join(data.target_group)}: the training split has no example of it.")
-    return DatasetDict(
-        {
-            name: split.select([i for i, group in enumerate(groups[name]) if group in wanted])
-            if name in groups and name not in ("source", "replay")
-            else split
-            for name, split in splits.items()
-        }
-    )
 
 
 def _like(train: Dataset, taken: Dataset) -> Dataset:

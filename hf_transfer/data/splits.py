@@ -1,15 +1,11 @@
 """Hub datasets and local files to a `DatasetDict` with train, validation and test splits."""
 
-import math
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import datasets
 from datasets import Dataset, DatasetDict
-from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from hf_transfer.arguments import DataArguments
 from hf_transfer.data.audiofolder import SPLIT_NAMES, audiofolder_tables, load_audiofolder
@@ -18,10 +14,6 @@ from hf_transfer.errors import InputError, logger, short_path
 
 # `source` is what the model knew before, to be measured apart; `replay` more of it, to be mixed into training.
 SPLITS = ("train", "validation", "test", "source", "replay")
-# More than this says little more about temperature and threshold, and is missed in training.
-ENOUGH_TO_VALIDATE = 400
-# With fewer speakers, one who is left out is too large a part of what is learned or measured.
-ENOUGH_SPEAKERS = 10
 
 
 def load_splits(data: DataArguments) -> DatasetDict:
@@ -140,134 +132,3 @@ def find_column(columns: Sequence[str], given: str | None, usual: Sequence[str],
     if any(len(name) > 30 or " " in name for name in columns):
         message += " If the file has no header, name its columns in order: --column_names label text."
     raise InputError(message)
-
-
-def complete_splits(
-    splits: DatasetDict, strata: dict[str, list[Any]], data: DataArguments, seed: int
-) -> tuple[DatasetDict, dict[str, Any]]:
-    """Make the splits that are missing, stratified and seeded; of whole speakers where ten or more are known.
-
-    Args:
-        splits: at least ``train``.
-        strata: for each split, what each example is stratified by.
-        data: shares.
-        seed: of the draw.
-
-    Returns:
-        The splits with ``test`` and, unless its share is 0, ``validation``; and what was made from what.
-    """
-    made: dict[str, Any] = {}
-    train = splits["train"]
-    strata = dict(strata)
-    complete = DatasetDict({name: split for name, split in splits.items() if name != "train"})
-    for name, share in (("test", data.test_size), ("validation", data.validation_size)):
-        if name in splits or share == 0:
-            continue
-        if share is None:
-            share = min(0.1, ENOUGH_TO_VALIDATE / len(train))
-        whole = _whole_speakers(train, strata["train"], share, seed)
-        keep, taken, evenly = whole or _stratified(strata["train"], share, seed)
-        how = "stratified" if evenly else "at random, as some kinds are too rare"
-        how = "whole speakers, as new voices are what it is for" if whole else how
-        complete[name], train = train.select(taken), train.select(keep)
-        strata[name] = [strata["train"][i] for i in taken]
-        strata["train"] = [strata["train"][i] for i in keep]
-        made[name] = {"from": "train", "share": len(taken) / len(keep + taken), "seed": seed,
-                      "whole_speakers": whole is not None}  # fmt: skip
-        logger.info(
-            "No %s split: %d examples of the training split are kept for it (%s, seed %d; --%s_size).",
-            name, len(taken), how, seed, name,
-        )  # fmt: skip
-    if "test" not in complete:
-        raise InputError("There is nothing to measure on: give --test_file, or --test_size above 0.")
-    complete["train"] = train
-    return DatasetDict({name: complete[name] for name in SPLITS if name in complete}), made
-
-
-def _whole_speakers(
-    train: Dataset, strata: list[Any], share: float, seed: int
-) -> tuple[list[int], list[int], bool] | None:
-    """As `_stratified`, no speaker on both sides; None with too few speakers, in all or of a kind."""
-    speakers, folds = train["speaker"][:] if "speaker" in train.column_names else [], round(1 / share)
-    if len(set(speakers)) < ENOUGH_SPEAKERS or folds < 2:
-        return None
-    evenly = min(Counter(strata).values()) >= folds
-    kinds = strata if evenly else [0] * len(strata)
-    divided = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(strata, kinds, speakers)
-    keep, taken = next(divided)
-    if any({strata[i] for i in side} != set(strata) for side in (keep, taken)):
-        return None  # one kind of examples would not be learned, or not measured
-    return keep.tolist(), taken.tolist(), evenly
-
-
-def cut_to_sizes(
-    splits: DatasetDict, strata: dict[str, list[Any]], data: DataArguments, seed: int, split_seed: int
-) -> DatasetDict:
-    """The splits with no more examples than --max_train_samples (by `seed`) and --max_eval_samples, stratified."""
-    limits = dict.fromkeys(SPLITS, data.max_eval_samples) | {"train": data.max_train_samples, "replay": None}
-    cut = DatasetDict(splits)
-    for name, split in splits.items():
-        limit = limits[name]
-        if limit is not None and limit < len(split):
-            _, taken, _ = _stratified(strata[name], limit, seed if name == "train" else split_seed)
-            cut[name] = split.select(taken)
-    return cut
-
-
-def _stratified(strata: list[Any], share: float, seed: int) -> tuple[list[int], list[int], bool]:
-    """Indices to keep and indices taken, each in their first order; and whether every stratum is on both sides."""
-    count = len(strata)
-    wanted = share if isinstance(share, int) else max(1, math.ceil(count * share))
-    if wanted >= count:
-        raise InputError(f"{count} examples are too few to take {wanted} of them for another split.")
-    counts = Counter(strata)
-    # Strata of one example cannot be on both sides: they go together, wherever they fall.
-    keys = [key if counts[key] > 1 else "\0rare" for key in strata]
-    pooled = Counter(keys)
-    if pooled["\0rare"] == 1:  # a single one goes with the commonest
-        keys = [counts.most_common(1)[0][0] if key == "\0rare" else key for key in keys]
-    pooled = Counter(keys)
-    fits = min(pooled.values()) > 1 and len(pooled) <= wanted and len(pooled) <= count - wanted
-    keep, taken = train_test_split(
-        range(count), test_size=wanted, stratify=keys if fits else None, random_state=seed, shuffle=True
-    )
-    return sorted(keep), sorted(taken), fits
-
-
-def overlap(
-    splits: DatasetDict, keys: dict[str, list[str]], *, remove: bool
-) -> tuple[DatasetDict, dict[str, int], list[str]]:
-    """Count the examples of training that validation or test hold as well, and take them out if asked.
-
-    Args:
-        splits: with ``train``.
-        keys: for each split, what makes two examples the same, an entry an example.
-        remove: take them out of ``train``.
-
-    Returns:
-        The splits; how many examples of each held-out split are in training too, and how many were
-        ``removed_from_train``; what the test examples among them make of the result, in a sentence or none.
-    """
-    caveats = []
-    held_out = {key for name in splits if name != "train" for key in keys[name]}
-    seen_in_train = set(keys["train"])
-    counts = {name: sum(key in seen_in_train for key in keys[name]) for name in splits if name != "train"}
-    kept = [i for i, key in enumerate(keys["train"]) if key not in held_out]
-    shared = len(keys["train"]) - len(kept)
-    if shared:
-        found = ", ".join(f"{count} of {len(keys[name])} in {name}" for name, count in counts.items())
-        if remove:
-            if not kept:
-                raise InputError("--deduplicate leaves nothing to train on: every training example is held out too.")
-            splits["train"] = splits["train"].select(kept)
-            logger.info("Also in training: %s. %d training examples are removed (--deduplicate).", found, shared)
-        else:
-            logger.info(
-                "Also in training: %s. They do not tell how it does on new ones; --deduplicate removes them.", found
-            )
-            if counts["test"]:
-                caveats.append(
-                    f"{counts['test']} of {len(keys['test'])} test examples occur in training as well: they do not "
-                    "tell how it does on new ones."
-                )
-    return splits, {**counts, "removed_from_train": shared if remove else 0}, caveats

@@ -15,6 +15,7 @@ from transformers import AutoModelForCTC, PreTrainedModel, Wav2Vec2BertProcessor
 from hf_transfer.arguments import DataArguments, ModelArguments
 from hf_transfer.data.audio import AudioSettings, as_data_uri
 from hf_transfer.data.clips import Clips, SpeechCollator, samples_for, spelling_frames
+from hf_transfer.data.leakage import UNIT, usual_unit_column
 from hf_transfer.data.recordings import (
     AUDIO_COLUMNS,
     SPEAKER_COLUMNS,
@@ -49,6 +50,12 @@ class SpeechRecognition(SpeechSettings):
     headline: ClassVar[tuple[str, ...]] = ("wer", "cer")
     greater_is_better: ClassVar[bool] = False
     decides: ClassVar[bool] = False
+    # Sixteen clips a step, eight at a time: half a minute of speech each takes gigabytes in a large model.
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "per_device_train_batch_size": 8,
+        "gradient_accumulation_steps": 2,
+        "per_device_eval_batch_size": 8,
+    }
     learning_rates: ClassVar[Mapping[str, float]] = {
         "full": 1e-4,
         "lora": 5e-4,
@@ -105,6 +112,7 @@ class SpeechRecognition(SpeechSettings):
         columns["text"] = find_column(there, self.text_column_name, TRANSCRIPT_COLUMNS, "text_column_name")
         speaker = self.speaker_column_name or next((name for name in SPEAKER_COLUMNS if name in there), None)
         columns |= {"speaker": speaker} if speaker else {}
+        columns |= {UNIT: str(data.split_by)} if data.split_by in there else {}
         return columns | ({"group": data.group_column_name} if data.group_column_name else {})
 
     def _letters(
@@ -141,6 +149,12 @@ class SpeechRecognition(SpeechSettings):
 
     def identities(self, split: Dataset) -> list[str]:
         return split["checksum"][:]
+
+    def contents(self, split: Dataset) -> list[str]:
+        return split["checksum"][:]
+
+    def unit_column(self, columns: Sequence[str]) -> str | None:
+        return self.speaker_column_name if self.speaker_column_name in columns else usual_unit_column(columns)
 
     def check(self, splits: DatasetDict) -> list[str]:
         return caveats_of_speakers(splits["train"], splits["test"])

@@ -24,6 +24,8 @@ class Task(Protocol):
     """The metrics that summaries name, the one that decides first."""
     greater_is_better: ClassVar[bool]
     """Whether they are better when they are greater."""
+    defaults: ClassVar[Mapping[str, Any]]
+    """Training arguments by flag name that are the task's own unless the user says otherwise, however a run starts."""
     learning_rates: ClassVar[Mapping[str, float]]
     """Peak learning rates by method, and of a head alone (``head``): see `methods.default_learning_rate`."""
     decides: ClassVar[bool]
@@ -57,7 +59,13 @@ class Task(Protocol):
         """What each example is stratified by when a split is made."""
 
     def identities(self, split: Dataset) -> list[str]:
-        """What makes two examples the same when splits are compared, an entry an example."""
+        """What makes two examples equal when splits are drawn and compared, an entry an example."""
+
+    def contents(self, split: Dataset) -> list[str]:
+        """What changes with an example, however little of it changes, an entry an example."""
+
+    def unit_column(self, columns: Sequence[str]) -> str | None:
+        """Of the user's columns the one of speakers, patients or cameras, who are kept on one side of drawn splits."""
 
     def check(self, splits: DatasetDict) -> list[str]:
         """Refuse before training what would fail after it.

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,6 +21,7 @@ from hf_transfer.data.examples import (
     read_examples,
     several_in_a_cell,
 )
+from hf_transfer.data.leakage import UNIT, text_identity, usual_unit_column
 from hf_transfer.data.splits import find_column
 from hf_transfer.errors import InputError, logger
 from hf_transfer.evaluation import classification
@@ -54,6 +55,7 @@ class TextClassification(TextSettings):
     headline: ClassVar[tuple[str, ...]] = ("accuracy", "f1")
     greater_is_better: ClassVar[bool] = True
     decides: ClassVar[bool] = True
+    defaults: ClassVar[Mapping[str, Any]] = {"per_device_train_batch_size": 16, "per_device_eval_batch_size": 32}
     # Full: the top of the BERT paper's range (Devlin et al. 2019, appendix A.3). LoRA wants about ten times that
     # (Schulman et al. 2025, "LoRA Without Regret"). A head alone sees standardised inputs.
     learning_rates: ClassVar[Mapping[str, float]] = {
@@ -94,10 +96,10 @@ class TextClassification(TextSettings):
         others = [name for name in train.column_names if name not in columns.values()]
         label = find_column(others, self.label_column_name, LABEL_COLUMNS, "label_column_name")
         columns |= {"label": label} | ({"group": data.group_column_name} if data.group_column_name else {})
-        read = {
-            name: read_examples(split, name, columns, self.label_separator, drop=data.drop_incomplete)
-            for name, split in splits.items()
-        }
+        read = {}
+        for name, split in splits.items():
+            unit = {UNIT: str(data.split_by)} if data.split_by in split.column_names else {}
+            read[name] = read_examples(split, name, columns | unit, self.label_separator, drop=data.drop_incomplete)
         counts = {name: label_counts(split) for name, split in read.items()}
         if config is not None:
             names = [config.id2label[i] for i in range(config.num_labels)]
@@ -120,9 +122,13 @@ class TextClassification(TextSettings):
         return [str(sorted(label)) for label in labels] if _several(split) else labels
 
     def identities(self, split: Dataset) -> list[str]:
-        pairs = split["text_pair"][:] if "text_pair" in split.column_names else [""] * len(split)
-        both = (f"{text.strip()}\0{pair.strip()}" for text, pair in zip(split["text"], pairs, strict=True))
-        return [hashlib.blake2b(each.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest() for each in both]
+        return [text_identity(*texts) for texts in _texts(split)]
+
+    def contents(self, split: Dataset) -> list[str]:
+        return [hashlib.sha256(repr(texts).encode()).hexdigest() for texts in _texts(split)]
+
+    def unit_column(self, columns: Sequence[str]) -> str | None:
+        return usual_unit_column(columns, (self.text_column_name, self.text_pair_column_name, self.label_column_name))
 
     def check(self, splits: DatasetDict) -> list[str]:
         if self.class_weights == "balanced":
@@ -299,6 +305,12 @@ class TextClassification(TextSettings):
 
     def pipeline(self, model: Any, processor: Any) -> Any:
         return DecidingTextClassificationPipeline(model=model, tokenizer=processor)
+
+
+def _texts(split: Dataset) -> Iterator[tuple[str, ...]]:
+    """The text of each example, or the pair of them."""
+    names = [name for name in ("text", "text_pair") if name in split.column_names]
+    return zip(*(split[name][:] for name in names), strict=True)
 
 
 def _names(split: Dataset) -> list[str]:

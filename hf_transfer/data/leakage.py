@@ -1,0 +1,145 @@
+"""Leakage between splits: equal examples, and those of one speaker, patient or camera, on both sides."""
+
+import hashlib
+import unicodedata
+from collections import Counter
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from datasets import DatasetDict
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from hf_transfer.data.drawing import Array
+from hf_transfer.data.groups import NAMELESS
+from hf_transfer.errors import InputError, logger
+
+# The column of a standardised split with the values of --split_by.
+UNIT = "unit"
+# Who or what is usually kept on one side, and the columns that name it, in small letters without signs between them.
+USUAL_UNITS = {
+    "speakers": ("speaker", "speakerid", "clientid"),
+    "patients": ("patient", "patientid", "subjectid"),
+    "cameras": ("camera", "cameraid"),
+}
+# Of no width, and in no text a sign of its own: soft hyphen, zero-width space, word joiner, byte order mark.
+INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
+
+
+def text_identity(*texts: str) -> str:
+    """A digest that is the same for texts that differ in case, spacing or Unicode form alone.
+
+    Compatibility caseless matching of the Unicode Standard (section 3.13, D146), without spaces.
+    """
+    return hashlib.blake2b("\0".join(map(_folded, texts)).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+def _folded(text: str) -> str:
+    folded = text.lower() if text.isascii() else text.translate(INVISIBLE)
+    if not folded.isascii():
+        folded = unicodedata.normalize("NFD", folded).casefold()
+        folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", folded).casefold())
+    return "".join(folded.split())
+
+
+def usual_unit_column(columns: Sequence[str], other: Sequence[str | None] = ()) -> str | None:
+    """The first column named like a speaker, patient or camera; those in `other` are used for something else."""
+    for usual in USUAL_UNITS.values():
+        for name in usual:
+            for column in columns:
+                if _letters(column) == name and column not in other:
+                    return column
+    return None
+
+
+def unit_noun(column: str) -> str:
+    """What the values of a column are called in a sentence: ``patients``, or ``values of 'ward'``."""
+    usual = (noun for noun, names in USUAL_UNITS.items() if _letters(column) in names)
+    return next(usual, f"values of '{column}'")
+
+
+def _letters(column: str) -> str:
+    return "".join(character for character in column.lower() if character.isalnum())
+
+
+def unit_numbers(identities: Sequence[Hashable], values: Sequence[str] | None = None) -> Array:
+    """A number for each example, the same for examples that have to be on one side of a split.
+
+    Args:
+        identities: what makes two examples equal.
+        values: of --split_by; an example with the value `NAMELESS` has none.
+
+    Returns:
+        The connected components of examples that are equal or share a value, numbered from 0, [n].
+    """
+    count = len(identities)
+    first: dict[Hashable, int] = {}
+    links = [first.setdefault(("identity", key), i) for i, key in enumerate(identities)]
+    ends = list(range(count))
+    if values is not None:
+        named = [i for i, value in enumerate(values) if value != NAMELESS]
+        links += [first.setdefault(("value", values[i]), i) for i in named]
+        ends += named
+    graph = coo_array((np.ones(len(ends), dtype=np.int8), (ends, links)), shape=(count, count))
+    return connected_components(graph.tocsr(), directed=False)[1]
+
+
+def shared_units(splits: DatasetDict, column: str) -> list[str]:
+    """What makes the result flatter or narrower than it looks: units in training and test, or a single one of them.
+
+    The values are named on the screen alone.
+    """
+    if any(UNIT not in splits[name].column_names for name in ("train", "test")):
+        return []
+    train, test = (Counter(value for value in splits[name][UNIT] if value != NAMELESS) for name in ("train", "test"))
+    shared, noun = sorted(train.keys() & test.keys()), unit_noun(column)
+    found = []
+    if shared:
+        shown = ", ".join(shared[:5]) + (", ..." if len(shared) > 5 else "")
+        holds = f"the result holds for known {'voices' if noun == 'speakers' else 'ones'}."
+        logger.info("%d %s are in train and test (%s): %s", len(shared), noun, shown, holds)
+        found.append(f"{len(shared)} {noun} are in train and test: {holds}")
+    for name, units in (("training", train), ("test", test)):
+        if len(units) == 1 and not shared:
+            found.append(f"The {name} split has one of the {noun} alone: with others the result may be another.")
+            logger.info("%s", found[-1])
+    return found
+
+
+def overlap(
+    splits: DatasetDict, keys: dict[str, list[str]], *, remove: bool
+) -> tuple[DatasetDict, dict[str, int], list[str]]:
+    """Count the examples of training that validation or test hold as well, and take them out if asked.
+
+    Args:
+        splits: with ``train``.
+        keys: for each split, what makes two examples the same, an entry an example.
+        remove: take them out of ``train``.
+
+    Returns:
+        The splits; how many examples of each held-out split are in training too, and how many were
+        ``removed_from_train``; what the test examples among them make of the result, in a sentence or none.
+    """
+    caveats = []
+    held_out = {key for name in splits if name != "train" for key in keys[name]}
+    seen_in_train = set(keys["train"])
+    counts = {name: sum(key in seen_in_train for key in keys[name]) for name in splits if name != "train"}
+    kept = [i for i, key in enumerate(keys["train"]) if key not in held_out]
+    shared = len(keys["train"]) - len(kept)
+    if shared:
+        found = ", ".join(f"{count} of {len(keys[name])} in {name}" for name, count in counts.items())
+        if remove:
+            if not kept:
+                raise InputError("--deduplicate leaves nothing to train on: every training example is held out too.")
+            splits["train"] = splits["train"].select(kept)
+            logger.info("Also in training: %s. %d training examples are removed (--deduplicate).", found, shared)
+        else:
+            logger.info(
+                "Also in training: %s. They do not tell how it does on new ones; --deduplicate removes them.", found
+            )
+            if counts["test"]:
+                caveats.append(
+                    f"{counts['test']} of {len(keys['test'])} test examples occur in training as well: they do not "
+                    "tell how it does on new ones."
+                )
+    return splits, {**counts, "removed_from_train": shared if remove else 0}, caveats
