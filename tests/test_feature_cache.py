@@ -210,7 +210,8 @@ AS_THEY_ARE = {"speed_perturbation": 0.0, "mask_time_prob": 0.0}
 
 
 def learn(output, model, accents, task=None, **arguments):
-    settings = {"max_steps": 5, "per_device_train_batch_size": 8, "report_to": "none", "disable_tqdm": True,
+    settings = {"max_steps": 5, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1,
+                "report_to": "none", "disable_tqdm": True,
                 "learning_rate": 1e-3, "dataset_name": str(accents)}  # fmt: skip
     task = task or SpeechRecognition(**AS_THEY_ARE)
     return finetune(task, output_dir=str(output), model_name_or_path=str(model), **{**settings, **arguments}).report

@@ -36,6 +36,7 @@ def main() -> None:
         method=job["method"],
         output_dir=job["output"],
         per_device_train_batch_size=job["batch_size"],
+        gradient_accumulation_steps=1,
         per_device_eval_batch_size=job["eval_batch_size"],
         num_train_epochs=job["epochs"],
         save_strategy="no",

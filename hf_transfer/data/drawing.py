@@ -20,6 +20,8 @@ MISSING = 0.5
 # Of several searches, all that come this near to the best are as good: the seed decides, and not the last example.
 AS_GOOD = 0.02
 SEARCHES = 24
+# Units of no more than this share of what is wanted are small.
+SMALL = 0.1
 # Exchanges of two units that are looked at in one step of a search.
 EXCHANGES = 4096
 ROUNDING = 1e-9
@@ -138,10 +140,12 @@ def _nearest(vectors: Array, available: Array, cost: _Cost, source: np.random.Ge
     """How many units of each kind to take, [kinds]: one of the best of several searches."""
     results: list[tuple[float, Array]] = []
     share = cost.wanted / cost.total.sum()
+    small = np.flatnonzero(vectors.sum(axis=1) <= SMALL * cost.wanted)
     for _ in range(SEARCHES):
-        chosen = np.floor(available * share + source.random(len(available)))
-        chosen = np.minimum(chosen, available).astype(int)
-        results.append(_search(vectors, available, chosen, cost, source))
+        chosen = np.floor(available * share + source.random(len(available))).astype(int)
+        # The small ones are fitted to the large that chance has chosen, before it is asked whether others do better.
+        _, chosen = _search(vectors, available, chosen, cost, small, source)
+        results.append(_search(vectors, available, chosen, cost, np.arange(len(available)), source))
         if results[-1][0] <= cost.lowest() + AS_GOOD * cost.wanted:
             return results[-1][1]
     best = min(value for value, _ in results)
@@ -149,22 +153,23 @@ def _nearest(vectors: Array, available: Array, cost: _Cost, source: np.random.Ge
 
 
 def _search(
-    vectors: Array, available: Array, chosen: Array, cost: _Cost, source: np.random.Generator
+    vectors: Array, available: Array, chosen: Array, cost: _Cost, kinds: Array, source: np.random.Generator
 ) -> tuple[float, Array]:
-    """Add, remove or exchange a unit as long as that brings the choice nearer: its cost in the end, and the choice."""
-    chosen = chosen.copy()
+    """Add, remove or exchange a unit of `kinds` while that brings the choice nearer: its cost in the end, and it."""
+    chosen = np.minimum(chosen, available)
     taken = chosen @ vectors
     now = float(cost(taken))
-    while True:
-        out, into = np.flatnonzero(chosen > 0), np.flatnonzero(chosen < available)
+    while len(kinds):
+        out, into = kinds[chosen[kinds] > 0], kinds[chosen[kinds] < available[kinds]]
         step = _better(vectors, taken, now, cost, out, into) or _exchange(vectors, taken, now, cost, out, into, source)
         if step is None:
-            return now, chosen
+            break
         removed, added = step
         chosen[removed] -= 1
         chosen[added] += 1
         taken = chosen @ vectors
         now = float(cost(taken))
+    return now, chosen
 
 
 def _better(

@@ -60,14 +60,14 @@ def complete_splits(
     for name, share in (("test", data.test_size), ("validation", data.validation_size)):
         if name in splits or share == 0:
             continue
-        pool = _Pool(name, train.select(rows), [strata["train"][i] for i in rows],
+        pool = _Pool(name, share, train.select(rows), [strata["train"][i] for i in rows],
                      [identities["train"][i] for i in rows], data, seed)  # fmt: skip
-        drawn, by = pool.held_out(share, column, asked=asked)
+        drawn, by = pool.held_out(column, asked=asked)
         if drawn is None:
             continue
         complete[name] = train.select(rows[drawn.taken])
-        made[name] = {"from": "train", "share": len(drawn.taken) / len(rows), "seed": seed, "split_by": by,
-                      "whole": unit_noun(by) if by else None}  # fmt: skip
+        made[name] = {"from": "train", "share": len(drawn.taken) / len(rows), "asked": pool.wanted / len(rows),
+                      "seed": seed, "split_by": by, "whole": unit_noun(by) if by else None}  # fmt: skip
         rows = rows[drawn.kept]
     if "test" not in complete:
         raise InputError("There is nothing to measure on: give --test_file, or --test_size above 0.")
@@ -76,88 +76,87 @@ def complete_splits(
 
 
 class _Pool:
-    """Examples of which some are to be held out for a split."""
+    """Examples of which some are to be held out for a split; None as the share asks for what is usual."""
 
     def __init__(
-        self, name: str, train: Dataset, strata: list[Any], identities: list[str], data: DataArguments, seed: int
+        self,
+        name: str,
+        share: float | None,
+        train: Dataset,
+        strata: list[Any],
+        identities: list[str],
+        data: DataArguments,
+        seed: int,
     ):
-        self.name, self.train, self.strata, self.identities = name, train, strata, identities
-        self.data, self.seed = data, seed
+        count = len(train)
+        self.name, self.share, self.seed = name, share, seed
+        self.train, self.strata, self.identities = train, strata, identities
+        self.wanted = max(1, math.ceil(count * (min(0.1, ENOUGH_TO_VALIDATE / count) if share is None else share)))
+        if self.wanted >= count:
+            raise InputError(f"{count} examples are too few to take {self.wanted} of them for another split.")
         if data.split_by is not None and data.split_by == data.group_column_name and strata == train["group"][:]:
-            self.strata = [None] * len(train)  # what is kept whole cannot be on both sides too
+            self.strata = [None] * count  # what is kept on one side cannot be on both
 
-    def held_out(self, share: float | None, column: str | None, *, asked: bool) -> tuple[Drawn | None, str | None]:
-        """The examples for the split, and the column whose values are kept whole; no examples where none can be."""
-        count = len(self.train)
-        wanted = _number(count, min(0.1, ENOUGH_TO_VALIDATE / count) if share is None else share)
-        if column is not None:
-            units = unit_numbers(self.identities, self.train[UNIT][:])
-            drawn = draw(units, self.strata, wanted, self.seed)
-            if _is_near(drawn, wanted, share) and (asked or drawn.one_sided <= RARE):
-                self._say(drawn, wanted, f"whole {unit_noun(column)}, as new ones are what it is for (--split_by)")
-                return drawn, column
-            if asked:
-                self._go_without(units, drawn, wanted, share, column)
-                return None, None
-            logger.info(
-                "Whole %s (column %r) leave no %s split near %d examples and with each kind of them: they are on both "
-                "sides of it (--split_by %s keeps them whole).",
-                unit_noun(column), column, self.name, wanted, column,
-            )  # fmt: skip
-        units = unit_numbers(self.identities)
-        drawn = draw(units, self.strata, wanted, self.seed)
-        if not _is_near(drawn, wanted, share):
-            self._go_without(units, drawn, wanted, share, None)
-            return None, None
-        how = "stratified" if drawn.stratified else "at random, as some kinds are too rare"
-        self._say(drawn, wanted, how if units.max() + 1 == count else f"{how}, equal examples together")
-        return drawn, None
-
-    def _say(self, drawn: Drawn, wanted: int, how: str) -> None:
-        taken = len(drawn.taken)
-        logger.info(
-            "No %s split: %d examples of the training split are kept for it (%s%s, seed %d; --%s_size).",
-            self.name, taken, how, "" if taken == wanted else f"; {wanted} were asked for", self.seed, self.name,
-        )  # fmt: skip
-
-    def _go_without(
-        self, units: np.ndarray, drawn: Drawn, wanted: int, share: float | None, column: str | None
-    ) -> None:
-        """Go without a split that nobody asked for; refuse where it was asked for.
+    def held_out(self, column: str | None, *, asked: bool) -> tuple[Drawn | None, str | None]:
+        """The examples of the split, and the column whose values it has whole; no examples where none can be.
 
         Raises:
-            InputError: its size was asked for.
+            InputError: there can be none, and the split was asked for.
         """
-        largest = int(np.bincount(units).max())
-        what = f"the largest of the {unit_noun(column)} has" if column else "the most that are equal are"
+        if column is not None:
+            units = unit_numbers(self.identities, self.train[UNIT][:])
+            drawn = draw(units, self.strata, self.wanted, self.seed)
+            if self._is_near(drawn) and (asked or drawn.one_sided <= RARE):
+                self._say(drawn, f"whole {unit_noun(column)}: --split_by {column}")
+                return drawn, column
+            if asked:
+                self._go_without(units, drawn, column)
+                return None, None
+            logger.info(
+                "Whole %s (column %r) leave no %s split near %d examples with each kind of them: they are on both "
+                "sides of it (--split_by %s keeps them whole).",
+                unit_noun(column), column, self.name, self.wanted, column,
+            )  # fmt: skip
+        units = unit_numbers(self.identities)
+        drawn = draw(units, self.strata, self.wanted, self.seed)
+        if not self._is_near(drawn):
+            self._go_without(units, drawn, None)
+            return None, None
+        how = "stratified" if drawn.stratified else "at random, as some kinds are too rare"
+        self._say(drawn, how if units.max() + 1 == len(units) else f"{how}, equal examples together")
+        return drawn, None
+
+    def _is_near(self, drawn: Drawn) -> bool:
+        """Whether there are about as many as wanted; fewer will do where nobody has named a number."""
+        taken = len(drawn.taken)
+        return 0 < taken <= NEAR * self.wanted and (self.share is None or NEAR * taken >= self.wanted)
+
+    def _say(self, drawn: Drawn, how: str) -> None:
+        taken = len(drawn.taken)
+        asked = "" if taken == self.wanted else f", where {self.wanted} were asked for"
+        logger.info(
+            "No %s split: %d examples of the training split are kept for it%s (%s, seed %d; --%s_size).",
+            self.name, taken, asked, how, self.seed, self.name,
+        )  # fmt: skip
+
+    def _go_without(self, units: np.ndarray, drawn: Drawn, column: str | None) -> None:
+        """Say that there is no such split.
+
+        Raises:
+            InputError: it was asked for.
+        """
+        largest, count = int(np.bincount(units).max()), len(units)
         kept = f"whole {unit_noun(column)} (--split_by {column})" if column else "equal examples on one side"
-        reached, count = len(drawn.taken), len(units)
-        found = f"with {kept} no {self.name} split near {wanted} of {count} examples can be drawn: {what} {largest}"
-        if share is None:
+        most = f"the largest of the {unit_noun(column)} has" if column else "the most that are equal are"
+        found = f"with {kept} there is no {self.name} split near {self.wanted} of {count} examples: {most} {largest}"
+        if self.share is None:
             logger.info("No validation split: %s. Nothing is chosen or calibrated (--validation_size).", found)
             return
-        share_reached = reached / count
-        nearest = f" The nearest has {reached}: --{self.name}_size {share_reached:.2g}." if share_reached < 0.9 else ""
-        other = (
-            "Name a split of your own (--test_file FILE)"
-            if self.name == "test"
-            else "Do without (--validation_size 0)"
-        )
+        reached = len(drawn.taken) / count
+        nearest = f" The nearest is --{self.name}_size {reached:.2g}." if 0 < reached < 0.9 else ""
+        other = "Name a file (--test_file FILE)" if self.name == "test" else "Do without (--validation_size 0)"
         without = ", or leave --split_by out" if column else ""
-        raise InputError(f"--{self.name}_size {share:g}: {found}.{nearest if reached else ''} {other}{without}.")
-
-
-def _is_near(drawn: Drawn, wanted: int, share: float | None) -> bool:
-    """Whether there are about as many as wanted; fewer will do where nobody has named a number."""
-    taken = len(drawn.taken)
-    return 0 < taken <= NEAR * wanted and bool(drawn.kept) and (share is None or NEAR * taken >= wanted)
-
-
-def _number(count: int, share: float) -> int:
-    wanted = max(1, math.ceil(count * share))
-    if wanted >= count:
-        raise InputError(f"{count} examples are too few to take {wanted} of them for another split.")
-    return wanted
+        raise InputError(f"--{self.name}_size {self.share:g}: {found}.{nearest} {other}{without}.")
 
 
 def cut_to_sizes(

@@ -101,7 +101,8 @@ def shared_units(splits: DatasetDict, column: str) -> list[str]:
         found.append(f"{len(shared)} {noun} are in train and test: {holds}")
     for name, units in (("training", train), ("test", test)):
         if len(units) == 1 and not shared:
-            found.append(f"The {name} split has one of the {noun} alone: with others the result may be another.")
+            single = noun.replace("values", "value") if noun.startswith("values") else noun.removesuffix("s")
+            found.append(f"All {name} examples are of one {single}: with others the result may be another.")
             logger.info("%s", found[-1])
     return found
 
