@@ -293,7 +293,7 @@ def _prepare_splits(
         data = dataclasses.replace(data, validation_size=0)  # nothing would be asked of it
     identities = {name: task.identities(split) for name, split in splits.items()}
     splits, made = complete_splits(splits, strata, identities, data, split_seed, asked=asked)
-    splits, pool = separate_source(splits, data, split_seed, task.identities)
+    splits, pool = separate_source(splits, data, split_seed, task.identities, asked=asked)
     splits = cut_to_sizes(splits, {name: task.strata(split) for name, split in splits.items()}, data, seed, split_seed)
     splits = replay(splits, pool, data, seed, task.identities)
     identities = {name: task.identities(split) for name, split in splits.items()}

@@ -12,10 +12,12 @@ from hf_transfer.errors import InputError, logger
 
 # The column of training examples that says which are mixed in.
 REPLAYED = "replayed"
+# What the smaller half has at least: of whole speakers nobody asked for, and otherwise.
+NEARLY_HALF, LEAST_HALF = 0.4, 0.25
 
 
 def separate_source(
-    splits: DatasetDict, data: DataArguments, seed: int, identities: Callable[[Dataset], list[str]]
+    splits: DatasetDict, data: DataArguments, seed: int, identities: Callable[[Dataset], list[str]], *, asked: bool
 ) -> tuple[DatasetDict, Dataset | None]:
     """Set apart the examples of what the model knew before.
 
@@ -28,6 +30,7 @@ def separate_source(
         data: the source.
         seed: of the halves.
         identities: what makes two examples equal.
+        asked: whether the user named the column of the units.
 
     Returns:
         The splits, and the examples that can be replayed.
@@ -64,30 +67,33 @@ def separate_source(
             "--source_file has one usable example; with --replay it needs two: one to measure, one to mix in."
         )
     elif data.replay and pool is None:
-        splits["source"], pool = _halves(splits["source"], seed, identities)
+        splits["source"], pool = _halves(splits["source"], seed, identities, asked=asked)
         logger.info(
             "%d examples of --source_file are replayed from, the other %d measure.", len(pool), len(splits["source"])
         )
     return splits, pool
 
 
-def _halves(source: Dataset, seed: int, identities: Callable[[Dataset], list[str]]) -> tuple[Dataset, Dataset]:
-    """Two halves of a dataset without an example in common, and without a unit in common where that is near to halves.
+def _halves(
+    source: Dataset, seed: int, identities: Callable[[Dataset], list[str]], *, asked: bool
+) -> tuple[Dataset, Dataset]:
+    """Two halves of a dataset without an example in common, nor a unit where whole ones are near to halves.
 
     Raises:
-        InputError: nearly all examples are equal.
+        InputError: too many examples are equal, or of one unit.
     """
     equal = identities(source)
-    choices = [unit_numbers(equal)]
+    choices = [(unit_numbers(equal), LEAST_HALF)]
     if UNIT in source.column_names:
-        choices.insert(0, unit_numbers(equal, source[UNIT][:]))
-    for units in choices:
+        whole = unit_numbers(equal, source[UNIT][:])
+        choices = [(whole, LEAST_HALF)] if asked else [(whole, NEARLY_HALF), *choices]
+    for units, share in choices:
         drawn = draw(units, [None] * len(source), len(source) // 2, seed)
-        if min(len(drawn.taken), len(drawn.kept)) > len(source) / 4:
+        if min(len(drawn.taken), len(drawn.kept)) >= share * len(source):
             return source.select(drawn.kept), source.select(drawn.taken)
     raise InputError(
         "--source_file cannot be halved, to measure on one half and --replay the other: too many of its examples are "
-        "equal. Give it a column `split` with the values train and test."
+        "equal, or of one value of --split_by. Give it a column `split` with the values train and test."
     )
 
 
