@@ -17,11 +17,11 @@ from hf_transfer import hub
 from hf_transfer.arguments import Arguments, DataArguments, TransferTrainingArguments
 from hf_transfer.data.drawn_splits import complete_splits, cut_to_sizes
 from hf_transfer.data.groups import named_groups, only_groups
-from hf_transfer.data.leakage import overlap, shared_units
+from hf_transfer.data.leakage import overlap, shared_units, unit_column
 from hf_transfer.data.source import REPLAYED, replay, separate_source
 from hf_transfer.data.splits import SPLITS, load_splits
 from hf_transfer.data.tables import show_bars_for
-from hf_transfer.errors import Failure, InputError, logger, nearest
+from hf_transfer.errors import Failure, InputError, logger
 from hf_transfer.evaluation.before_after import before_and_after
 from hf_transfer.methods import Anatomy, apply_method, count_parameters, merged, require_trainable
 from hf_transfer.models import quiet
@@ -283,7 +283,8 @@ def _prepare_splits(
     split_seed = seed if data.split_seed is None else data.split_seed
     given = _in_memory(dataset, data) if dataset is not None else load_splits(data)
     asked = data.split_by is not None
-    data = dataclasses.replace(data, split_by=_unit_column(task, data, given["train"].column_names))
+    columns = given["train"].column_names
+    data = dataclasses.replace(data, split_by=unit_column(data, columns, task.unit_column(columns)))
     given = only_groups(named_groups(given, data), data)
     show_bars_for(sum(len(split) for split in given.values()))
     splits, left_out = task.standardise(given, data, arguments.model)
@@ -309,24 +310,6 @@ def _prepare_splits(
         "also_in_training": also_in_training,
         "caveats": caveats,
     }
-
-
-def _unit_column(task: Task, data: DataArguments, columns: list[str]) -> str | None:
-    """The column whose values are kept on one side where splits are drawn: the user's, or one that is found.
-
-    Raises:
-        InputError: there is no such column.
-    """
-    if data.split_by is None:
-        column = task.unit_column(columns)
-        on_both_sides = data.source_group is not None and column == data.group_column_name
-        return None if on_both_sides else column
-    if data.split_by not in columns:
-        raise InputError(
-            f"--split_by {data.split_by}: the training split has no such column. It has: {', '.join(columns)}."
-            f"{nearest(data.split_by, columns)}"
-        )
-    return data.split_by
 
 
 def _counts(splits: DatasetDict) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from datasets import DatasetDict
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from hf_transfer.arguments import DataArguments
 from hf_transfer.data.drawing import Array
 from hf_transfer.data.groups import NAMELESS
-from hf_transfer.errors import InputError, logger
+from hf_transfer.errors import InputError, logger, nearest
 
 # The column of a standardised split with the values of --split_by.
 UNIT = "unit"
@@ -50,6 +51,23 @@ def usual_unit_column(columns: Sequence[str], other: Sequence[str | None] = ()) 
                 if _letters(column) == name and column not in other:
                     return column
     return None
+
+
+def unit_column(data: DataArguments, columns: Sequence[str], usual: str | None) -> str | None:
+    """The column whose values are kept on one side of drawn splits: --split_by, or the `usual` one.
+
+    Raises:
+        InputError: the training split has no such column.
+    """
+    if data.split_by is None:
+        # The source's group is trained and tested on.
+        return None if data.source_group is not None and usual == data.group_column_name else usual
+    if data.split_by not in columns:
+        raise InputError(
+            f"--split_by {data.split_by}: the training split has no such column. It has: {', '.join(columns)}."
+            f"{nearest(data.split_by, columns)}"
+        )
+    return data.split_by
 
 
 def unit_noun(column: str) -> str:
