@@ -222,9 +222,10 @@ def test_clips_with_the_same_samples_stay_together(speech_model, tmp_path):
                                   seed=seed, validation_size=0.1)  # fmt: skip
         assert facts["also_in_training"] == {"validation": 0, "test": 0, "removed_from_train": 0}
         assert {name: len(split) for name, split in splits.items()} == {"train": 29, "validation": 4, "test": 9}
-    halves = {"train_file": str(write_csv(tmp_path / "other.csv", write_clips(tmp_path, 30, shift=1.3))),
-              "source_file": str(tmp_path / "t.csv"), "replay": 0.5}  # fmt: skip
-    splits, facts = splits_of(halves["train_file"], SpeechRecognition(), model_name_or_path=model, **halves)
+    (tmp_path / "new").mkdir()
+    new = write_csv(tmp_path / "new" / "t.csv", write_clips(tmp_path / "new", 30, shift=1.3))
+    splits, facts = splits_of(new, SpeechRecognition(), model_name_or_path=model, source_file=str(tmp_path / "t.csv"),
+                              replay=0.5)  # fmt: skip
     assert facts["also_in_training"]["source"] == 0
     assert abs(len(splits["source"]) - 21) <= 1
 
