@@ -388,7 +388,8 @@ def names_in(folder):
 
 def test_a_collapsed_classifier_is_stopped_unless_told(tiny, tmp_path):
     rows = [{"text": "the same words", "label": label} for label in ("ham", "spam")] * 60
-    settings = {"train_file": str(write_csv(tmp_path / "m.csv", rows)), "logging_steps": 2, "num_train_epochs": 40.0,
+    file = str(write_csv(tmp_path / "m.csv", rows))
+    settings = {"train_file": file, "test_file": file, "logging_steps": 2, "num_train_epochs": 40.0,
                 "per_device_train_batch_size": 16, "learning_rate": 0.0, "report_to": "none",
                 "disable_tqdm": True}  # fmt: skip
     with pytest.raises(Failure, match=r"got the same label.*Lower --learning_rate.*--stop_when_sick false"):
@@ -399,7 +400,8 @@ def test_a_collapsed_classifier_is_stopped_unless_told(tiny, tmp_path):
 
 def test_a_few_steps_with_one_answer_are_no_collapse(tiny, tmp_path):
     rows = [{"text": "the same words", "label": label} for label in ("ham", "spam")] * 60
-    settings = {"train_file": str(write_csv(tmp_path / "m.csv", rows)), "logging_steps": 1, "max_steps": 13,
+    file = str(write_csv(tmp_path / "m.csv", rows))
+    settings = {"train_file": file, "test_file": file, "logging_steps": 1, "max_steps": 13,
                 "learning_rate": 0.0, "report_to": "none", "disable_tqdm": True}  # fmt: skip
     run_of(tmp_path / "out", tiny(), settings)
 

@@ -374,3 +374,9 @@ def test_examples_of_no_group_can_be_the_source(empty):
     assert set(splits["train"]["group"]) == set(splits["test"]["group"]) == {"2" if empty != empty else "chat"}
     splits, _ = splits_of(rows, group_column_name="g", target_group=["(none)"])
     assert set(splits["train"]["group"]) == {"(none)"}
+
+
+def test_a_checkpoint_tells_texts_that_are_equal_when_splits_are_drawn():
+    task, pair = TextClassification(), Dataset.from_dict({"text": ["Win £5", "win £5 "]})
+    assert len(set(task.identities(pair))) == 1
+    assert len(set(task.contents(pair))) == 2
