@@ -81,7 +81,7 @@ def preprocessing(hours: float) -> None:
     """Decode so many hours in this process, and print its peak memory."""
     from hf_transfer import SpeechRecognition
     from hf_transfer.arguments import DataArguments, ModelArguments
-    from hf_transfer.data.splits import load_splits
+    from hf_transfer.data.loading import load_splits
 
     with tempfile.TemporaryDirectory() as name:
         import datasets
@@ -99,7 +99,7 @@ def again(hours: float) -> None:
     """Decode so many hours twice, and print how long each took."""
     from hf_transfer import SpeechRecognition
     from hf_transfer.arguments import DataArguments, ModelArguments
-    from hf_transfer.data.splits import load_splits
+    from hf_transfer.data.loading import load_splits
 
     with tempfile.TemporaryDirectory() as name:
         import datasets
@@ -158,7 +158,7 @@ def training(asked: Any) -> None:
         ModelArguments,
         TransferTrainingArguments,
     )  # fmt: skip
-    from hf_transfer.data.splits import load_splits
+    from hf_transfer.data.loading import load_splits
     from hf_transfer.methods import Anatomy, apply_method
     from hf_transfer.models import quiet
     from hf_transfer.training.fit import constant_part, fit, make_trainer, settle_training

@@ -1,14 +1,18 @@
 """`hf-transfer`: predict, evaluate, compare, study, push, merge, env. Imports that take long wait for a command."""
 
 import argparse
-import json
+import codecs
+import itertools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 from hf_transfer.errors import InputError, nearest, run_command
+
+# The columns of a file are those of its first rows.
+FIRST_ROWS = 100
 
 
 class _Parser(argparse.ArgumentParser):
@@ -120,7 +124,7 @@ def _listed(text: str) -> list[str]:
 
 def _predict(arguments: argparse.Namespace) -> None:
     from hf_transfer.data.tables import read_rows
-    from hf_transfer.inference import load_finetuned, predict, task_class_of
+    from hf_transfer.inference import columns_as_trained, load_finetuned, predict, task_class_of
     from hf_transfer.reporting.output_folder import written_whole
 
     if bool(arguments.inputs) == bool(arguments.file):
@@ -128,12 +132,17 @@ def _predict(arguments: argparse.Namespace) -> None:
     if arguments.batch_size < 1:
         raise InputError(f"--batch_size is {arguments.batch_size}: expected 1 or more.")
     _refuse_output(arguments.output, arguments.file)
+    table: list[dict[str, Any]] = []
     if arguments.file:
         # A file that cannot be read is refused before the model is looked for.
-        next(read_rows(arguments.file, column_names=arguments.column_names, delimiter=arguments.delimiter))
+        reading = read_rows(arguments.file, column_names=arguments.column_names, delimiter=arguments.delimiter)
+        table = list(itertools.islice(reading, FIRST_ROWS))
     task_class = task_class_of(arguments.model)
     if arguments.file:
-        rows = _file_rows(arguments, task_class(**_settings_of(task_class, arguments)))
+        columns = list(dict.fromkeys(name for row in table for name in row))  # rows of JSON may lack some
+        trained = columns_as_trained(arguments.model, task_class, columns)
+        task = task_class(**trained | _settings_of(task_class, arguments))
+        rows = _inputs_of(itertools.chain(table, reading), task, columns, arguments.file)
     else:
         rows = ({task_class.main_input: given} for given in arguments.inputs)
     first = next(rows)  # columns that are not there are refused before the model is loaded
@@ -173,18 +182,11 @@ def _settings_of(task_class: Any, arguments: argparse.Namespace) -> dict[str, An
     return given
 
 
-def _file_rows(arguments: argparse.Namespace, task: Any) -> Iterator[dict[str, Any]]:
-    from hf_transfer.data.tables import read_rows
-
-    columns: dict[str, str] = {}
-    table = read_rows(arguments.file, column_names=arguments.column_names, delimiter=arguments.delimiter)
-    for number, row in enumerate(table, start=1):
-        if not columns:
-            columns = task.input_columns(list(row))
-        missing = [column for column in columns.values() if column not in row]
-        if missing:
-            raise InputError(f"{arguments.file}: row {number} has no {missing[0]!r}; it has {', '.join(row)}.")
-        yield {own: task.prediction_input(row[column], arguments.file) for own, column in columns.items()}
+def _inputs_of(table: Iterable[dict[str, Any]], task: Any, columns: list[str], file: str) -> Iterator[dict[str, Any]]:
+    """The pipeline's inputs in the rows of a file; a row that lacks one has none there, which its record says."""
+    chosen = task.input_columns(columns)
+    for row in table:
+        yield {own: task.prediction_input(row.get(column), file) for own, column in chosen.items()}
 
 
 def _refuse_output(output: str | None, source: str | None) -> None:
@@ -206,8 +208,11 @@ def _chain(first: dict[str, Any], rest: Iterator[dict[str, Any]]) -> Iterator[di
 def _write_lines(records: Iterator[dict[str, Any]], stream: Any, *, show: bool) -> None:
     from tqdm import tqdm
 
+    from hf_transfer.reporting.output_folder import as_json_line
+
+    unicode = codecs.lookup(getattr(stream, "encoding", None) or "utf-8").name.startswith("utf")
     for record in tqdm(records, disable=not show, delay=2, unit=" inputs"):
-        stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+        stream.write(as_json_line(record, ascii_only=not unicode))
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

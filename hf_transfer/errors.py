@@ -3,6 +3,7 @@
 import difflib
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -47,6 +48,12 @@ def short_path(path: str | Path) -> str:
     if whole.is_absolute() and whole.is_relative_to(Path.cwd()):
         return str(whole.relative_to(Path.cwd()))
     return f"~/{whole.relative_to(Path.home())}" if whole.is_relative_to(Path.home()) else str(path)
+
+
+def shell_quoted(path: str | Path) -> str:
+    """A path as an argument of a command in a shell, whatever it holds or begins with."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def run_command(command: Callable[[], Any]) -> NoReturn:

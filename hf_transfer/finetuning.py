@@ -18,8 +18,9 @@ from hf_transfer.arguments import Arguments, DataArguments, TransferTrainingArgu
 from hf_transfer.data.drawn_splits import complete_splits, cut_to_sizes
 from hf_transfer.data.groups import named_groups, only_groups
 from hf_transfer.data.leakage import overlap, shared_units, unit_column
+from hf_transfer.data.loading import load_splits
 from hf_transfer.data.source import REPLAYED, replay, separate_source
-from hf_transfer.data.splits import SPLITS, load_splits
+from hf_transfer.data.splits import SPLITS
 from hf_transfer.data.tables import show_bars_for
 from hf_transfer.errors import Failure, InputError, logger
 from hf_transfer.evaluation.before_after import before_and_after

@@ -2,7 +2,7 @@
 
 import itertools
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from hf_transfer.arguments import Arguments, DataArguments, MethodArguments, ModelArguments, TransferTrainingArguments
 from hf_transfer.data.groups import named_groups
-from hf_transfer.data.splits import divided_by_column
+from hf_transfer.data.loading import divided_by_column
 from hf_transfer.data.tables import load_file, show_bars_for
 from hf_transfer.errors import InputError, nearest
 from hf_transfer.evaluation.groups import measure_groups
@@ -140,7 +140,7 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
     data = DataArguments(test_file=test_file, **of_data)
     model = ModelArguments(model_name_or_path=str(path_or_hub_id))
     table = load_file(test_file, column_names=data.column_names, delimiter=data.delimiter)
-    task = task_class(**_columns_as_trained(Path(path_or_hub_id), task_class, table.column_names) | of_task)
+    task = task_class(**columns_as_trained(path_or_hub_id, task_class, table.column_names) | of_task)
     table = divided_by_column(table, test_file).get("test", table)
     show_bars_for(len(table))
     splits, left_out = task.standardise(named_groups(DatasetDict({"test": table}), data), data, model, config)
@@ -172,9 +172,18 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
     }
 
 
-def _columns_as_trained(folder: Path, task_class: Any, columns: list[str]) -> dict[str, str]:
-    """The names of columns that the model was trained with, where the table has them too."""
-    file = folder / "arguments.yaml"
+def columns_as_trained(path_or_hub_id: str | Path, task_class: Any, columns: Sequence[str]) -> dict[str, Any]:
+    """The names of columns that the model was trained with, where a table has them too, and those of its labels.
+
+    A table's own --column_names and --delimiter are not among them: they describe a file, and not the model.
+
+    Args:
+        path_or_hub_id: an output folder; of a repository on the Hub nothing is known.
+        task_class: of the model.
+        columns: of the table.
+    """
+    file = Path(path_or_hub_id) / "arguments.yaml"
     told = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    names = [name for name in task_class.__dataclass_fields__ if name.endswith("_column_name")]
-    return {name: told[name] for name in names if told.get(name) in columns}
+    fields = task_class.__dataclass_fields__
+    names = [name for name in fields if name.endswith("_column_name") and told.get(name) in columns]
+    return {name: told[name] for name in [*names, *("class_names",) * ("class_names" in fields)] if name in told}

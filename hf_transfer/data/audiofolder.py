@@ -36,8 +36,16 @@ def _metadata_in(folder: Path) -> Iterator[Path]:
     return (file for suffix in SUFFIXES if (file := folder / f"metadata{suffix}").is_file())
 
 
-def load_audiofolder(folder: Path, tables: dict[str, Path]) -> DatasetDict:
+def load_audiofolder(
+    folder: Path, tables: dict[str, Path], *, column_names: list[str] | None = None, delimiter: str | None = None
+) -> DatasetDict:
     """The rows of an audiofolder's tables, with ``file_name`` as a whole path.
+
+    Args:
+        folder: of clips.
+        tables: by split.
+        column_names: of tables without a header.
+        delimiter: of CSV and TSV tables, if not the ending's own.
 
     Raises:
         InputError: a table has no such column, or names a file outside the folder.
@@ -48,7 +56,7 @@ def load_audiofolder(folder: Path, tables: dict[str, Path]) -> DatasetDict:
         )
     splits = DatasetDict()
     for name, table in tables.items():
-        rows = load_file(str(table))
+        rows = load_file(str(table), column_names=column_names, delimiter=delimiter)
         if "file_name" not in rows.column_names:
             raise InputError(
                 f"{table}: an audiofolder's table needs a column file_name; it has {', '.join(rows.column_names)}."

@@ -2,56 +2,48 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from datasets import ClassLabel, Dataset, DatasetDict, Features, LargeList, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from hf_transfer.data.groups import group_name
+from hf_transfer.data.label_form import LabelForm
 from hf_transfer.data.leakage import UNIT
 from hf_transfer.data.splits import require_columns
 from hf_transfer.data.tables import READER
+from hf_transfer.data.values import plain_name, plain_names, read_text, same_value, shown
 from hf_transfer.errors import InputError, logger
 
+# What programs write for a value that is missing, and hardly anybody calls a label.
+MISSING_AS_TEXT = ("nan", "<na>", "nat", "null", "#n/a")
+# What `read_text` finds, in the words of a count.
+IN_TRAINING = {"there is no text": "no text"}
 
-def read_examples(
-    split: Dataset, name: str, columns: dict[str, str], label_separator: str | None, *, drop: bool
-) -> Dataset:
+
+def read_examples(split: Dataset, name: str, columns: dict[str, str], form: LabelForm, *, drop: bool) -> Dataset:
     """A split with the columns ``text``, ``label`` (text, or a list of it) and what else `columns` names.
 
     Args:
         split: the user's rows.
         name: of the split, for messages.
         columns: the user's column for each of ours.
-        label_separator: splits a label cell into several labels.
+        form: of the labels.
         drop: leave out rows without text or label, instead of refusing them.
 
     Raises:
         InputError: a column is absent, or rows lack text or label; the message names the first of them.
     """
     require_columns(split, name, columns)
-    for own, column in columns.items():
-        if own != "label" and isinstance(split.features[column], (List, LargeList, dict)):
-            flag = "split_by" if own == UNIT else f"{own}_column_name"
-            raise InputError(f"Column {column!r} of the {name} split holds lists, not text (--{flag}).")
-    feature = split.features[columns["label"]]
-    several = label_separator is not None or isinstance(feature, (List, LargeList))
-    inner = getattr(feature, "feature", feature)
     features = {own: Value("string") for own in columns}
-    if several:
+    if form.several:
         features["label"] = List(Value("string"))
     read = split.map(
         _read_batch,
         batched=True,
         remove_columns=split.column_names,
         features=Features({**features, "problem": Value("string")}),
-        fn_kwargs={
-            "columns": columns,
-            "class_names": list(inner.names) if isinstance(inner, ClassLabel) else None,
-            "separator": label_separator,
-            "several": several,
-            "reader": READER,
-        },
+        fn_kwargs={"columns": columns, "form": form, "reader": READER},
     )
     return _without_problems(read, name, drop=drop).remove_columns("problem")
 
@@ -65,10 +57,15 @@ def _without_problems(read: Dataset, name: str, *, drop: bool) -> Dataset:
             f"The {name} split has no labels at all (the first is {problems[0].removeprefix('no label: ')}). Name "
             f"another split or file: --{name}_split_name, --{name}_file."
         )
-    if rows and not drop:
-        shown = "; ".join(f"row {i + 1}: {problems[i]}" for i in rows[:5])
+    if len(rows) == len(problems) and all(problem.startswith("expected a text") for problem in problems):
         raise InputError(
-            f"{len(rows)} of {len(problems)} rows in the {name} split cannot be used ({shown}; rows counted from 1, "
+            f"No row of the {name} split has a text ({problems[0]}). Name a column of texts, or write the part that "
+            "is meant into a column of its own."
+        )
+    if rows and not drop:
+        first = "; ".join(f"row {i + 1}: {problems[i]}" for i in rows[:5])
+        raise InputError(
+            f"{len(rows)} of {len(problems)} rows in the {name} split cannot be used ({first}; rows counted from 1, "
             "without the header). Mend or remove them, or leave them out with --drop_incomplete."
             f"{several_in_a_cell({label for label in read['label'][:] if isinstance(label, str)})}"
         )
@@ -84,58 +81,23 @@ def _without_problems(read: Dataset, name: str, *, drop: bool) -> Dataset:
 def _read_batch(
     batch: dict[str, list[Any]],
     columns: dict[str, str],
-    class_names: list[str] | None,
-    separator: str | None,
-    several: bool,
-    reader: int,  # part of the cache's fingerprint, as in `load_file`
+    form: LabelForm,
+    reader: int,  # part of the cache's fingerprint, as in `load_tables`
 ) -> dict[str, list[Any]]:
     read: dict[str, list[Any]] = {own: [] for own in [*columns, "problem"]}
     for i in range(len(batch[columns["label"]])):
-        problem = None
+        problems = []
         for own, column in columns.items():
             value = batch[column][i]
-            if own == "label":
-                label = _label(value, class_names, separator, several)
-                if label is None:
-                    problem = problem or f"no label: {column} is {value!r}"
-                read["label"].append(label if label is not None else ([] if several else ""))
-                continue
             if own in ("group", UNIT):
                 read[own].append(group_name(value))
                 continue
-            text = "" if value is None or _is_nan(value) else str(value)
-            if is_blank(text):
-                problem = problem or f"no text: {column} is {value!r}"
-            read[own].append(text)
-        read["problem"].append(problem)
+            content, problem = form.read(value) if own == "label" else read_text(value)
+            read[own].append(content)
+            if problem:
+                problems.append(f"{IN_TRAINING.get(problem, problem)}: {column} is {shown(value)}")
+        read["problem"].append(problems[0] if problems else None)
     return read
-
-
-def is_blank(text: str) -> bool:
-    """Whether nothing of a text is to be seen: spaces of no width and control characters are not."""
-    return all(character.isspace() or not character.isprintable() for character in text)
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
-
-
-def _label(value: Any, class_names: list[str] | None, separator: str | None, several: bool) -> Any:
-    """The label's name, a list of names where there may be several, or None where there is none."""
-    if several:
-        parts = value.split(separator) if isinstance(value, str) and separator else value
-        if parts is None or _is_nan(parts):
-            return None
-        parts = parts if isinstance(parts, list) else [parts]
-        names = [_label(part.strip() if isinstance(part, str) else part, class_names, None, False) for part in parts]
-        return None if None in names and names != [None] else sorted({name for name in names if name is not None})
-    if value is None or _is_nan(value):
-        return None
-    if class_names is not None:
-        return class_names[value] if 0 <= value < len(class_names) else None  # the Hub's -1: no label
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip() or None
 
 
 def label_counts(split: Dataset, names: list[str] | None = None) -> dict[str, int]:
@@ -201,8 +163,14 @@ def encode_labels(
     Raises:
         InputError: a split holds a label that is none of `names`, or lists where others hold none.
     """
+    index = {name: i for i, name in enumerate(names)}
+    plain = {written: index[name] for written, name in same_value(names).items()}
+    for own in counts.values():  # the same value as another file, or another format, writes it
+        for label in own:
+            if label not in index and plain_name(label) in plain:
+                index[label] = plain[plain_name(label)]
     for name, own in counts.items():
-        unknown = sorted(set(own) - set(names))
+        unknown = sorted(set(own) - set(index))
         if unknown:
             raise InputError(
                 f"The {name} split holds labels that training never saw: {', '.join(map(repr, unknown[:5]))} "
@@ -211,7 +179,6 @@ def encode_labels(
                 f"{several_in_a_cell([*unknown, *names])}"
             )
     labels = List(ClassLabel(names=names)) if several else ClassLabel(names=names)
-    index = {name: i for i, name in enumerate(names)}
     encoded = DatasetDict()
     for name, split in read.items():
         if isinstance(split.features["label"], List) != several:
@@ -229,16 +196,17 @@ def encode_labels(
 
 def _label_ids(batch: dict[str, list[Any]], index: dict[str, int], several: bool) -> dict[str, list[Any]]:
     if several:
-        return {"label": [[index[name] for name in label] for label in batch["label"]]}
+        return {"label": [sorted({index[name] for name in label}) for label in batch["label"]]}
     return {"label": [index[label] for label in batch["label"]]}
 
 
 def _numeric_first(label: str) -> tuple[int, float, str]:
     """Sort key: numbers by value, then text by letter."""
     try:
-        return (0, float(label), label)
+        number = float(label)
     except ValueError:
         return (1, 0.0, label)
+    return (0, number, label) if math.isfinite(number) else (1, 0.0, label)  # "nan" and "inf" are text
 
 
 def _but_for_case(names: list[str]) -> list[list[str]]:
@@ -249,24 +217,29 @@ def _but_for_case(names: list[str]) -> list[list[str]]:
     return [alike for alike in by_letters.values() if len(alike) > 1]
 
 
-def learnable_labels(train: Dataset, counts: dict[str, int], feature: Any, positive_label: str | None) -> list[str]:
+def learnable_labels(
+    train: Dataset, counts: dict[str, int], given: Sequence[str] | None, positive_label: str | None
+) -> list[str]:
     """The labels' names in order, the positive one last.
 
     Args:
         train: the training split, with label names.
         counts: how often each occurs in it.
-        feature: of the user's label column, which may name the labels.
+        given: the names in order, where the labels are ids or vectors.
         positive_label: of two labels, the one to be last, if not the last already.
 
     Raises:
         InputError: nothing can be learned from them, or `positive_label` is none of two.
     """
-    inner = getattr(feature, "feature", feature)
-    names = list(inner.names) if isinstance(inner, ClassLabel) else sorted(counts, key=_numeric_first)
+    names = list(given) if given else sorted(set(plain_names(counts).values()), key=_numeric_first)
     several = isinstance(train.features["label"], List)
     for alike in _but_for_case(names):
         logger.warning("Labels %s differ in case alone and are learned as different ones. Mend them if they are one.",
                        ", ".join(map(repr, alike)))  # fmt: skip
+    for name in names:
+        if name.casefold() in MISSING_AS_TEXT and counts.get(name):
+            logger.warning("A label is called %r (%d examples) and is learned as one. If a program wrote it for what "
+                           "is missing, remove those rows.", name, counts[name])  # fmt: skip
     if len(names) < 2 or (len(counts) < 2 and not several):
         found = ", ".join(f"{name!r} x {count}" for name, count in counts.items()) or "none"
         raise InputError(f"The training split holds one label only ({found}); a classifier needs two or more.")
@@ -276,6 +249,7 @@ def learnable_labels(train: Dataset, counts: dict[str, int], feature: Any, posit
             "expected two examples a label at the least. Is --label_column_name the right column?"
         )
     if positive_label is not None:
+        positive_label = same_value(names).get(plain_name(positive_label), positive_label)
         if len(names) != 2 or positive_label not in names:
             raise InputError(f"--positive_label {positive_label}: expected one of two labels; found {names}.")
         names = [name for name in names if name != positive_label] + [positive_label]

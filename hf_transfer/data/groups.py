@@ -1,11 +1,11 @@
 """Groups of examples: the names in the user's column (accent, speaker, domain), and which of them are used."""
 
-import math
 from typing import Any
 
 from datasets import ClassLabel, DatasetDict
 
 from hf_transfer.arguments import DataArguments
+from hf_transfer.data.values import read_text
 from hf_transfer.errors import InputError, nearest
 
 # The group of examples that name none.
@@ -14,11 +14,7 @@ NAMELESS = "(none)"
 
 def group_name(value: Any) -> str:
     """The group, speaker or patient that a cell names: text without outer spaces; `NAMELESS` where it is empty."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return NAMELESS
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # a column of numbers in which some are missing
-    return str(value).strip() or NAMELESS
+    return read_text(value)[0].strip() or NAMELESS
 
 
 def named_groups(splits: DatasetDict, data: DataArguments) -> DatasetDict:

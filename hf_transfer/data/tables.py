@@ -1,36 +1,38 @@
-"""Local table files, row by row and as a `Dataset`: CSV, TSV, JSON, JSONL and Parquet.
+"""Local tables, row by row and as a `Dataset`: CSV, TSV, JSON, JSONL and Parquet, one file or several.
 
-Rows are streamed, and every error says the file and the row. CSV cells stay text: a message "NA" or a
-label "01" is what it says.
+Rows are streamed, and every error says the file and the row. CSV cells stay text: a message "NA" or a label "01" is
+what it says.
 """
 
-import csv
 import hashlib
 import json
-import math
-import re
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, Features, Json, Value
 from tqdm.auto import tqdm
 
-from hf_transfer.errors import Failure, InputError, nearest
+from hf_transfer.data.delimited import examine_delimited
+from hf_transfer.data.encodings import TextFile, examine_text
+from hf_transfer.data.values import as_text, is_missing, storable
+from hf_transfer.errors import Failure, InputError, logger, nearest
 
 # Changes with what is made of a file's rows: tables that an older version has cached are read anew.
-READER = 2
+READER = 3
 # From so many rows on, each step of preparing them takes seconds.
 MANY_ROWS = 20_000
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
-_QUOTED = re.compile(r'"(?:[^"]|"")*"', re.DOTALL)
 
 
 def read_rows(
-    file: str | Path, *, column_names: Sequence[str] | None = None, delimiter: str | None = None
+    file: str | Path,
+    *,
+    column_names: Sequence[str] | None = None,
+    delimiter: str | None = None,
+    say: bool = True,
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of `file` as dictionaries, reading as it goes.
 
@@ -38,11 +40,33 @@ def read_rows(
         file: path of a file with one of the endings in `SUFFIXES`.
         column_names: names for the columns of a CSV or TSV file without a header.
         delimiter: what separates the cells of a CSV or TSV file, if not the ending's own.
+        say: whether what is decided of the file (its encoding, columns left out) is said.
 
     Raises:
-        InputError: the file is absent, empty, not UTF-8, or a row does not fit its header.
+        InputError: the file is absent, empty, in no encoding, or a row does not fit its header.
     """
     path = Path(file)
+    _require_table(path)
+    if path.suffix.lower() == ".parquet":
+        rows: Iterator[dict[str, Any]] = _parquet_rows(path)
+        remarks: tuple[str, ...] = ()
+    elif path.suffix.lower() in (".csv", ".tsv"):
+        delimited = examine_delimited(path, column_names, delimiter)
+        rows, remarks = delimited.rows(), delimited.remarks
+    else:
+        text = examine_text(path)
+        rows, remarks = _jsonl_rows(text) if path.suffix.lower() == ".jsonl" else _json_rows(text), text.remarks
+    for remark in remarks if say else ():
+        logger.info("%s", remark)
+    empty = True
+    for row in rows:
+        empty = False
+        yield row
+    if empty:
+        raise InputError(f"{path}: no rows below the header; expected at least one example.")
+
+
+def _require_table(path: Path) -> None:
     if path.is_dir():
         raise InputError(f"{path}: that is a folder; expected a file. A folder of data files goes to --dataset_name.")
     if path.suffix.lower() not in SUFFIXES:
@@ -51,21 +75,6 @@ def read_rows(
         raise InputError(f"{path}: no such file.{_neighbours(path)}")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty; expected rows of examples.")
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        rows = _parquet_rows(path)
-    elif suffix == ".jsonl":
-        rows = _jsonl_rows(path)
-    elif suffix == ".json":
-        rows = _json_rows(path)
-    else:
-        rows = _delimited_rows(path, column_names, delimiter or {".csv": ",", ".tsv": "\t"}[suffix])
-    empty = True
-    for row in rows:
-        empty = False
-        yield row
-    if empty:
-        raise InputError(f"{path}: no rows below the header; expected at least one example.")
 
 
 def _neighbours(path: Path) -> str:
@@ -75,124 +84,50 @@ def _neighbours(path: Path) -> str:
     return f"{nearest(path.name, tables)} In that folder: {', '.join(tables[:10])}." if tables else ""
 
 
-def _lines(path: Path) -> Iterator[str]:
-    """Lines of a UTF-8 file, their ends kept as they are."""
-    with path.open("rb") as stream:
-        number = 0
-        for number, line in enumerate(stream, start=1):
-            if number == 1:
-                if line.startswith((b"\xff\xfe", b"\xfe\xff")):
-                    raise InputError(_not_utf8(path, "it begins with a UTF-16 mark", "UTF-16"))
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            try:
-                yield line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                found = f"line {number} holds the byte 0x{line[error.start]:02x}"
-                raise InputError(_not_utf8(path, found, "WINDOWS-1252")) from error
-
-
-def _not_utf8(path: Path, found: str, guess: str) -> str:
-    return f"{path}: not UTF-8: {found}. Convert it: iconv -f {guess} -t UTF-8 {path} > utf8{path.suffix}"
-
-
-def _delimited_rows(path: Path, names: Sequence[str] | None, delimiter: str) -> Iterator[dict[str, str]]:
-    delimiter = {"\\t": "\t", "tab": "\t"}.get(delimiter, delimiter)
-    if len(delimiter) != 1 or delimiter in "\r\n":
-        raise InputError(f"--delimiter is {delimiter!r}: expected one character.")
-    twice = [name for name, count in Counter(names or ()).items() if count > 1]
-    if twice:
-        raise InputError(f"--column_names names {twice[0]!r} twice.")
-    literal = path.suffix.lower() == ".tsv" and _quotes_are_literal(path, delimiter)
-    csv.field_size_limit(2**31 - 1)  # texts may be long
-    reader = csv.reader(
-        _lines(path),
-        delimiter=delimiter,
-        quoting=csv.QUOTE_NONE if literal else csv.QUOTE_MINIMAL,
-        quotechar=None if literal else '"',
-        strict=True,
-    )
-    try:
-        for cells in reader:
-            if not cells:
-                continue  # a blank line
-            if names is None:
-                names = _header(path, cells, delimiter)
-                continue
-            if len(cells) != len(names):
-                raise InputError(_ragged(path, reader.line_num, cells, names, delimiter))
-            if list(cells) == list(names):
-                continue  # a header although --column_names was given
-            yield dict(zip(names, cells, strict=True))
-    except csv.Error as error:
-        raise InputError(
-            f"{path}: line {reader.line_num}: {error}. A cell that holds quotes must be quoted, with its own "
-            'quotes doubled: "she said ""yes""".'
-        ) from error
-
-
-def _header(path: Path, cells: list[str], delimiter: str) -> list[str]:
-    names = [cell.strip() for cell in cells]
-    if len(names) == 1:
-        for other, shown in ((";", "';'"), ("\t", "$'\\t'"), ("|", "'|'"), (",", "','")):
-            if other != delimiter and other in names[0]:
-                raise InputError(
-                    f"{path}: one column only, {names[0]!r}: the cells seem to be separated by "
-                    f"{other!r}, not {delimiter!r}. Say so: --delimiter {shown}"
-                )
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise InputError(f"{path}: the header names {twice[0]!r} twice: {', '.join(names)}. Rename one of them.")
-    return names
-
-
-def _ragged(path: Path, line: int, cells: list[str], names: Sequence[str], delimiter: str) -> str:
-    message = f"{path}: line {line} has {len(cells)} cells; expected {len(names)} ({', '.join(names)})."
-    if len(cells) == 1 and len(names) > 1:
-        return f"{message} The delimiter looked for is {delimiter!r}; --delimiter sets another."
-    if path.suffix.lower() == ".tsv":
-        return f"{message} A TSV cell cannot hold a tab or a line break: write such texts as .csv or .jsonl."
-    return f"{message} A cell that holds {delimiter!r} must be quoted."
-
-
-def _quotes_are_literal(path: Path, delimiter: str) -> bool:
-    """Whether the quotes of a TSV file belong to its texts, as in plain tab-separated values.
-
-    Spreadsheets and pandas quote each cell that holds a quote, and double the quote. Files that know no quoting
-    have, somewhere, a cell with a quote that is not written so.
-    """
-    return any(
-        '"' in cell and not _QUOTED.fullmatch(cell)
-        for line in _lines(path)
-        for cell in line.rstrip("\r\n").split(delimiter)
-    )
-
-
-def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(_lines(path), start=1):
+def _jsonl_rows(text: TextFile) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(text.lines(), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}: line {number} is not JSON: {error.msg} at column {error.colno}.") from error
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{text.path}: line {number} is not JSON: {_not_json(error)}.") from error
         if not isinstance(row, dict):
-            raise InputError(f'{path}: line {number} is not an object; expected {{"text": ..., "label": ...}}.')
+            raise InputError(f'{text.path}: line {number} is not an object; expected {{"text": ..., "label": ...}}.')
         yield row
 
 
-def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _json_rows(text: TextFile) -> Iterator[dict[str, Any]]:
+    """Rows of a list of objects, of an object that holds one, or of columns as lists or as pandas writes them."""
     try:
-        rows = json.loads("".join(_lines(path)))
-    except json.JSONDecodeError as error:
+        rows = json.loads("".join(text.lines()))
+    except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{path}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}. "
-            "One object a line belongs in a .jsonl file."
+            f"{text.path}: not JSON: {_not_json(error)}. One object a line belongs in a .jsonl file."
         ) from error
-    if isinstance(rows, dict) and len(lists := [v for v in rows.values() if isinstance(v, list)]) == 1:
-        rows = lists[0]  # {"data": [...]}, as the Hub's viewer and many tools write it
+    if isinstance(rows, dict):
+        rows = _rows_of_columns(rows)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"{path}: expected a list of objects, [{{...}}, {{...}}].")
+        raise InputError(f"{text.path}: expected a list of objects, [{{...}}, {{...}}].")
     yield from rows
+
+
+def _not_json(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at line {error.lineno}, column {error.colno}"
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def _rows_of_columns(table: dict[str, Any]) -> Any:
+    lists = [value for value in table.values() if isinstance(value, list)]
+    if len(lists) == 1 and all(isinstance(row, dict) for row in lists[0]):
+        return lists[0]  # {"data": [...]}, as the Hub's viewer and many tools write it
+    columns = list(table.values())
+    if columns and len(lists) == len(columns) and len({len(column) for column in lists}) == 1:
+        return [dict(zip(table, cells, strict=True)) for cells in zip(*lists, strict=True)]
+    if columns and all(isinstance(column, dict) and list(column) == list(columns[0]) for column in columns):
+        return [{name: column[key] for name, column in table.items()} for key in columns[0]]
+    return None
 
 
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -203,7 +138,9 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
         with parquet.ParquetFile(path) as table:
             for batch in table.iter_batches(batch_size=64):
                 yield from batch.to_pylist()
-    except (pyarrow.ArrowInvalid, OSError) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: a text in it is not UTF-8: {error}. Write the file again.") from error
+    except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{path}: not a Parquet file: {str(error).splitlines()[0]}") from error
 
 
@@ -217,24 +154,34 @@ def show_bars_for(rows: int) -> None:
 
 def load_file(file: str, *, column_names: Sequence[str] | None = None, delimiter: str | None = None) -> Dataset:
     """A local table as a memory-mapped `Dataset`; read again only when the file has changed."""
-    path = Path(file).resolve()
+    return load_tables([file], column_names=column_names, delimiter=delimiter)
+
+
+def load_tables(
+    files: Sequence[str | Path], *, column_names: Sequence[str] | None = None, delimiter: str | None = None
+) -> Dataset:
+    """Local tables of one format and the same columns, one after another, as a memory-mapped `Dataset`.
+
+    Raises:
+        InputError: one of them cannot be read, or has other columns than the first.
+    """
     datasets.disable_progress_bars()  # reading has a bar of its own
-    if path.suffix.lower() == ".parquet":
-        next(read_rows(file))  # what is no Parquet file is refused with the reader's message
-        return Dataset.from_parquet(str(path))
-    features = _json_features(file) if path.suffix.lower() in (".json", ".jsonl") else None
+    paths = [Path(file) for file in files]
+    columns = _columns(paths, column_names, delimiter)  # what cannot be read is refused with the reader's message
+    if paths[0].suffix.lower() == ".parquet":
+        return _load_parquet(paths)
     try:
         return Dataset.from_generator(
             _rows,
-            features=features,
+            features=Features({name: Json() if nested else Value("string") for name, nested in columns.items()}),
             gen_kwargs={
-                "file": str(file),
                 # Tuples: `datasets` takes lists among the generator's arguments for shards and hands on a part.
+                "files": tuple(map(str, files)),
                 "column_names": None if column_names is None else tuple(column_names),
                 "delimiter": delimiter,
-                "columns": tuple((name, isinstance(kind, List)) for name, kind in (features or {}).items()),
-                # Part of the cache's fingerprint: a file of other content, or another reader, reads anew.
-                "changed": (READER, digest_of(path) if path.is_file() else None),
+                "columns": tuple(columns.items()),
+                # Part of the cache's fingerprint: files of other content, or another reader, are read anew.
+                "changed": (READER, *(digest_of(path) for path in paths)),
             },
         )
     except datasets.exceptions.DatasetGenerationError as error:
@@ -244,7 +191,25 @@ def load_file(file: str, *, column_names: Sequence[str] | None = None, delimiter
             cause = cause.__cause__ or cause.__context__
         if isinstance(cause, InputError):
             raise cause from None
-        raise Failure(f"{file} could not be converted: {cause or error}.") from error
+        raise Failure(f"{paths[0]} could not be converted: {cause or error}.") from error
+
+
+def _load_parquet(paths: list[Path]) -> Dataset:
+    try:
+        table = Dataset.from_parquet([str(path.resolve()) for path in paths])
+        for name in table.column_names:
+            table.data.column(name).validate(full=True)  # texts are UTF-8
+        return table
+    except Exception as error:  # types that `datasets` does not have, files that do not fit together
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, OSError) and cause.errno is not None:
+            raise Failure(f"{paths[0]} could not be converted: {cause}.") from error
+        raise InputError(
+            f"{', '.join(map(str, paths[:3]))} cannot be used: {str(cause).splitlines()[0]} Leave out or convert such "
+            "columns."
+        ) from error
 
 
 def digest_of(path: Path) -> str:
@@ -253,41 +218,45 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(stream, "blake2b").hexdigest()
 
 
-def _json_features(file: str) -> Features:
-    """Columns of a JSON file: lists of text where any row has a list, text otherwise; rows may lack some."""
-    lists: dict[str, bool] = {}
-    for row in read_rows(file):
-        for name, value in row.items():
-            lists[name] = lists.get(name, False) or isinstance(value, list)
-    return Features({name: List(Value("string")) if many else Value("string") for name, many in lists.items()})
+def _columns(paths: Sequence[Path], column_names: Sequence[str] | None, delimiter: str | None) -> dict[str, bool]:
+    """The columns of tables, and whether cells of them hold lists or objects; what is decided of the files is said.
 
-
-def _as_text(value: Any) -> str | None:
-    """A JSON value as the text that names it: 1.0 is the label "1", as in a table; what is absent stays so."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    Raises:
+        InputError: a table has other columns than the first.
+    """
+    found: dict[str, bool] = {}
+    for path in paths:
+        rows = read_rows(path, column_names=column_names, delimiter=delimiter)
+        if path.suffix.lower() in (".json", ".jsonl"):  # rows may lack some columns, and hold lists in the last alone
+            for row in rows:
+                for name, value in row.items():
+                    found[name] = found.get(name, False) or isinstance(value, (list, dict))
+            continue
+        there = list(next(rows))
+        if found and set(there) != set(found):
+            raise InputError(
+                f"{path} has the columns {', '.join(there)}, and {paths[0]} has {', '.join(found)}: expected the same "
+                "in all files of a split. Rename them, or name one file: --train_file."
+            )
+        found = found or dict.fromkeys(there, False)
+    return found
 
 
 def _rows(
-    file: str,
+    files: tuple[str, ...],
     column_names: Sequence[str] | None,
     delimiter: str | None,
     columns: tuple[tuple[str, bool], ...],
     changed: Any,
 ) -> Iterator[dict[str, Any]]:
-    reading = read_rows(file, column_names=column_names, delimiter=delimiter)
-    for row in tqdm(reading, f"Reading {file}", unit=" rows", delay=2, leave=False, disable=not sys.stderr.isatty()):
-        if not columns:
-            yield row
-            continue
-        uniform: dict[str, Any] = {}
-        for name, is_list in columns:
-            value = row.get(name)
-            if is_list and value is not None:
-                uniform[name] = [_as_text(item) for item in (value if isinstance(value, list) else [value])]
-            else:
-                uniform[name] = _as_text(value)
-        yield uniform
+    for file in files:
+        reading = read_rows(file, column_names=column_names, delimiter=delimiter, say=False)
+        for row in tqdm(reading, f"Reading {file}", unit=" rows", delay=2, leave=False,
+                        disable=not sys.stderr.isatty()):  # fmt: skip
+            yield {name: _stored(row.get(name), nested=nested) for name, nested in columns}
+
+
+def _stored(value: Any, *, nested: bool) -> Any:
+    if nested:
+        return storable(value)
+    return None if is_missing(value) else storable(as_text(value))

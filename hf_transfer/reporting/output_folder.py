@@ -256,6 +256,13 @@ def as_json(value: Any) -> str:
     return json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n"
 
 
+def as_json_line(record: dict[str, Any], *, ascii_only: bool = False) -> str:
+    """`record` as a line of JSON: what is not ASCII as it is, unless a stream or UTF-8 cannot hold it."""
+    line = json.dumps(_finite(record), ensure_ascii=ascii_only, default=str) + "\n"
+    # Half a character (a lone surrogate) has no UTF-8; as an escape, JSON reads it back.
+    return line.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def write_json(file: Path, value: Any) -> None:
     """Write `value` as JSON."""
     file.write_text(as_json(value), encoding="utf-8")

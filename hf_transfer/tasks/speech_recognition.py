@@ -16,6 +16,7 @@ from hf_transfer.arguments import DataArguments, ModelArguments
 from hf_transfer.data.audio import AudioSettings, as_data_uri
 from hf_transfer.data.clips import Clips, SpeechCollator, samples_for, spelling_frames
 from hf_transfer.data.leakage import UNIT, usual_unit_column
+from hf_transfer.data.loading import home_of_tables
 from hf_transfer.data.recordings import (
     AUDIO_COLUMNS,
     SPEAKER_COLUMNS,
@@ -92,10 +93,8 @@ class SpeechRecognition(SpeechSettings):
         settings = AudioSettings(load_feature_extractor(model).sampling_rate, self.min_seconds, self.max_seconds)
         ready, left_out = DatasetDict(), {}
         for name, split in splits.items():
-            own = "source_file" if name == "replay" else f"{name}_file"
-            file = getattr(data, own) or data.train_file
             ready[name], left_out[name] = read_recordings(
-                split, name, columns[name], Path(file).parent if file else None, settings,
+                split, name, columns[name], home_of_tables(data, name), settings,
                 lambda text: normalise(text, letters), self.leave_out,
             )  # fmt: skip
         for name in ("train", "replay", *(["source"] if data.replay else [])):  # what is trained on

@@ -21,8 +21,10 @@ from hf_transfer.data.examples import (
     read_examples,
     several_in_a_cell,
 )
+from hf_transfer.data.label_form import label_form
 from hf_transfer.data.leakage import UNIT, text_identity, usual_unit_column
-from hf_transfer.data.splits import find_column
+from hf_transfer.data.splits import find_column, require_columns
+from hf_transfer.data.values import read_text
 from hf_transfer.errors import InputError, logger
 from hf_transfer.evaluation import classification
 from hf_transfer.evaluation.bootstrap import Resampled
@@ -86,7 +88,8 @@ class TextClassification(TextSettings):
         return {"text": text}
 
     def prediction_input(self, value: Any, file: str) -> Any:
-        return value if isinstance(value, (dict, list)) else "" if value is None else str(value)
+        text, problem = read_text(value)
+        return value if problem else text
 
     def standardise(
         self, splits: DatasetDict, data: DataArguments, model: ModelArguments, config: Any = None
@@ -96,16 +99,20 @@ class TextClassification(TextSettings):
         others = [name for name in train.column_names if name not in columns.values()]
         label = find_column(others, self.label_column_name, LABEL_COLUMNS, "label_column_name")
         columns |= {"label": label} | ({"group": data.group_column_name} if data.group_column_name else {})
+        known = None if config is None else [config.id2label[i] for i in range(config.num_labels)]
+        for name, split in splits.items():
+            require_columns(split, name, columns)
+        forms = label_form(splits, label, self.label_separator, self.class_names, known)
         read = {}
         for name, split in splits.items():
             unit = {UNIT: str(data.split_by)} if data.split_by in split.column_names else {}
-            read[name] = read_examples(split, name, columns | unit, self.label_separator, drop=data.drop_incomplete)
+            read[name] = read_examples(split, name, columns | unit, forms[name], drop=data.drop_incomplete)
         counts = {name: label_counts(split) for name, split in read.items()}
-        if config is not None:
-            names = [config.id2label[i] for i in range(config.num_labels)]
+        if known is not None:
+            names = known
             several = config.problem_type == "multi_label_classification"
         else:
-            names = learnable_labels(read["train"], counts["train"], train.features[label], self.positive_label)
+            names = learnable_labels(read["train"], counts["train"], forms["train"].names, self.positive_label)
             several = isinstance(read["train"].features["label"], List)
             hint = "" if several else several_in_a_cell(names)
             if hint:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from transformers import TextClassificationPipeline
 
-from hf_transfer.data.examples import is_blank
+from hf_transfer.data.values import is_blank, read_text
 from hf_transfer.errors import InputError
 from hf_transfer.evaluation.classification import decided
 from hf_transfer.evaluation.decision import Decision
@@ -24,12 +24,15 @@ class DecidingTextClassificationPipeline(TextClassificationPipeline):
         """As of transformers' pipeline.
 
         Raises:
-            InputError: there is None where a text is expected.
+            InputError: there is None, or half a character, where a text is expected.
         """
         if isinstance(inputs, list) and not inputs:
             return []
         if inputs is None or (isinstance(inputs, list) and any(text is None for text in inputs)):
             raise InputError("A text is None: expected strings, or dictionaries with text and text_pair.")
+        for text in inputs if isinstance(inputs, list) else [inputs]:
+            if isinstance(text, str) and not is_blank(text) and (problem := read_text(text)[1]):
+                raise InputError(f"{text[:60]!a} is no text: {problem}.")
         return super().__call__(inputs, **kwargs)
 
     def preprocess(self, inputs: Any, **tokenizer_kwargs: Any) -> Any:
@@ -61,10 +64,14 @@ class DecidingTextClassificationPipeline(TextClassificationPipeline):
                 wanted = "pairs: give text and text_pair" if paired else "single texts: give no text_pair"
                 raise InputError(f"The model classifies {wanted} (found {', '.join(row)}).")
         names = self._names()
-        found: list[dict[str, Any]] = [{"error": _obstacle(row)} for row in rows]
+        read = [{name: read_text(value) for name, value in row.items()} for row in rows]
+        found: list[dict[str, Any]] = [
+            {"error": next((problem for _, problem in cells.values() if problem), None)} for cells in read
+        ]
         there = [i for i, record in enumerate(found) if record["error"] is None]
         if there:
-            scores = self([{**rows[i]} for i in there], top_k=None, batch_size=batch_size)
+            texts = [{name: text for name, (text, _) in read[i].items()} for i in there]
+            scores = self(texts, top_k=None, batch_size=batch_size)
             by_name = [{label["label"]: label["score"] for label in labels} for labels in scores]
             probabilities = np.array([[labels[name] for name in names] for labels in by_name])
             for i, record in zip(there, decided(probabilities, self._decision(), names), strict=True):
@@ -76,13 +83,3 @@ class DecidingTextClassificationPipeline(TextClassificationPipeline):
 
     def _names(self) -> list[str]:
         return [self.model.config.id2label[i] for i in range(self.model.config.num_labels)]
-
-
-def _obstacle(row: dict[str, Any]) -> str | None:
-    """Why a row cannot be classified, if it cannot."""
-    for text in row.values():
-        if not isinstance(text, str):
-            return f"expected a text, found a {type(text).__name__}"
-        if is_blank(text):
-            return "there is no text"
-    return None

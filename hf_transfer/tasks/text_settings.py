@@ -20,10 +20,15 @@ class TextSettings:
         default=None, metadata={"help": "Column of the second texts, where pairs are classified."}
     )
     label_column_name: str | None = field(
-        default=None, metadata={"help": "Column of the labels: text, integers, or lists of them."}
+        default=None,
+        metadata={"help": "Column of the labels: text, integers, lists of them, or vectors of 0 and 1."},
     )
     label_separator: str | None = field(
         default=None, metadata={"help": "What separates the labels of one text, where it may have several."}
+    )
+    class_names: list[str] | None = field(
+        default=None,
+        metadata={"help": "Names of labels that are numbers from 0, or places in vectors of 0 and 1, in their order."},
     )
     positive_label: str | None = field(
         default=None, metadata={"help": "Of two labels, the one that F1 and thresholds are about (default: the last)."}
