@@ -1,5 +1,6 @@
 """The command line: predict, evaluate, merge, env, and what it costs to start."""
 
+import io
 import json
 import os
 import shlex
@@ -319,3 +320,71 @@ def test_a_text_that_is_not_there_gets_no_label(trained, command, tmp_path):
     empty, full = map(json.loads, result.out.splitlines())
     assert empty == {"text": "", "error": "there is no text"}
     assert full["label"]
+
+
+def test_one_bad_row_costs_one_row(trained, command, tmp_path):
+    texts = ["see you at dinner", None, float("nan"), "free \ud83d", "\ud83d\ude00 free \U0001fae9", "win \0",
+             {"a": "b"}, ["x"], "", " \u200b", 12, "\ue000"]  # fmt: skip
+    rows = [json.dumps({"text": text, "id": i}) for i, text in enumerate(texts)]
+    (tmp_path / "in.jsonl").write_text("\n".join([*rows[:4], '{"id": "no text here"}', *rows[4:]]) + "\n")
+    result = command("predict", trained / "full", "--file", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl")
+    assert result.code == 2
+    assert "9 inputs could not be used; their records say why. The others are done." in result.err
+    raw = (tmp_path / "out.jsonl").read_bytes().decode("utf-8")
+    found = [json.loads(line, parse_constant=pytest.fail) for line in raw.splitlines()]
+    assert ["error" in record for record in found] == [False, *[True] * 4, False, *[True] * 5, False, False]
+    assert found[2] == {"text": None, "error": "there is no text"}
+    assert found[3]["text"] == "free \ud83d"
+    assert found[7]["error"] == "expected a text, found a dict"
+    assert "\U0001fae9" in raw
+    assert found[11]["text"] == "12"
+
+
+def test_a_half_emoji_is_an_error_in_python_too(trained):
+    classify = load_finetuned(trained / "full")
+    assert "half a character" in classify.decide([{"text": "win \ud83d"}], batch_size=1)[0]["error"]
+    with pytest.raises(InputError, match="half a character"):
+        classify(["see you", "win \ud83d"])
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-8"])
+def test_records_are_json_whatever_the_encoding_of_the_output(trained, command, monkeypatch, encoding):
+    written = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", written)
+    assert command("predict", trained / "full", "claim your voucher 🎉 é").code == 0
+    (record,) = lines(written.buffer.getvalue().decode("utf-8"))
+    assert record["text"] == "claim your voucher 🎉 é"
+
+
+def test_predict_takes_the_columns_that_the_model_was_trained_with(tiny, command, tmp_path):
+    rows = [{"text": "never mind", "v2": row["text"], "topic": row["label"], "label": str(i % 3)}
+            for i, row in enumerate(message_rows(60))]  # fmt: skip
+    file = write_csv(tmp_path / "m.csv", rows)
+    task = TextClassification(text_column_name="v2", label_column_name="topic")
+    finetune(task, train_file=str(file), model_name_or_path=str(tiny()), output_dir=str(tmp_path / "out"), max_steps=2,
+             disable_tqdm=True)  # fmt: skip
+    result = command("predict", tmp_path / "out", "--file", file)
+    assert result.code == 0, result.err
+    assert [record["text"] for record in lines(result.out)] == [row["v2"] for row in rows]
+    result = command("predict", tmp_path / "out", "--file", file, "--text_column_name", "text")
+    assert {record["text"] for record in lines(result.out)} == {"never mind"}
+    assert evaluate(tmp_path / "out", str(file))["examples"] == 60
+
+
+def test_vectors_of_labels_from_training_to_evaluation(tiny, command, tmp_path):
+    vectors = [[0, 1, 0], [1, 0, 1], [0, 0, 0], [1, 1, 0]]
+    rows = [{"text": row["text"], "labels": vectors[i % 4]} for i, row in enumerate(message_rows(40))]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = TextClassification(class_names=["bill", "delay", "rude"])
+    finetune(task, train_file=str(tmp_path / "m.jsonl"), model_name_or_path=str(tiny()), max_steps=2,
+             disable_tqdm=True, output_dir=str(tmp_path / "out"))  # fmt: skip
+    records = lines((tmp_path / "out" / "predictions.jsonl").read_text())
+    places = {row["text"]: [name for name, there in zip(task.class_names, row["labels"], strict=True) if there]
+              for row in rows}  # fmt: skip
+    assert all(record["label"] == places[record["text"]] for record in records)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    test = [row for row in rows if row["text"] in {record["text"] for record in records}]
+    named = [{"text": row["text"], "labels": places[row["text"]]} for row in test]
+    for rows in (test, named):
+        (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        assert evaluate(tmp_path / "out", str(tmp_path / "t.jsonl"))["metrics"] == pytest.approx(report["metrics"])

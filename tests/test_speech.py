@@ -796,3 +796,20 @@ def test_an_accent_of_one_speaker_is_learned_and_measured(speech_model, accents,
     assert set(report["data"]["group_counts"]["test"]) == {"north", "south"}
     assert any("the result holds for known voices" in caveat for caveat in report["data"]["caveats"])
     assert "known voices" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("given", ["folder", "files"])
+def test_quotes_in_a_common_voice_folder_merge_no_rows(speech_model, tmp_path, given):
+    rows = write_clips(tmp_path, 24)
+    # Quotes as Common Voice has them: unpaired, opening in one row and closing in a later one.
+    marks = ['"{}', '{}"', '"{}" SHE SAID', "{}"]
+    lines = [f"{row['speaker']}\t{Path(row['file_name']).name}\t{marks[min(i, 3)].format(row['transcription'])}\t"
+             for i, row in enumerate(rows)]  # fmt: skip
+    header = "client_id\tpath\tsentence\taccents"
+    for name, part in (("train", lines[:16]), ("dev", lines[16:20]), ("test", lines[20:]), ("other", lines[:2])):
+        (tmp_path / f"{name}.tsv").write_text("\n".join([header, *part]) + "\n")
+    files = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
+    source = {"dataset_name": str(tmp_path)} if given == "folder" else {
+        f"{name}_file": str(tmp_path / file) for name, file in files.items()}  # fmt: skip
+    report = train(tmp_path / "out", speech_model(), **source).report
+    assert report["data"]["examples"] == {"train": 16, "validation": 4, "test": 4}
