@@ -10,7 +10,7 @@ from hf_transfer.evaluation.classification import intervals
 from hf_transfer.evaluation.decision import Decision, calibrate, negatives_needed, threshold_for_false_positive_rate
 from hf_transfer.evaluation.several_runs import measure_several
 
-DRAWS = 150
+DRAWS = 100
 
 
 def shares_held(draws, truth_of, draw_of):
@@ -25,7 +25,7 @@ def shares_held(draws, truth_of, draw_of):
 
 
 @pytest.mark.parametrize(("n", "positive", "recall", "alarms"), [
-    (40, 0.5, 0.6, 0.2), (100, 0.13, 0.9, 0.02), (100, 0.5, 0.9, 0.02), (300, 0.5, 0.97, 0.01), (300, 0.04, 0.6, 0.2),
+    (40, 0.5, 0.6, 0.2), (100, 0.13, 0.9, 0.02), (200, 0.5, 0.96, 0.02), (150, 0.06, 0.6, 0.2),
 ])  # fmt: skip
 def test_intervals_of_a_classifier_of_two_labels_hold_the_truth(n, positive, recall, alarms):
     generator = np.random.default_rng(0)
@@ -54,7 +54,7 @@ def confusions(labels, right, generator):
 
 
 @pytest.mark.parametrize(("labels", "n", "skew", "right"), [
-    (5, 100, 0.0, 0.8), (28, 100, 0.0, 0.7), (28, 100, 0.0, 0.9), (28, 300, 1.0, 0.8), (77, 500, 0.0, 0.8),
+    (5, 100, 0.0, 0.8), (28, 100, 0.0, 0.7), (28, 100, 0.0, 0.9), (28, 200, 1.0, 0.8),
 ])  # fmt: skip
 def test_intervals_of_means_over_labels_hold_the_truth_with_many_and_with_rare_labels(labels, n, skew, right):
     generator = np.random.default_rng(1)
@@ -72,7 +72,7 @@ def test_intervals_of_means_over_labels_hold_the_truth_with_many_and_with_rare_l
         outside.append(not found["f1"][0] <= (2 * hits[both > 0] / both[both > 0]).mean() <= found["f1"][1])
         return found
 
-    assert 0.9 <= shares_held(100, {"f1": f1.mean()}, draw)["f1"] <= 0.99
+    assert 0.9 <= shares_held(DRAWS, {"f1": f1.mean()}, draw)["f1"] <= 0.99
     assert not any(outside)  # what was measured is never outside of its own interval
 
 
@@ -121,15 +121,15 @@ def test_intervals_of_the_word_error_rate_hold_the_truth_over_speakers(speakers,
     assert 0.9 <= held / DRAWS <= 0.99
 
 
-@pytest.mark.parametrize(("negatives", "limit"), [(299, 0.01), (1000, 0.01), (100, 0.05), (400, 0.1)])
+@pytest.mark.parametrize(("negatives", "limit"), [(299, 0.01), (1300, 0.01), (100, 0.05), (400, 0.1)])
 def test_a_limit_on_false_positives_is_kept_in_95_of_100_runs(negatives, limit):
     """Scores of label 0 are uniform: the true rate above a threshold is what is left above it."""
     generator = np.random.default_rng(4)
-    scores = generator.random((2000, negatives + 5))
+    scores = generator.random((1000, negatives + 5))
     references = np.repeat([0, 1], [negatives, 5])
     chosen = np.array([threshold_for_false_positive_rate(row, references, limit) for row in scores])
     assert (1 - chosen > limit).mean() <= 0.06
-    assert 1 - chosen.mean() >= limit / 3  # and not idly high
+    assert (1 - chosen).mean() >= limit / 2 or negatives < 4 * negatives_needed(limit)  # and not idly high
     few = int(negatives_needed(limit)) - 1
     with pytest.raises(ValueError, match="are needed"):
         threshold_for_false_positive_rate(scores[0, :few], np.zeros(few), limit)
@@ -209,8 +209,9 @@ def test_the_standard_error_of_a_difference_is_its_spread(monkeypatch):
     monkeypatch.setattr("hf_transfer.evaluation.bootstrap.RESAMPLES", 400)
     generator = np.random.default_rng(8)
     differences, errors = [], []
-    for draw in range(DRAWS):
-        found = measure_several(compared(generator, 2, 3, 0.1), "accuracy", greater_is_better=True, seed=draw)
+    for draw in range(400):
+        runs = compared(generator, 2, 3, 0.1, n=100)
+        found = measure_several(runs, "accuracy", greater_is_better=True, seed=draw)
         first, second = (found[way]["metrics"]["accuracy"] for way in "01")
         differences.append(first - second)
         errors.append(max(one["standard_error"] for one in found.values()) ** 2)

@@ -9,9 +9,9 @@ from scipy.stats import binomtest, norm, t
 
 from hf_transfer.evaluation.metrics import Array
 
-RESAMPLES = 2000
+RESAMPLES = 1000
 # How many parts of the examples the jackknife leaves out in turn, where there are more examples than these.
-PARTS = 1000
+PARTS = 500
 NORMAL_95 = float(norm.ppf(0.975))
 _CELLS_AT_ONCE = 4_000_000
 
