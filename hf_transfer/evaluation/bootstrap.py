@@ -104,7 +104,8 @@ def accelerated_interval(
         measured: on all examples.
         without: with each part left out, [parts], of the jackknife.
         counts: numbers of examples that the value rests on, one a label: see `spread`.
-        widened: by how much more than by `spread`, where something else varies as well.
+        widened: how much farther the ends are from `measured`, where something else varies as well: resamples do not
+            reach so far.
     """
     values, without = values[~np.isnan(values)], without[~np.isnan(without)]
     if np.ptp(values) == 0 and values[0] in (0.0, 1.0):
@@ -115,11 +116,11 @@ def accelerated_interval(
     pull = without.mean() - without if len(without) else np.zeros(1)
     squares = float(np.square(pull).sum())
     acceleration = float((pull**3).sum()) / (6 * squares**1.5) if squares > 0 else 0.0
-    ends = bias + np.array([-1, 1]) * widened * spread(counts) * NORMAL_95
+    ends = bias + np.array([-1, 1]) * spread(counts) * NORMAL_95
     # At its pole an end is as far out as the resamples reach.
     share = 1 - acceleration * ends
     levels = np.where(share > 0, norm.cdf(bias + ends / np.where(share > 0, share, 1.0)), [0.0, 1.0])
-    return _within(np.quantile(moved, levels), values)
+    return _within(measured + (np.quantile(moved, levels) - measured) * widened, values)
 
 
 def percentile_interval(values: Array, measured: float, counts: Array) -> list[float]:
