@@ -96,9 +96,8 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(
     settings = {**OFTEN, **settings, **method}
     never = run_of(tmp_path / "never", model, settings)
     recipe = "recipes/spam.py" if task == "text" else "recipes/accent.py"
-    accumulation = [] if task == "text" else ["--gradient_accumulation_steps", "1"]
     killed = fork("tests/killed.py", where, call, recipe, "--model_name_or_path", model, "--output_dir",
-                  tmp_path / "out", *as_flags(settings), *accumulation)  # fmt: skip
+                  tmp_path / "out", *as_flags(settings))  # fmt: skip
     assert killed.returncode == -9, killed.stderr
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "out.partial").is_dir()

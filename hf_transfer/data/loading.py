@@ -128,6 +128,8 @@ def home_of_tables(data: DataArguments, split: str) -> Path | None:
     folder = Path(data.dataset_name or "")
     if not data.dataset_name or not folder.is_dir():
         return None
+    if audiofolder_tables(folder):  # whose paths are whole already
+        return folder
     tables = tables_of_folder(folder)
     paths = tables.get(getattr(data, f"{split}_split_name", "train")) or tables.get(data.train_split_name)
     homes = {path.parent for path in paths or ()}
