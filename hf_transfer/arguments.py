@@ -4,10 +4,10 @@ The names are those of the transformers example scripts and of `transformers.Tra
 """
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hf_transfer.errors import InputError, nearest
 from hf_transfer.training_arguments import Range, TransferTrainingArguments, check_ranges
@@ -26,6 +26,10 @@ METHOD_RANGES: dict[str, Range] = {
     "lora_alpha": (1, None),
     "lora_dropout": (0, 0.99),
 }
+
+
+# Settings of --method lora, which other methods refuse, and their defaults.
+LORA: dict[str, Any] = {"lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "lora_variant": "lora"}
 
 
 @dataclass
@@ -51,6 +55,9 @@ class DataArguments:
     )
     dataset_config_name: str | None = field(
         default=None, metadata={"help": "Configuration of the dataset on the Hub."}
+    )
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of a dataset on the Hub (default: main)."}
     )
     train_file: str | None = field(
         default=None, metadata={"help": "Local CSV, TSV, JSON, JSONL or Parquet file to train on."}
@@ -150,12 +157,14 @@ class MethodArguments:
         default=0,
         metadata={"help": "Layers, counted from the last, that --method frozen trains with the head."},
     )
-    lora_r: int = field(default=16, metadata={"help": "Rank of the LoRA matrices."})
-    lora_alpha: int = field(default=32, metadata={"help": "Scale of the LoRA update, over its rank."})
-    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the LoRA path."})
-    lora_variant: Literal["lora", "rslora", "dora", "pissa"] = field(
-        default="lora",
-        metadata={"help": "LoRA, rank-stabilised LoRA, DoRA, or LoRA from principal components."},
+    lora_r: int | None = field(default=None, metadata={"help": "Rank of the LoRA matrices (default: 16)."})
+    lora_alpha: int | None = field(
+        default=None, metadata={"help": "Scale of the LoRA update, over its rank (default: 32)."}
+    )
+    lora_dropout: float | None = field(default=None, metadata={"help": "Dropout on the LoRA path (default: 0)."})
+    lora_variant: Literal["lora", "rslora", "dora", "pissa"] | None = field(
+        default=None,
+        metadata={"help": "LoRA, rank-stabilised LoRA, DoRA, or LoRA from principal components (default: lora)."},
     )
     merge: bool = field(
         default=False, metadata={"help": "Write plain weights instead of an adapter, after --method lora."}
@@ -165,10 +174,26 @@ class MethodArguments:
         metadata={"help": "Fit the head on frozen features before --method full or lora (LP-FT)."},
     )
 
+    def __post_init__(self) -> None:
+        if self.method == "lora":
+            for name, default in LORA.items():
+                if getattr(self, name) is None:
+                    setattr(self, name, default)
+
     @property
     def leaves_adapter(self) -> bool:
         """Whether an adapter is written, and not whole weights."""
         return self.method == "lora" and not self.merge
+
+
+# Settings that belong to some methods only; the others do without.
+OF_METHODS = {"trainable_layers": ("frozen",), "merge": ("lora",), "head_first": ("full", "lora"),
+              **dict.fromkeys(LORA, ("lora",))}  # fmt: skip
+
+
+def fitting(values: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """The arguments without those that only other methods take."""
+    return {key: value for key, value in values.items() if method in OF_METHODS.get(key, (method,))}
 
 
 # Arguments that do not change what a run leads to.
@@ -201,6 +226,8 @@ class Arguments:
             raise InputError("--model_name_or_path is missing: expected a Hub id or a local model folder.")
         if self.data.train_file and self.data.dataset_name:
             raise InputError("--train_file and --dataset_name are both given: expected one source of training data.")
+        if self.data.dataset_revision and not self.data.dataset_name:
+            raise InputError("--dataset_revision belongs to a dataset on the Hub: expected --dataset_name too.")
         check_ranges(self.data, DATA_RANGES)
         check_ranges(self.method, METHOD_RANGES)
         for name in ("source_group", "target_group"):
@@ -215,15 +242,15 @@ class Arguments:
             )
         if self.data.replay and not (self.data.source_file or self.data.source_group is not None):
             raise InputError("--replay needs source examples: expected --source_file or --source_group too.")
-        sharded = self.training.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"
-        if sharded and self.method.method != "full":
-            raise InputError(f"FSDP works with --method full, not with {self.method.method}.")
         if self.method.trainable_layers and self.method.method != "frozen":
             raise InputError(f"--trainable_layers belongs to --method frozen, not to {self.method.method}.")
         if self.method.merge and self.method.method != "lora":
             raise InputError(f"--merge belongs to --method lora, not to {self.method.method}.")
         if self.method.head_first and self.method.method not in ("full", "lora"):
             raise InputError(f"--head_first belongs to --method full or lora, not to {self.method.method}.")
+        for name in LORA:
+            if getattr(self.method, name) is not None and self.method.method != "lora":
+                raise InputError(f"--{name} belongs to --method lora, not to {self.method.method}.")
 
     def as_dict(self) -> dict[str, Any]:
         """What was set, by flag name: all that a repetition of the run needs; never a token."""
@@ -266,7 +293,8 @@ class Arguments:
 def _check_choices(part: Any) -> None:
     """Refuse values that are none of a field's choices: Python keywords do not pass the command line's parser."""
     for name, hint in get_type_hints(type(part)).items():
-        choices = get_args(hint) if get_origin(hint) is Literal else ()
+        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)  # ... | None
+        choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
         value = getattr(part, name)
-        if choices and value not in choices:
+        if choices and value not in choices and not (value is None and NoneType in kinds):
             raise InputError(f"--{name} is {value!r}: expected one of {', '.join(choices)}.{nearest(value, choices)}")

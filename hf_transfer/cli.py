@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hf_transfer.errors import InputError, nearest, run_command
+from hf_transfer import errors
+from hf_transfer.errors import InputError, nearest, run_command, show
 
 # The columns of a file are those of its first rows.
 FIRST_ROWS = 100
@@ -31,7 +32,8 @@ def _command() -> None:
     if "finetuning" in arguments:
         arguments.finetuning = unknown  # the flags of recipes, which are parsed by what parses theirs
     elif unknown and not unknown[0].startswith("-"):
-        raise InputError(f"Unexpected {unknown[0]!r}: inputs come before the flags. See {parser.prog} --help.")
+        taken = arguments.takes.format(command=arguments.command)
+        raise InputError(f"Unexpected {unknown[0]!r}: {taken}. See {parser.prog} {arguments.command} --help.")
     elif unknown:
         known = [f"--{name}" for name in vars(arguments)]
         raise InputError(f"Unknown argument {unknown[0]}.{nearest(unknown[0], known)} See {parser.prog} --help.")
@@ -40,7 +42,7 @@ def _command() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="hf-transfer", description="Use, measure and ship fine-tuned models.", allow_abbrev=False)
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="command")
 
     command = commands.add_parser("predict", help="label texts, or transcribe clips", allow_abbrev=False)
     command.add_argument("model", help="output folder of a run, or Hub id")
@@ -50,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--batch_size", type=int, default=32, help="inputs at once (default: 32)")
     command.add_argument("--language_model", help="KenLM file (ARPA) to transcribe with; needs the extra lm")
     _add_columns(command)
-    command.set_defaults(run=_predict)
+    command.set_defaults(run=_predict, takes="inputs come before the flags")
 
     command = commands.add_parser("evaluate", help="measure a model on labelled data", allow_abbrev=False)
     command.add_argument("model", help="output folder of a run, or Hub id")
@@ -65,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--group_column_name", help="column by which results are reported too")
     command.add_argument("--output", help="JSON file to write (default: standard output)")
     _add_columns(command)
-    command.set_defaults(run=_evaluate)
+    command.set_defaults(run=_evaluate, takes="{command} takes one model, and its data by --test_file")
 
     command = commands.add_parser(
         "compare", help="fine-tune with several methods and seeds, and say which to take", allow_abbrev=False,
@@ -92,15 +94,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--hub_model_id", help="repository to push to (default: the folder's name)")
     command.add_argument("--private", action="store_true", default=None, help="make a new repository private")
     command.add_argument("--merge", action="store_true", help="upload plain weights instead of an adapter")
-    command.set_defaults(run=_push)
+    command.add_argument("--base_model", help="Hub id of an adapter's base model, where that was a local folder")
+    command.set_defaults(run=_push, takes="{command} takes one folder, and the repository by --hub_model_id")
 
     command = commands.add_parser("merge", help="write an adapter's model as plain weights", allow_abbrev=False)
     command.add_argument("folder", help="output folder of a run with --method lora")
     command.add_argument("target", help="folder to write")
-    command.set_defaults(run=_merge)
+    command.set_defaults(run=_merge, takes="{command} takes two folders, one to read and one to write")
 
     command = commands.add_parser("env", help="versions and devices, for bug reports", allow_abbrev=False)
-    command.set_defaults(run=_env)
+    command.set_defaults(run=_env, takes="{command} takes no inputs and no flags")
     return parser
 
 
@@ -127,11 +130,13 @@ def _predict(arguments: argparse.Namespace) -> None:
     from hf_transfer.inference import columns_as_trained, load_finetuned, predict, task_class_of
     from hf_transfer.reporting.output_folder import written_whole
 
+    errors.signals.follow()
     if bool(arguments.inputs) == bool(arguments.file):
         raise InputError("Expected either inputs (texts, or audio files) or --file FILE.")
     if arguments.batch_size < 1:
         raise InputError(f"--batch_size is {arguments.batch_size}: expected 1 or more.")
-    _refuse_output(arguments.output, arguments.file)
+    read = [name for name in (arguments.file, arguments.language_model, *arguments.inputs) if name is not None]
+    _refuse_output(arguments.output, arguments.model, read)
     table: list[dict[str, Any]] = []
     if arguments.file:
         # A file that cannot be read is refused before the model is looked for.
@@ -189,15 +194,24 @@ def _inputs_of(table: Iterable[dict[str, Any]], task: Any, columns: list[str], f
         yield {own: task.prediction_input(row.get(column), file) for own, column in chosen.items()}
 
 
-def _refuse_output(output: str | None, source: str | None) -> None:
-    """Refuse before the work what would fail or do harm after it."""
+def _refuse_output(output: str | None, model: str, read: list[str]) -> None:
+    """Refuse before the work what would fail or do harm after it: to write over what is read, or over the model."""
     if output is None:
         return
     path = Path(output).resolve()
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"--output {output}: expected the name of a file in a folder that exists.")
-    if source is not None and path == Path(source).resolve():
-        raise InputError(f"--output {output}: that is the file that is read; name another.")
+    if any(_same_file(path, source) for source in read):
+        raise InputError(f"--output {output}: that is a file that is read; name another.")
+    if path.exists() and Path(model).is_dir() and path.is_relative_to(Path(model).resolve()):
+        raise InputError(f"--output {output}: that is a file of the model; name another.")
+
+
+def _same_file(path: Path, other: str) -> bool:
+    try:
+        return path.exists() and path.samefile(other)
+    except (OSError, ValueError):  # a text is no file
+        return False
 
 
 def _chain(first: dict[str, Any], rest: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -210,24 +224,29 @@ def _write_lines(records: Iterator[dict[str, Any]], stream: Any, *, show: bool) 
 
     from hf_transfer.reporting.output_folder import as_json_line
 
-    unicode = codecs.lookup(getattr(stream, "encoding", None) or "utf-8").name.startswith("utf")
     for record in tqdm(records, disable=not show, delay=2, unit=" inputs"):
-        stream.write(as_json_line(record, ascii_only=not unicode))
+        stream.write(as_json_line(record, ascii_only=not _prints_all(stream)))
+
+
+def _prints_all(stream: Any) -> bool:
+    """Whether a stream's encoding has every letter; JSON for others is written in ASCII."""
+    return codecs.lookup(getattr(stream, "encoding", None) or "utf-8").name.startswith("utf")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from hf_transfer.inference import evaluate
     from hf_transfer.reporting.output_folder import as_json, written_whole
 
-    ours = ("run", "model", "test_file", "output")
+    errors.signals.follow()
+    ours = ("run", "command", "takes", "model", "test_file", "output")
     settings = {key: value for key, value in vars(arguments).items() if key not in ours and value is not None}
-    _refuse_output(arguments.output, arguments.test_file)
+    _refuse_output(arguments.output, arguments.model, [arguments.test_file])
     found = evaluate(arguments.model, arguments.test_file, **settings)
     if arguments.output:
         with written_whole(Path(arguments.output)) as stream:
             stream.write(as_json(found))
     else:
-        sys.stdout.write(as_json(found))
+        sys.stdout.write(as_json(found, only_ascii=not _prints_all(sys.stdout)))
 
 
 def _compare(arguments: argparse.Namespace) -> None:
@@ -235,7 +254,7 @@ def _compare(arguments: argparse.Namespace) -> None:
 
     task, values = _finetuning(arguments, arguments.models)
     found = compare(task, methods=arguments.methods, seeds=arguments.seeds, models=arguments.models, **values)
-    sys.stdout.write(f"\n{found}\n")
+    show(f"\n{found}")
 
 
 def _study(arguments: argparse.Namespace) -> None:
@@ -243,7 +262,7 @@ def _study(arguments: argparse.Namespace) -> None:
 
     task, values = _finetuning(arguments, [])
     found = study(task, methods=arguments.methods, sizes=arguments.sizes, draws=arguments.draws, **values)
-    sys.stdout.write(f"\n{found}\n")
+    show(f"\n{found}")
 
 
 def _finetuning(arguments: argparse.Namespace, models: list[str]) -> tuple[Any, dict[str, Any]]:
@@ -265,14 +284,15 @@ def _push(arguments: argparse.Namespace) -> None:
     from hf_transfer.hub import push
 
     repository = arguments.hub_model_id or Path(arguments.folder).resolve().name
-    sys.stdout.write(push(arguments.folder, repository, private=arguments.private, merge=arguments.merge) + "\n")
+    given = {name: getattr(arguments, name) for name in ("private", "merge", "base_model")}
+    show(push(arguments.folder, repository, **given))
 
 
 def _merge(arguments: argparse.Namespace) -> None:
     from hf_transfer.hub import write_merged
 
     write_merged(Path(arguments.folder), Path(arguments.target))
-    sys.stdout.write(f"Plain weights are in {arguments.target}.\n")
+    show(f"Plain weights are in {arguments.target}.")
 
 
 def _env(arguments: argparse.Namespace) -> None:

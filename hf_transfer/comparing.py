@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import json
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,15 +12,16 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 
-from hf_transfer.arguments import Arguments, ModelArguments
+from hf_transfer.arguments import Arguments, ModelArguments, fitting
 from hf_transfer.errors import Failure, InputError, logger
 from hf_transfer.evaluation.several_runs import measure_several, recommend
 from hf_transfer.finetuning import finetune
 from hf_transfer.models import load_config
 from hf_transfer.parsing import build_arguments, keyword_arguments
 from hf_transfer.reporting.comparison import reason, summary
-from hf_transfer.reporting.report import Finetuned, duration, in_notebook, local_name, training_seconds
-from hf_transfer.series import METHODS, checked_methods, claimed, fitting, said_once, write_record
+from hf_transfer.reporting.publishing import local_name
+from hf_transfer.reporting.report import Finetuned, duration, in_notebook, training_seconds
+from hf_transfer.series import METHODS, checked_methods, claimed, said_once, write_record
 
 RECORD = "comparison.json"
 
@@ -117,7 +119,10 @@ def _arguments(task: Any, values: Mapping[str, Any], model: Any, method: str, pl
     own = {"model_name_or_path": model, "method": method, "seed": seed, "output_dir": str(place),
            "run_name": f"{series}/{place.parent.name}/{place.name}"}  # fmt: skip
     own |= {"resume_from_checkpoint": "true"} if begun else {}
-    return dataclasses.replace(build_arguments(type(task), {**fitting(values, method), **own}), task=task)
+    values = fitting(values, method)
+    if model != values.get("model_name_or_path") and re.fullmatch("[0-9a-f]{40}", values.get("model_revision", "")):
+        del values["model_revision"]  # a commit of another model, from its arguments.yaml
+    return dataclasses.replace(build_arguments(type(task), {**values, **own}), task=task)
 
 
 def _ways(methods: Sequence[str], models: Sequence[Any]) -> dict[str, tuple[Any, str]]:

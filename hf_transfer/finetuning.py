@@ -14,27 +14,29 @@ from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, set_seed
 
 from hf_transfer import hub
-from hf_transfer.arguments import Arguments, DataArguments, TransferTrainingArguments
+from hf_transfer.arguments import Arguments, DataArguments, ModelArguments, TransferTrainingArguments
+from hf_transfer.caches import usable_caches
 from hf_transfer.data.drawn_splits import complete_splits, cut_to_sizes
 from hf_transfer.data.groups import named_groups, only_groups
 from hf_transfer.data.leakage import overlap, shared_units, unit_column
-from hf_transfer.data.loading import load_splits
+from hf_transfer.data.loading import hub_commit, load_splits
 from hf_transfer.data.source import REPLAYED, replay, separate_source
 from hf_transfer.data.splits import SPLITS
 from hf_transfer.data.tables import show_bars_for
-from hf_transfer.errors import Failure, InputError, logger
+from hf_transfer.errors import Failure, InputError, disk_trouble, logger
 from hf_transfer.evaluation.before_after import before_and_after
 from hf_transfer.methods import Anatomy, apply_method, count_parameters, merged, require_trainable
-from hf_transfer.models import quiet
+from hf_transfer.models import at_commit, quiet
 from hf_transfer.parity import check_parity
 from hf_transfer.parsing import make_arguments
 from hf_transfer.reporting.model_card import model_card
-from hf_transfer.reporting.output_folder import OutputFolder, write_json, write_jsonl
+from hf_transfer.reporting.output_folder import ESCAPED, OutputFolder, write_json, write_jsonl
 from hf_transfer.reporting.page import report_page
+from hf_transfer.reporting.publishing import is_local
 from hf_transfer.reporting.report import Finetuned, describe_lengths, device_name, versions
 from hf_transfer.reporting.trackers import tracking
 from hf_transfer.tasks.task import Task
-from hf_transfer.training.checkpoints import checkpoint_to_resume, describe_run
+from hf_transfer.training.checkpoints import agreed_checkpoint, checkpoint_to_resume, describe_run, last_checkpoint
 from hf_transfer.training.cost import Meter
 from hf_transfer.training.fit import (
     constants,
@@ -43,11 +45,12 @@ from hf_transfer.training.fit import (
     in_float32,
     make_trainer,
     predict,
+    require_best_metric,
     settle_best_metric,
     settle_training,
 )
 from hf_transfer.training.health import require_finite
-from hf_transfer.training.interruption import polite_stops
+from hf_transfer.training.interruption import checkpoint_when_stopped, polite_stops
 
 
 def finetune(
@@ -83,6 +86,12 @@ def finetune(
     with _tidy(output, training), tracking(arguments, output) as trackers:
         with training.main_process_first(desc="preparation"):
             run = _prepare(task, arguments, dataset, output, meter)
+        checkpoint = agreed_checkpoint(
+            training,
+            lambda: checkpoint_to_resume(
+                training.resume_from_checkpoint, output.work, run.description, despite=training.resume_despite_changes
+            ),
+        )
         measured = {name: run.splits[name] for name in ("test", "source") if name in run.splits}
         with meter.stage("before"):
             trainer = make_trainer(task, arguments, output.work, run.model, run.processor, run.splits, run.inputs)
@@ -91,17 +100,17 @@ def finetune(
             settle_best_metric(arguments, task.measure(before["test"], measured["test"], None), run.splits)
         with meter.stage("training"):
             head_seconds = 0.0
-            if method.head_first and run.checkpoint is None:
+            if method.head_first and checkpoint is None:
                 head_seconds = fit_head(trainer, run.anatomy, arguments, untrained)
-            model = apply_method(run.model, run.anatomy, method, revision=arguments.model.model_revision)
+            model = apply_method(run.model, run.anatomy, method, revision=run.model_arguments.model_revision)
             trainer = make_trainer(
                 task, arguments, output.work, model, run.processor, run.splits, run.inputs, run.description, trackers
             )
             trainer.progress.head_seconds = head_seconds
             parameters = count_parameters(model)
-            cost = fit(trainer, run.anatomy, constant, run.checkpoint)
+            cost = fit(trainer, run.anatomy, constant, checkpoint)
         meter.add("training", trainer.progress.seconds_of_stopped())
-        with meter.stage("after"):
+        with meter.stage("after"), checkpoint_when_stopped(trainer):
             model = in_float32(trainer)
             require_finite(model, training.learning_rate or 0.0, str(output.work))
             after = predict(trainer, {name: run.inputs[name] for name in run.inputs if name != "train"}, constant)
@@ -122,7 +131,9 @@ def finetune(
             "seconds": meter.seconds(),
         }
         if training.should_save:
-            _deliver(arguments, run, model, report, _predictions(task, after, measured, model.config), output, meter)
+            with checkpoint_when_stopped(trainer):
+                predictions = _predictions(task, after, measured, model.config)
+                _deliver(arguments, run, model, report, predictions, output, meter)
             trackers.report(trainer, report)
             _push(arguments, output)
     trainer.accelerator.wait_for_everyone()
@@ -141,7 +152,8 @@ class _Prepared:
     inputs: Mapping[str, Any]
     newly_initialised: list[str]
     description: Mapping[str, Any]
-    checkpoint: Path | None
+    model_arguments: ModelArguments
+    commits: Mapping[str, Any]
 
 
 def _prepare(
@@ -153,13 +165,17 @@ def _prepare(
         output.prepare()
     if training.push_to_hub:
         hub.require_repository(arguments)
+    require_best_metric(arguments)
+    task.require_settings(arguments.model)
     with meter.stage("data"):
         splits, facts = _prepare_splits(task, arguments, dataset)
     with meter.stage("model"):
         set_seed(training.seed)
-        processor = task.load_processor(arguments.model, splits)
+        model_arguments, commit = at_commit(arguments.model)
+        commits = _commits(arguments, commit, facts.pop("commit"))
+        processor = task.load_processor(model_arguments, splits)
         pretrained = arguments.method.method != "scratch"
-        model, newly_initialised = task.load_model(arguments.model, splits, processor, pretrained=pretrained)
+        model, newly_initialised = task.load_model(model_arguments, splits, processor, pretrained=pretrained)
         if newly_initialised:
             logger.info("Newly initialised: %s.", ", ".join(newly_initialised))
         anatomy = Anatomy.of(model, newly_initialised)
@@ -177,10 +193,16 @@ def _prepare(
         facts |= {**_counts(splits), **task.facts(splits), "lengths": describe_lengths(inputs)}
         settle_training(arguments, model.config, len(inputs["train"]))
     description = describe_run(arguments, splits, inputs, model, newly_initialised)
-    checkpoint = checkpoint_to_resume(
-        training.resume_from_checkpoint, output.work, description, despite=training.resume_despite_changes
+    return _Prepared(
+        splits, facts, processor, model, anatomy, inputs, newly_initialised, description, model_arguments, commits
     )
-    return _Prepared(splits, facts, processor, model, anatomy, inputs, newly_initialised, description, checkpoint)
+
+
+def _commits(arguments: Arguments, model: str | None, dataset: str | None) -> dict[str, dict[str, str | None]]:
+    """What is on the Hub of model and dataset: the revision that was asked for, and the commit that it was today."""
+    asked = {"model": arguments.model.model_revision, "dataset": arguments.data.dataset_revision}
+    found = {"model": model, "dataset": dataset}
+    return {name: {"revision": asked[name], "commit": found[name]} for name in found if found[name] is not None}
 
 
 def _circumstances(task: Task, arguments: Arguments, run: _Prepared) -> dict[str, Any]:
@@ -189,6 +211,11 @@ def _circumstances(task: Task, arguments: Arguments, run: _Prepared) -> dict[str
         "task": task.pipeline_tag,
         "method": arguments.method.method,
         "model": arguments.model.model_name_or_path,
+        "local": {
+            "model": is_local(str(arguments.model.model_name_or_path)),
+            "dataset": not arguments.data.dataset_name or is_local(arguments.data.dataset_name),
+        },
+        "commits": run.commits,
         "adapter": arguments.method.leaves_adapter,
         "headline": list(task.headline),
         "greater_is_better": task.greater_is_better,
@@ -230,19 +257,23 @@ def _deliver(
         )  # fmt: skip
         report["seconds"] = meter.seconds()
         told = arguments.as_dict() | ({} if arguments.data.names_data() else {"dataset": "in memory"})
+        # The content of today, for who repeats the run when there is another.
+        told |= {f"{name}_revision": of["commit"] for name, of in run.commits.items()}
         (folder / "arguments.yaml").write_text(
             yaml.safe_dump(told, sort_keys=False, allow_unicode=True), encoding="utf-8"
         )
-        write_json(folder / "report.json", report)
         write_jsonl(folder / "predictions.jsonl", predictions)
-        (folder / "README.md").write_text(model_card(report, told), encoding="utf-8")
+        (folder / "README.md").write_text(model_card(report, told), encoding="utf-8", errors=ESCAPED)
         _write_page(folder / "report.html", task, run, report, told)
+        # In this order where the folder is removed: what lists the files goes last.
+        report["files"] = [*sorted(file.name for file in folder.iterdir()), "report.json"]
+        write_json(folder / "report.json", report)
 
 
 def _write_page(file: Path, task: Task, run: _Prepared, report: dict[str, Any], told: dict[str, Any]) -> None:
     try:
         media = task.media(run.inputs["test"], report.get("worst", []))
-        file.write_text(report_page(report, told, media), encoding="utf-8")
+        file.write_text(report_page(report, told, media), encoding="utf-8", errors=ESCAPED)
     except Exception as error:  # a page is not worth a trained model
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk: the result as a whole cannot be written
@@ -261,6 +292,7 @@ def _tidy(output: OutputFolder, training: TransferTrainingArguments) -> Iterator
     """Leave nothing half-written behind, whatever ends the run."""
     try:
         with quiet(), polite_stops():
+            usable_caches()
             yield
     except BaseException as error:
         if training.should_save:
@@ -271,6 +303,9 @@ def _tidy(output: OutputFolder, training: TransferTrainingArguments) -> Iterator
                 "leaves the result as it is (--auto_find_batch_size true does it by itself), lower "
                 f"--per_device_eval_batch_size, or use --bf16. ({' '.join(str(error).split())[:200]})"
             ) from error
+        trouble = None if isinstance(error, (InputError, Failure)) else disk_trouble(error)
+        if trouble is not None:
+            raise Failure(f"{trouble} {last_checkpoint(output.work)}") from error
         raise
     finally:
         output.release()
@@ -283,6 +318,7 @@ def _prepare_splits(
     data, seed = arguments.data, arguments.training.seed
     split_seed = seed if data.split_seed is None else data.split_seed
     given = _in_memory(dataset, data) if dataset is not None else load_splits(data)
+    commit = hub_commit(given["train"]) if dataset is None and data.dataset_name else None
     asked = data.split_by is not None
     columns = given["train"].column_names
     data = dataclasses.replace(data, split_by=unit_column(data, columns, task.unit_column(columns)))
@@ -306,6 +342,7 @@ def _prepare_splits(
     source = data.dataset_name or Path(data.train_file or "memory").name
     return splits, {
         "source": source,
+        "commit": commit,
         "left_out": {name: {why: n for why, n in counts.items() if n} for name, counts in left_out.items()},
         "made": made,
         "also_in_training": also_in_training,

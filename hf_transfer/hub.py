@@ -8,15 +8,29 @@ from typing import Any
 
 import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
 from hf_transfer.errors import Failure, InputError, logger
 from hf_transfer.inference import load_finetuned
 from hf_transfer.models import quiet
 from hf_transfer.reporting.model_card import model_card
-from hf_transfer.reporting.output_folder import LOGS, as_json, write_json, written_whole_folder
+from hf_transfer.reporting.output_folder import (
+    ESCAPED,
+    LOGS,
+    as_json,
+    write_json,
+    written_files,
+    written_whole_folder,
+)
 from hf_transfer.reporting.page import report_page
-from hf_transfer.reporting.report import published_arguments, without_examples
+from hf_transfer.reporting.publishing import (
+    is_local,
+    known_paths,
+    last_part,
+    published_arguments,
+    published_report,
+    without_paths,
+)
 
 # The test split's texts are the user's own and stay at home.
 KEPT = ("predictions.jsonl",)
@@ -27,11 +41,18 @@ def require_repository(arguments: Any) -> None:
     """Make the repository before training, so that a missing login is found at once and not after a night.
 
     Raises:
-        InputError: the Hub refuses, or cannot be reached.
+        InputError: the Hub refuses or cannot be reached, or what would be trained could not be used from there.
     """
-    training = arguments.training
+    training, model = arguments.training, str(arguments.model.model_name_or_path)
     if not training.should_save:
         return
+    if arguments.method.leaves_adapter and is_local(model):
+        raise InputError(
+            f"--push_to_hub: the adapter's base model is the local folder {last_part(model)}, which nobody else has. "
+            "Upload plain weights (--merge), or name a model on the Hub (--model_name_or_path); or leave "
+            "--push_to_hub out, and name the same model on the Hub afterwards: hf-transfer push FOLDER --base_model "
+            "NAMESPACE/NAME."
+        )
     repository = str(training.hub_model_id or Path(str(training.output_dir)).name)
     try:
         HfApi(token=training.hub_token).create_repo(repository, private=training.hub_private_repo, exist_ok=True)
@@ -49,8 +70,11 @@ def push(
     token: str | None = None,
     private: bool | None = None,
     merge: bool = False,
+    base_model: str | None = None,
 ) -> str:
     """Upload an output folder to the Hub in one commit; returns the commit's address.
+
+    The files that the run has written are uploaded and no others, without test texts and paths of this machine.
 
     Args:
         folder: of a finished run.
@@ -58,25 +82,27 @@ def push(
         token: of the Hub; the login's own by default.
         private: whether a new repository is private.
         merge: upload plain weights instead of an adapter.
+        base_model: the base model's id on the Hub, where the run took it from a local folder.
 
     Raises:
-        InputError: the folder is not a finished run's.
+        InputError: the folder is not a finished run's, or an adapter's base model is a local folder.
         Failure: the Hub could not be reached or refused; the folder is untouched.
     """
     folder = Path(folder)
     if not (folder / "report.json").is_file():
         raise InputError(f"{folder}: no report.json in it; expected the output folder of a finished run.")
+    if not (merge or base_model) and (folder / "adapter_config.json").is_file():
+        _refuse_local_base(folder)
     with tempfile.TemporaryDirectory() as scratch:
         source = folder
-        if not merge and (folder / "adapter_config.json").is_file():
-            _warn_of_local_base(folder)
         if merge:
-            source = Path(scratch) / "merged"
+            source = Path(scratch) / folder.resolve().name
             write_merged(folder, source)
         try:
             api = HfApi(token=token)
+            named = None if base_model is None else _named_base(api, base_model)
             repository = api.create_repo(hub_model_id, private=private, exist_ok=True).repo_id
-            files = _published(source, repository)
+            files = _published(source, repository, named)
             done = api.create_commit(
                 repository,
                 [
@@ -88,30 +114,76 @@ def push(
                         if name.startswith(WEIGHTS) and name not in files
                     ),
                 ],
-                commit_message=f"Upload {folder.name}",
+                commit_message=f"Upload {hub_model_id.split('/')[-1]}",
             )
+        except InputError:
+            raise
         except HFValidationError as error:
             raise InputError(f"--hub_model_id {hub_model_id}: {_reason(error)}") from error
         except Exception as error:  # whatever the client or the network raises: the folder is safe
+            again = f" --base_model {base_model}" if base_model else " --merge" if merge else ""
             raise Failure(
                 f"The push to {hub_model_id} failed: {_reason(error)}. Nothing is lost: the model, its card and its "
-                f"metrics are in {folder}. Try again: hf-transfer push {folder} --hub_model_id {hub_model_id}"
+                f"metrics are in {folder}. Try again: hf-transfer push {folder} --hub_model_id {hub_model_id}{again}"
             ) from error
+    _say_what_stays(folder)
     logger.info("Pushed to %s.", done.commit_url)
     return str(done.commit_url)
 
 
-def _published(source: Path, repository: str) -> dict[str, Any]:
+def _published(source: Path, repository: str, named: tuple[str, str] | None) -> dict[str, Any]:
     """The files of a commit: a path, or the content where the folder's own says what stays at home."""
-    files: dict[str, Any] = {f.name: f for f in sorted(source.iterdir()) if f.is_file() and f.name not in KEPT}
-    files["README.md"] = _card_of(source, hub_model_id=repository).encode()
-    report = without_examples(_report_of(source))
+    files: dict[str, Any] = {name: source / name for name in written_files(source) if name not in KEPT}
+    report, told = _report_of(source), _told(source)
+    known = known_paths(source, told)
+    if named is not None:
+        report |= {"model": named[0], "local": {**report.get("local", {}), "model": False}}
+    told = {**published_arguments(told, report, known), "hub_model_id": repository}
+    report = published_report(report, known)
+    for name in files:
+        if name.endswith("config.json"):
+            config = without_paths(json.loads(files[name].read_text(encoding="utf-8")), known)
+            if name == "adapter_config.json" and named is not None:
+                config |= dict(zip(("base_model_name_or_path", "revision"), named, strict=True))
+            files[name] = as_json(config).encode()
+    files["README.md"] = model_card(report, told).encode()
     files["report.json"] = as_json(report).encode()
-    told = {**published_arguments(_told(source)), "hub_model_id": repository}
     files["arguments.yaml"] = yaml.safe_dump(told, sort_keys=False, allow_unicode=True).encode()
     if "report.html" in files:
         files["report.html"] = report_page(report, told, []).encode()
     return files
+
+
+def _named_base(api: HfApi, base_model: str) -> tuple[str, str]:
+    """A model on the Hub and its commit of today.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    try:
+        return base_model, str(api.model_info(base_model).sha or "main")
+    except (HFValidationError, RepositoryNotFoundError) as error:
+        raise InputError(
+            f"--base_model {base_model}: there is no such model on the Hub, or this login does not see it; expected "
+            "NAMESPACE/NAME of the model that the adapter was trained on."
+        ) from error
+
+
+def _refuse_local_base(folder: Path) -> None:
+    base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    if is_local(base):
+        raise InputError(
+            f"{folder}: the adapter's base model is the local folder {base}, which nobody else has. Upload plain "
+            "weights (--merge), or name the same model on the Hub (--base_model NAMESPACE/NAME)."
+        )
+
+
+def _say_what_stays(folder: Path) -> None:
+    ours = {*written_files(folder), LOGS}
+    others = sorted(path.name for path in folder.iterdir() if path.name not in ours)
+    if others:
+        shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+        logger.info("Not uploaded, as the run has not written it: %s.", shown)
 
 
 def write_merged(folder: Path, target: Path) -> None:
@@ -124,22 +196,15 @@ def write_merged(folder: Path, target: Path) -> None:
         raise InputError(f"{folder}: expected a run with an adapter; found no adapter_config.json.")
     plain = load_finetuned(folder, merge=True, device="cpu").model
     with written_whole_folder(target) as staged:
-        shutil.copytree(folder, staged, ignore=shutil.ignore_patterns("adapter_*", LOGS), dirs_exist_ok=True)
+        for name in written_files(folder):
+            if not name.startswith("adapter_"):
+                shutil.copyfile(folder / name, staged / name)
         with quiet():
             plain.save_pretrained(staged)
-        write_json(staged / "report.json", {**_report_of(staged), "adapter": False})
-        (staged / "README.md").write_text(_card_of(staged), encoding="utf-8")
-
-
-def _warn_of_local_base(folder: Path) -> None:
-    base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    if Path(base).is_absolute():
-        logger.warning("The adapter's base model is the local folder %s: nobody else can load it. Use --merge.", base)
-
-
-def _card_of(folder: Path, **arguments: Any) -> str:
-    """The card of a finished run, written anew with some arguments changed."""
-    return model_card(_report_of(folder), {**_told(folder), **arguments})
+        report = {**_report_of(staged), "adapter": False}
+        (staged / "README.md").write_text(model_card(report, _told(staged)), encoding="utf-8", errors=ESCAPED)
+        files = sorted(file.name for file in staged.iterdir() if file.name != "report.json")
+        write_json(staged / "report.json", {**report, "files": [*files, "report.json"]})
 
 
 def _told(folder: Path) -> dict[str, Any]:

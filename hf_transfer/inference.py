@@ -13,6 +13,7 @@ from transformers import AutoConfig
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from hf_transfer.arguments import Arguments, DataArguments, MethodArguments, ModelArguments, TransferTrainingArguments
+from hf_transfer.caches import usable_caches
 from hf_transfer.data.groups import named_groups
 from hf_transfer.data.loading import divided_by_column
 from hf_transfer.data.tables import load_file, show_bars_for
@@ -127,6 +128,7 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
     Raises:
         InputError: the model or the data cannot be used.
     """
+    usable_caches()
     pipeline = load_finetuned(path_or_hub_id)
     config = pipeline.model.config
     task_class = task_of(config, str(path_or_hub_id))

@@ -167,7 +167,7 @@ def _with_adapters(model: PreTrainedModel, anatomy: Anatomy, arguments: MethodAr
         target_modules=linear_layers(model, anatomy),
         # All heads by name: peft's own choice by task type forgets poolers and projectors.
         modules_to_save=list(anatomy.head),
-        **variants[arguments.lora_variant],
+        **variants[str(arguments.lora_variant)],
     )
     config._register_custom_module({torch.nn.Linear: AddedLinear})
     adapted = get_peft_model(model, config)

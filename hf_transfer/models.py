@@ -1,14 +1,17 @@
 """Pretrained models and tokenizers, from the Hub or a local folder."""
 
 import contextlib
+import dataclasses
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import ResolvedRevision
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import resolve_revision
 
 from hf_transfer.arguments import ModelArguments
 from hf_transfer.errors import InputError, logger
@@ -77,6 +80,18 @@ def load_tokenizer(model: ModelArguments) -> Any:
         tokenizer.pad_token = tokenizer.eos_token
         logger.info("The tokenizer has no padding token: %r pads.", tokenizer.eos_token)
     return tokenizer
+
+
+def at_commit(model: ModelArguments) -> tuple[ModelArguments, str | None]:
+    """A model on the Hub at the commit that its revision names today, and that commit.
+
+    A local folder as it is, and None; as where the Hub and its cache know no commit: loading says why.
+    """
+    revision = resolve_revision(str(model.model_name_or_path), model.model_revision)
+    if not isinstance(revision, ResolvedRevision):
+        return model, None
+    commit = str(revision.resolved)
+    return dataclasses.replace(model, model_revision=commit), commit
 
 
 def load_config(model: ModelArguments, auto_model: Any, **settings: Any) -> Any:

@@ -11,13 +11,21 @@ from typing import Any, NoReturn
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
-from hf_transfer.arguments import Arguments, DataArguments, MethodArguments, ModelArguments, TransferTrainingArguments
+from hf_transfer.arguments import (
+    LORA,
+    Arguments,
+    DataArguments,
+    MethodArguments,
+    ModelArguments,
+    TransferTrainingArguments,
+    fitting,
+)
 from hf_transfer.errors import InputError, nearest
 from hf_transfer.yaml_text import NULLS, Written, read_yaml
 
 # What names the data: flags for some of it take the place of a file's for all of it.
-DATA_NAMED = ("dataset_name", "dataset_config_name", "train_file", "validation_file", "test_file", "train_split_name",
-              "validation_split_name", "test_split_name")  # fmt: skip
+DATA_NAMED = ("dataset_name", "dataset_config_name", "dataset_revision", "train_file", "validation_file", "test_file",
+              "train_split_name", "validation_split_name", "test_split_name")  # fmt: skip
 
 # Arguments that name or separate something in the data: `null` and `~` may be meant as they are written.
 WORDS_OF_THE_DATA = ("_column_name", "column_names", "split_by", "_group", "_label", "delimiter", "_separator")
@@ -82,6 +90,13 @@ def given_arguments(task_class: type, argv: Sequence[str], also: Sequence[str] =
     told = parser.converted(settings, config)
     if named:  # other data than the file's: nothing of those is left
         told = {key: value for key, value in told.items() if key not in DATA_NAMED}
+    if flags.get("model_name_or_path", told.get("model_name_or_path")) != told.get("model_name_or_path"):
+        told.pop("model_revision", None)  # a commit of the file's model
+    if "method" in flags:
+        told = fitting(told, flags["method"])
+    elif told.get("method") != "lora":
+        # Written out by earlier versions, whatever the method was.
+        told = {key: value for key, value in told.items() if key not in LORA or value != LORA[key]}
     return {**told, **flags}
 
 
@@ -99,7 +114,10 @@ def model_named(argv: Sequence[str]) -> ModelArguments:
     config = found.pop("config", None)
     names = [f.name for f in dataclasses.fields(ModelArguments)]
     settings = {key: value for key, value in (read_yaml(config) if config else {}).items() if key in names}
-    told = parser.converted(settings, str(config)) | found
+    told = parser.converted(settings, str(config))
+    if found.get("model_name_or_path", told.get("model_name_or_path")) != told.get("model_name_or_path"):
+        told.pop("model_revision", None)  # a commit of the file's model
+    told |= found
     if not told.get("model_name_or_path"):
         raise InputError("--model_name_or_path is missing: expected a Hub id or a local model folder.")
     return ModelArguments(**told)

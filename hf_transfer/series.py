@@ -5,7 +5,6 @@ import dataclasses
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,20 +16,14 @@ from filelock import FileLock, Timeout
 from hf_transfer.arguments import OF_NO_EFFECT, differences
 from hf_transfer.data.tables import digest_of
 from hf_transfer.errors import InputError, Interrupted, logger
+from hf_transfer.owned_folders import remove_empty
 from hf_transfer.reporting.output_folder import as_json, written_whole
 from hf_transfer.reporting.page import render
 
-# Settings that belong to some methods only; the others do without.
-OF_METHODS = {"trainable_layers": ("frozen",), "merge": ("lora",), "head_first": ("full", "lora")}
 METHODS = ("full", "lora", "frozen", "scratch")
 LOCK = ".lock"
 RECORD = "arguments.yaml"
 FILES = ("train_file", "validation_file", "test_file", "source_file", "dataset_name")
-
-
-def fitting(values: Mapping[str, Any], method: str) -> dict[str, Any]:
-    """The arguments without those that only other methods take."""
-    return {key: value for key, value in values.items() if method in OF_METHODS.get(key, (method,))}
 
 
 def checked_methods(methods: Sequence[str]) -> list[str]:
@@ -79,7 +72,7 @@ def claimed(task: Any, values: Mapping[str, Any], own: Mapping[str, Any], datase
             if not _kept_in(folder):
                 for path in folder.iterdir():
                     if path.is_dir():
-                        shutil.rmtree(path, ignore_errors=True)
+                        remove_empty(path)
                 (folder / RECORD).unlink()
             elif isinstance(error, Interrupted):
                 logger.info("The same command goes on with %s in %s.", what.replace("a ", "the ", 1), folder)
@@ -94,7 +87,8 @@ def claimed(task: Any, values: Mapping[str, Any], own: Mapping[str, Any], datase
 
 def _kept_in(folder: Path) -> list[Path]:
     """What runs have left there."""
-    return [path for path in folder.rglob("*") if path.is_file() and path.name not in (RECORD, LOCK)]
+    own = (folder / RECORD, folder / LOCK)
+    return [path for path in folder.rglob("*") if path not in own and not path.is_dir()]
 
 
 def _told(
@@ -113,6 +107,8 @@ def _locked(folder: Path, what: str) -> FileLock:
     """The folder's lock, held; the folder is made if it is not there."""
     if folder.is_file():
         raise InputError(f"--output_dir {folder}: there is a file of that name. Name a new folder for {what}.")
+    if folder.is_dir():
+        _require_record_or_nothing(folder, what)  # before a lock is written into a folder that is another's
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK, timeout=0)
@@ -127,12 +123,29 @@ def _locked(folder: Path, what: str) -> FileLock:
 def _begin_or_go_on(folder: Path, told: Mapping[str, Any], values: Mapping[str, Any], what: str) -> None:
     """Note what is begun in an empty folder; what was begun in another has the arguments and the data of today."""
     record = folder / RECORD
-    if record.is_file() and not (folder / "report.json").exists():
-        _require_the_same(folder, yaml.safe_load(record.read_text(encoding="utf-8")) or {}, told, values, what)
-    elif any(path.name != LOCK for path in folder.iterdir()):
-        raise InputError(f"--output_dir {folder}: there is something of that name. Name a new folder for {what}.")
+    _require_record_or_nothing(folder, what)
+    if record.is_file():
+        _require_the_same(folder, _record_of(folder), told, values, what)
     else:
         record.write_text(yaml.safe_dump(told, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _require_record_or_nothing(folder: Path, what: str) -> None:
+    held = [path.name for path in folder.iterdir() if path.name != LOCK or path.stat().st_size]
+    if held and not (_record_of(folder) and not (folder / "report.json").exists()):
+        shown = ", ".join(sorted(held)[:5])
+        raise InputError(
+            f"--output_dir {folder}: there is something of that name ({shown}). Name a new folder for {what}."
+        )
+
+
+def _record_of(folder: Path) -> dict[str, Any]:
+    """What was noted of the series in a folder; nothing where that is no series' folder."""
+    try:
+        told = yaml.safe_load((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return told if isinstance(told, dict) and "series" in told else {}
 
 
 def _fit_for_a_series(values: Mapping[str, Any], what: str) -> None:
@@ -201,6 +214,8 @@ def said_once() -> Iterator[None]:
     def new(record: logging.LogRecord) -> bool:
         if record.levelno >= logging.WARNING or getattr(record, "progress", False):
             return True
+        if getattr(record, "of_one_run", False):
+            return False  # the series says how it goes on
         text = record.getMessage()
         known = text in heard
         heard.add(text)

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,16 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 
+from hf_transfer.arguments import fitting
 from hf_transfer.errors import Failure, InputError, logger
 from hf_transfer.evaluation.learning_curve import describe_curves
 from hf_transfer.finetuning import finetune
 from hf_transfer.parsing import build_arguments, keyword_arguments
-from hf_transfer.reporting.output_folder import written_whole
-from hf_transfer.reporting.report import in_notebook, local_name, training_seconds
+from hf_transfer.reporting.output_folder import remove_run, written_whole
+from hf_transfer.reporting.publishing import local_name
+from hf_transfer.reporting.report import in_notebook, training_seconds
 from hf_transfer.reporting.study import from_scratch, sentences, summary
-from hf_transfer.series import checked_methods, claimed, fitting, said_once, write_record
+from hf_transfer.series import checked_methods, claimed, said_once, write_record
 
 # One line a finished run: what a study that goes on has done already.
 KEPT = "runs.jsonl"
@@ -124,8 +125,8 @@ class _Runs:
 
     def _run(self, method: str, size: int | None, draw: int) -> dict[str, Any]:
         work = self.folder / "run"
-        for left in (work, work.with_name("run.partial")):
-            shutil.rmtree(left, ignore_errors=True)
+        for left in (work, work.with_name("run.partial")):  # by a study that was stopped
+            remove_run(left)
         own = {
             "method": method,
             "seed": self.values["seed"] + draw,
@@ -140,7 +141,7 @@ class _Runs:
             if not self.done:
                 raise
             return {"method": method, "size": size, "draw": draw, "failed": str(error)}
-        shutil.rmtree(work)
+        remove_run(work)
         return _kept(result.report, method, size, draw)
 
 

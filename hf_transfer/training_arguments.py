@@ -155,7 +155,7 @@ class TransferTrainingArguments(TrainingArguments):
             self.disable_tqdm = not sys.stderr.isatty()
         if self.report_to is None:
             self.report_to = ["none"]
-        self._refuse_sharding(accelerator)
+        self._refuse_sharding()
         for name, why in WITHOUT_EFFECT.items():
             own = TrainingArguments.__dataclass_fields__[name]
             default = own.default if own.default_factory is MISSING else own.default_factory()
@@ -193,16 +193,16 @@ class TransferTrainingArguments(TrainingArguments):
         logger.info("The GPU computes in bf16 (--bf16 false for float32).")
         return True
 
-    def _refuse_sharding(self, accelerator: bool) -> None:
-        """FSDP needs GPUs to share a model among; DeepSpeed's own steps are not ours."""
-        fsdp = self.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"
-        if fsdp and not (accelerator and torch.accelerator.device_count() > 1):
+    def _refuse_sharding(self) -> None:
+        """Models shared among GPUs: their evaluation and their checkpoints would have to be written for it."""
+        if self.fsdp or self.fsdp_config or os.environ.get("ACCELERATE_USE_FSDP") == "true":
             raise InputError(
-                "FSDP shares a model among two GPUs or more, and there are fewer here. Leave --fsdp out, or start "
-                "with `accelerate launch --multi_gpu` instead of an FSDP config."
+                "FSDP is not supported: no machine with two GPUs has shown yet that a run with it ends, and with the "
+                "same result. Leave --fsdp out, and start with `accelerate launch --multi_gpu` instead of an FSDP "
+                "config: the whole model is on each GPU then."
             )
         if self.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-            raise InputError("DeepSpeed is not supported: expected `accelerate launch --multi_gpu`, or FSDP.")
+            raise InputError("DeepSpeed is not supported: expected `accelerate launch --multi_gpu`.")
 
     def _evaluate_for_early_stopping(self) -> None:
         if str(self.eval_strategy) in ("no", "IntervalStrategy.NO"):  # type: ignore[has-type]

@@ -11,10 +11,7 @@ The data are clips with transcripts: an audiofolder, a table of paths, or a data
 
 from importlib.resources import files
 
-from hf_transfer import SpeechRecognition, finetune
-from hf_transfer.errors import run_command
-from hf_transfer.parsing import parse_arguments
-from hf_transfer.reporting.report import next_command
+from hf_transfer.errors import run_command, show
 
 DEFAULTS = {"model_name_or_path": "facebook/wav2vec2-base-960h"}
 DEMO = files("hf_transfer") / "demo" / "speech"
@@ -28,12 +25,17 @@ DATASET = {
 
 
 def main() -> None:
+    # Here, as they take seconds: Ctrl-C ends the recipe without a traceback then too.
+    from hf_transfer import SpeechRecognition, finetune
+    from hf_transfer.parsing import parse_arguments
+    from hf_transfer.reporting.report import next_command
+
     arguments = parse_arguments(
         SpeechRecognition, defaults=DEFAULTS, defaults_without_data=DATASET, description=__doc__
     )
     result = finetune(arguments.task, arguments)
     if arguments.training.should_save:
-        print(f"\n{result}\n{next_command(result, arguments.task)}")
+        show(f"\n{result}\n{next_command(result, arguments.task)}")
 
 
 if __name__ == "__main__":

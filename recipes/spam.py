@@ -7,22 +7,24 @@
 The file needs a column of texts and one of labels; --help lists every argument.
 """
 
-from hf_transfer import TextClassification, finetune
-from hf_transfer.errors import run_command
-from hf_transfer.parsing import parse_arguments
-from hf_transfer.reporting.report import next_command
+from hf_transfer.errors import run_command, show
 
 DEFAULTS = {"model_name_or_path": "google-bert/bert-base-uncased"}
 DATASET = {"dataset_name": "ucirvine/sms_spam"}
 
 
 def main() -> None:
+    # Here, as they take seconds: Ctrl-C ends the recipe without a traceback then too.
+    from hf_transfer import TextClassification, finetune
+    from hf_transfer.parsing import parse_arguments
+    from hf_transfer.reporting.report import next_command
+
     arguments = parse_arguments(
         TextClassification, defaults=DEFAULTS, defaults_without_data=DATASET, description=__doc__
     )
     result = finetune(arguments.task, arguments)
     if arguments.training.should_save:
-        print(f"\n{result}\n{next_command(result, arguments.task)}")
+        show(f"\n{result}\n{next_command(result, arguments.task)}")
 
 
 if __name__ == "__main__":

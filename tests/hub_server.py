@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs, unquote
 
 TOKEN = "hf_secretTokenOfTheTests"
 
@@ -24,6 +25,20 @@ class Hub:
         self.refuse_commits = False
         self.token = TOKEN
         self.address = ""
+        self.sha = "c" * 40
+        # Repositories as they were at earlier commits.
+        self.history: dict[tuple[str, str], dict[str, bytes]] = {}
+
+    def move_on(self, sha: str) -> None:
+        """From now on all repositories are at another commit; what they held before is asked for by its own."""
+        self.history |= {(name, self.sha): dict(files) for name, files in self.repositories.items()}
+        self.sha = sha
+
+    def files_of(self, name: str, revision: str) -> tuple[dict[str, bytes] | None, str]:
+        """What a repository held at a revision, and the commit."""
+        if (name, revision) in self.history:
+            return self.history[name, revision], revision
+        return self.repositories.get(name), self.sha
 
     @property
     def environment(self) -> dict[str, str]:
@@ -50,6 +65,11 @@ def running_hub() -> Iterator[Hub]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def entry(path: str, data: bytes) -> dict[str, Any]:
+    """A file as the Hub lists it."""
+    return {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -91,6 +111,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(409 if known else 200, {"url": f"{self.state.address}/{name}", "name": name, "id": name})
         if self.path == "/api/validate-yaml":
             return self._send(200, {"errors": [], "warnings": []})
+        if match := re.fullmatch(r"/api/datasets/(.+)/paths-info/([^/]+)", unquote(self.path)):
+            files, _ = self.state.files_of(f"datasets/{match[1]}", match[2])
+            asked = parse_qs(body.decode()).get("paths") or json.loads(body)["paths"]
+            return self._send(200, [entry(path, (files or {})[path]) for path in asked if path in (files or {})])
         if match := re.fullmatch(r"/api/models/(.+)/preupload/main", self.path):
             files = json.loads(body)["files"]
             mode = {True: "lfs", False: "regular"}
@@ -136,24 +160,25 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path.startswith("/api/whoami"):
             return self._send(200, {"name": "tester", "type": "user", "auth": {"accessToken": {"role": "write"}}})
-        if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", self.path):
-            data = self.state.repositories.get(match[1], {}).get(match[2])
+        path = unquote(self.path)
+        if match := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            files, commit = self.state.files_of(match[1], match[2])
+            data = (files or {}).get(match[3])
             if data is None:
                 return self._send(
-                    404, {"error": "Entry not found"}, X_Error_Code="EntryNotFound", X_Repo_Commit="c" * 40
+                    404, {"error": "Entry not found"}, X_Error_Code="EntryNotFound", X_Repo_Commit=commit
                 )
             etag = hashlib.sha256(data).hexdigest()
-            return self._send(200, data, ETag=f'"{etag}"', X_Repo_Commit="c" * 40)
-        if match := re.match(r"/api/models/([^/]+/[^/?]+)", self.path):
-            files = self.state.repositories.get(match[1])
+            return self._send(200, data, ETag=f'"{etag}"', X_Repo_Commit=commit)
+        if match := re.match(r"/api/(models|datasets)/([^/]+/[^/?]+)(?:/(?:revision|tree)/([^/?]+))?", path):
+            name = match[2] if match[1] == "models" else f"datasets/{match[2]}"
+            files, commit = self.state.files_of(name, match[3] or "main")
             if files is None:
                 return self._send(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
-            if "/tree/" in self.path:
-                return self._send(
-                    200, [{"type": "file", "path": p, "size": len(d), "oid": "0"} for p, d in files.items()]
-                )
+            if "/tree/" in path:
+                return self._send(200, [entry(name, data) for name, data in files.items()])
             return self._send(200, {
-                "id": match[1], "sha": "c" * 40, "tags": [], "private": False,
-                "siblings": [{"rfilename": path} for path in files],
+                "id": match[2], "sha": commit, "tags": [], "private": False, "gated": False, "disabled": False,
+                "downloads": 0, "likes": 0, "siblings": [{"rfilename": name} for name in files],
             })  # fmt: skip
         return self._send(404, {"error": f"GET {self.path}"})

@@ -368,7 +368,7 @@ def test_what_killed_runs_have_left_is_removed_after_a_day(tiny, tmp_path, compu
     frozen(tmp_path / "a", tiny, file)
     (folder,) = (tmp_path / "cache" / "hf_transfer_activations").iterdir()
     kept = set(folder.iterdir())
-    left = [folder / "old.partial", folder / "old.npy", folder / "new.partial"]
+    left = [folder / f"{name * 32}{suffix}" for name, suffix in (("a", ".partial"), ("b", ".npy"), ("c", ".partial"))]
     for each in left:
         each.write_bytes(b"x")
     for each in left[:2]:

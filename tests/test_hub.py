@@ -1,13 +1,22 @@
 """Pushing to a Hub on loopback with the real client, and reading back from it."""
 
 import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 
 import pytest
+import yaml
 from conftest import build_model, message_rows, write_csv
 from hub_server import TOKEN, running_hub
-from processes import start
+from processes import ROOT, start
+from speech import write_clips
 
-from hf_transfer import TextClassification, finetune
+from hf_transfer import InputError, SpeechRecognition, TextClassification, finetune
+from hf_transfer.hub import _published, require_repository, write_merged
+from hf_transfer.parsing import make_arguments
 
 # Reads a model from the Hub with plain transformers and with load_finetuned.
 READ_BACK = """
@@ -23,12 +32,17 @@ for name in names:
     print(json.dumps(load_finetuned(name)(text)[0]))
 """
 PUSH_SEVERAL = """
-import sys
-from hf_transfer import push
+import logging, sys
+from hf_transfer import InputError, push
+logging.basicConfig(level=logging.INFO)
 adapter, full = sys.argv[1:]
-push(adapter, "tester/adapter")
+try:
+    push(adapter, "tester/adapter", base_model="tester/no")
+except InputError as error:
+    print(error)
+push(adapter, "tester/adapter", base_model="tester/base")
 push(adapter, "tester/plain", merge=True)
-push(adapter, "tester/second")
+push(adapter, "tester/second", base_model="tester/base")
 push(full, "tester/second")
 """
 
@@ -116,9 +130,16 @@ def test_a_hub_that_refuses_the_login_is_found_before_training(hub, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_adapters_are_pushed_as_they_are_or_merged_and_leave_nothing_to_the_next(hub, trained, tmp_path):
+def test_adapters_are_pushed_as_they_are_or_merged_and_leave_nothing_to_the_next(hub, trained, tiny, tmp_path):
+    hub.repositories["tester/base"] = {path.name: path.read_bytes() for path in tiny().iterdir()}
+    for name in OTHERS:
+        (trained[1] / name).parent.mkdir(exist_ok=True)
+        (trained[1] / name).write_text("TOKEN=hf_secret")
     pushed = start("-c", PUSH_SEVERAL, *trained, **hub.environment)
     assert pushed.returncode == 0, pushed.stderr
+    assert "--base_model tester/no: there is no such model on the Hub" in pushed.stdout
+    assert "Not uploaded, as the run has not written it: .env, .git" in pushed.stderr
+    assert not [name for files in hub.repositories.values() for name in OTHERS if name in files]
     assert "adapter_model.safetensors" in hub.repositories["tester/adapter"]
     assert "model.safetensors" not in hub.repositories["tester/adapter"]
     for name in ("tester/plain", "tester/second"):
@@ -139,3 +160,160 @@ def test_only_finished_runs_are_pushed(command, tmp_path):
     result = command("push", tmp_path)
     assert result.code == 2
     assert "no report.json" in result.err
+
+
+def test_an_adapter_of_a_local_base_model_is_named_merged_or_refused(trained, command, tiny):
+    """Before anything is uploaded, and before anything is trained."""
+    result = command("push", trained[0], "--hub_model_id", "tester/adapter")
+    assert result.code == 2
+    assert "Upload plain weights (--merge), or name the same model on the Hub (--base_model" in result.err
+    arguments = make_arguments(
+        TextClassification(),
+        {
+            "model_name_or_path": str(tiny()),
+            "train_file": "t.csv",
+            "method": "lora",
+            "push_to_hub": True,
+            "output_dir": "x",
+        },
+    )
+    with pytest.raises(InputError, match="which nobody else has"):
+        require_repository(arguments)
+
+
+# What lies beside a run's files in the folders of those who work in them.
+OTHERS = (".env", "notes.txt", "analysis.ipynb", "checkpoint-5/model.safetensors", "id_rsa", "optimizer.pt",
+          "model.safetensors.orig", "data.json", "handler.py", ".git/config", "config.json.bak")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def at_home(tiny, speech_model, tmp_path_factory):
+    """Runs of a person whose home is somewhere, told by absolute and relative paths, with other files beside."""
+    home = tmp_path_factory.mktemp("home") / "annamueller77"
+    (home / "private").mkdir(parents=True)
+    rows = [{**row, "channel": f"quux{i % 2}"} for i, row in enumerate(message_rows(60))]
+    texts = write_csv(home / "private" / "mails.csv", rows)
+    clips = write_clips(home / "private" / "clips", 24)
+    table = write_csv(home / "private" / "clips" / "t.tsv", clips, delimiter="\t")
+    common = {"max_steps": 2, "disable_tqdm": True, "run_name": str(home / "name")}
+    folders = []
+    for task, method, model, file in (
+        (TextClassification(), "full", tiny(), texts), (TextClassification(), "lora", tiny(), texts),
+        (SpeechRecognition(), "full", speech_model(), table),
+    ):  # fmt: skip
+        own = shutil.copytree(model, home / "private" / f"base-{len(folders)}")
+        out = home / "private" / f"run-{len(folders)}"
+        finetune(task, train_file=str(file), model_name_or_path=str(own), method=method, output_dir=str(out), **common)
+        for name in OTHERS:
+            (out / name).parent.mkdir(exist_ok=True)
+            (out / name).write_text("TOKEN=hf_secret")
+        folders.append(out)
+    return home, folders
+
+
+@pytest.mark.parametrize("which", ["full", "adapter", "merged", "speech"])
+def test_no_byte_of_a_push_tells_of_the_machine_or_of_the_test_texts(at_home, which, monkeypatch):
+    home, (full, adapter, speech) = at_home
+    folder = {"full": full, "speech": speech}.get(which, adapter)
+    monkeypatch.chdir(home)  # relative paths mean something here
+    source = folder
+    if which == "merged":
+        source = home / "merged"
+        write_merged(folder, source)
+    files = _published(source, "tester/x", ("tester/base", "c" * 40) if which == "adapter" else None)
+    written = set(json.loads((source / "report.json").read_text())["files"])
+    assert set(files) == written - {"predictions.jsonl"}
+    assert not set(OTHERS) & written
+    records = [json.loads(line) for line in (folder / "predictions.jsonl").open()]
+    texts = [record[key] for record in records for key in ("text", "reference", "audio") if key in record]
+    texts = [text for text in texts if len(text) > 6]  # shorter ones are in weights, by chance
+    errors = json.loads((folder / "report.json").read_text()).get("errors", {})
+    heard = [
+        each[key] for kind in errors.values() for each in kind for key in ("reference", "hypothesis") if key in each
+    ]
+    if which == "speech":
+        assert heard
+        for name in ("README.md", "report.json", "report.html"):
+            words = set(re.findall(r"\w+", files[name].decode()))
+            assert not [each for each in heard if each and len(each) > 3 and each in words], name
+    for name, content in files.items():
+        content = content if isinstance(content, bytes) else content.read_bytes()
+        for hidden in ("annamueller77", "private", str(home), "hf_secret", *texts):
+            assert hidden.encode() not in content, (name, hidden)
+    if which == "adapter":
+        assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "tester/base"
+        assert "base_model: tester/base" in files["README.md"].decode()
+
+
+def test_paths_of_other_systems_stay_at_home_too(at_home, tmp_path):
+    """A folder that was written on Windows, pushed from here."""
+    _, (full, *_) = at_home
+    folder = shutil.copytree(full, tmp_path / "moved")
+    report = json.loads((folder / "report.json").read_text())
+    windows = {"model_name_or_path": "C:\\Users\\Anna M\\models\\bert", "train_file": "D:\\data\\mails.csv",
+               "output_dir": "runs\\moved", "test_file": "\\\\server\\share\\t.csv"}  # fmt: skip
+    told = yaml.safe_load((folder / "arguments.yaml").read_text()) | windows
+    (folder / "arguments.yaml").write_text(yaml.safe_dump(told))
+    report |= {"model": windows["model_name_or_path"], "local": {"model": True, "dataset": True}}
+    (folder / "report.json").write_text(json.dumps(report))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({**config, "name_or_path": "C:/Users/Anna M/models/bert"})
+    )
+    files = _published(folder, "tester/x", None)
+    for name, content in files.items():
+        content = content if isinstance(content, bytes) else content.read_bytes()
+        for hidden in (b"Anna M", b"data\\", b"server", b"runs\\", b"Users"):
+            assert hidden not in content, (name, hidden)
+    assert yaml.safe_load(files["arguments.yaml"])["train_file"] == "mails.csv"
+
+
+# Trains on a model and a dataset of the Hub, waits until they have changed, and repeats the run in another cache.
+REPEATED = """
+import sys
+from pathlib import Path
+import datasets, huggingface_hub.constants, yaml
+from hf_transfer import TextClassification, finetune
+place = Path(sys.argv[1])
+common = dict(model_name_or_path="tester/base", dataset_name="tester/mails", method="lora", max_steps=2)
+finetune(TextClassification(), **common, output_dir=str(place / "out"))
+print("trained", flush=True)
+input()
+again = finetune(TextClassification(), **common, output_dir=str(place / "out"), resume_from_checkpoint="true")
+huggingface_hub.constants.HF_HUB_CACHE = str(place / "other" / "hub")
+datasets.config.HF_DATASETS_CACHE = place / "other" / "datasets"
+from hf_transfer.parsing import parse_arguments
+arguments = parse_arguments(TextClassification, ["--config", str(place / "out" / "arguments.yaml"), "--output_dir",
+                                                 str(place / "again")])
+finetune(arguments.task, arguments)
+"""
+
+
+def test_a_run_is_repeated_on_the_hubs_content_of_its_day(hub, tiny, tmp_path):
+    """Model and dataset have moved on since; `arguments.yaml` names the commits."""
+    hub.repositories["tester/base"] = {path.name: path.read_bytes() for path in tiny().iterdir()}
+    table = write_csv(tmp_path / "m.csv", message_rows(60)).read_bytes()
+    hub.repositories["datasets/tester/mails"] = {"train.csv": table}
+    environment = {**os.environ, **hub.environment, "HF_HOME": str(tmp_path / "home"),
+                   "HF_DATASETS_CACHE": str(tmp_path / "home" / "datasets")}  # fmt: skip
+    with (tmp_path / "err").open("w+") as errors, subprocess.Popen(
+        [sys.executable, "-c", REPEATED, tmp_path], cwd=ROOT, env=environment, text=True, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=errors,
+    ) as running:  # fmt: skip
+        told = running.stdout.readline()
+        if told == "trained\n":
+            hub.move_on("d" * 40)
+            hub.repositories["tester/base"]["model.safetensors"] = b"broken"
+            hub.repositories["datasets/tester/mails"]["train.csv"] = table.replace(b"ham", b"news")
+        running.communicate("\n", timeout=300)
+        errors.seek(0)
+        assert running.returncode == 0, errors.read()
+    told = yaml.safe_load((tmp_path / "out" / "arguments.yaml").read_text())
+    assert (told["model_revision"], told["dataset_revision"]) == ("c" * 40, "c" * 40)
+    adapter = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (adapter["base_model_name_or_path"], adapter["revision"]) == ("tester/base", "c" * 40)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["commits"] == {"model": {"revision": "main", "commit": "c" * 40},
+                                 "dataset": {"revision": None, "commit": "c" * 40}}  # fmt: skip
+    first, second = ((tmp_path / name / "predictions.jsonl").read_text() for name in ("out", "again"))
+    assert first == second

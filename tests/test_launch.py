@@ -166,15 +166,22 @@ def test_two_processes_stop_together_and_go_on_as_if_they_had_not(tiny, tmp_path
     newest = max(work.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     assert newest.name != "checkpoint-120"
     assert {"rng_state_0.pth", "rng_state_1.pth", "manifest.json"} <= {path.name for path in newest.iterdir()}
-    resumed = launch(*arguments, "--output_dir", tmp_path / "out", "--resume_from_checkpoint", "true", processes=2)
+    # The main process decides from where: the other one sees no checkpoint that is whole.
+    (tmp_path / "late.py").write_text(
+        "import os, runpy, sys\nimport hf_transfer.training.checkpoints as checkpoints\n"
+        "if os.environ['RANK'] == '1':\n    checkpoints.problem_of = lambda checkpoint: 'it shows late here'\n"
+        "sys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    resumed = launch(tmp_path / "late.py", *arguments, "--output_dir", tmp_path / "out", "--resume_from_checkpoint",
+                     "true", processes=2)  # fmt: skip
     assert resumed.returncode == 0, resumed.stderr
     assert f"Resuming from {newest}" in resumed.stderr
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("never", "out"))
     assert all(torch.equal(value, two[name]) for name, value in one.items())
 
 
-def test_sharding_is_refused_where_it_cannot_be(tiny, recipe, tmp_path):
-    """An FSDP config of accelerate's, as a user of several GPUs has it, on a machine without one."""
+def test_sharding_is_refused(tiny, recipe, tmp_path):
+    """An FSDP config of accelerate's, as a user of several GPUs has it; the flag; DeepSpeed's."""
     file = write_csv(tmp_path / "m.csv", message_rows(80))
     (tmp_path / "fsdp.yaml").write_text(
         "compute_environment: LOCAL_MACHINE\ndistributed_type: FSDP\nnum_machines: 1\nnum_processes: 2\n"
@@ -188,7 +195,8 @@ def test_sharding_is_refused_where_it_cannot_be(tiny, recipe, tmp_path):
         cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode != 0
-    assert done.stderr.count("error: FSDP shares a model among two GPUs or more") == 1
-    result = recipe("spam", *common, "--deepspeed", "config.json")
-    assert result.code == 2
-    assert "DeepSpeed is not supported" in result.err
+    assert done.stderr.count("error: FSDP is not supported: no machine with two GPUs has shown yet") == 1
+    for flag, value, says in (("fsdp", "full_shard", "FSDP"), ("deepspeed", "config.json", "DeepSpeed")):
+        result = recipe("spam", *common, f"--{flag}", value)
+        assert result.code == 2
+        assert f"{says} is not supported" in result.err

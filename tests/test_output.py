@@ -17,6 +17,7 @@ from processes import Forked
 from safetensors.torch import load_file
 
 from hf_transfer import Failure, InputError, TextClassification, finetune, load_finetuned
+from hf_transfer.owned_folders import mark
 from hf_transfer.training.interruption import _StopAfterStep
 
 STEPS = {"max_steps": 2, "disable_tqdm": True}
@@ -388,7 +389,8 @@ def test_a_refused_run_leaves_the_folder_to_the_next(train, tmp_path):
 
 
 def test_two_runs_at_once_do_not_share_a_folder(train, tmp_path):
-    with FileLock(_made(tmp_path / "out.partial") / ".lock"):
+    mark(_made(tmp_path / "out.partial"))
+    with FileLock(tmp_path / "out.partial" / ".lock"):
         for checkpoint in (False, True):
             if checkpoint:
                 _made(tmp_path / "out.partial" / "checkpoint-5")

@@ -20,7 +20,7 @@ STEP = "hf_transfer.training.trainer:TransferTrainer.compute_loss"
 EVALUATION = "hf_transfer.training.trainer:TransferTrainer.evaluation_loop"
 SEALING = "hashlib:file_digest"  # the files of a checkpoint are there, its manifest is not
 SAVING = "torch:save"  # the weights of a checkpoint are there, its optimizer is not
-ROTATION = "hf_transfer.training.trainer:rotate_checkpoints"  # the new one is in place, the old one too
+ROTATION = "hf_transfer.training.trainer:remove_old"  # the new one is in place, the old one too
 RESULT = "hf_transfer.finetuning:_write_model"
 CARD = "hf_transfer.finetuning:model_card"  # the weights of the result are written, the card is not
 # Two evaluations and checkpoints an epoch of 8 steps, logs between them; augmentation and dropout draw at random.
@@ -134,7 +134,7 @@ def left(tiny, tmp_path_factory):
             Failure, match=r"No space left on device. The last good checkpoint is .*checkpoint-6. Make"
         ):
             run_of(place / "out", tiny(), settings)
-    assert sorted(path.name for path in (place / "out.partial").iterdir() if path.name != ".lock") == [
+    assert sorted(path.name for path in (place / "out.partial").iterdir() if not path.name.startswith(".")) == [
         "checkpoint-3", "checkpoint-6"
     ]  # fmt: skip
     return never, place / "out.partial"
@@ -368,7 +368,7 @@ def test_a_run_that_goes_back_leaves_no_checkpoints_of_what_it_left(tiny, unfini
     shutil.copytree(work / "checkpoint-6", work / "checkpoint-9")
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf_transfer.training.trainer.rotate_checkpoints", lambda *_: seen.append(names_in(work)))
+        patch.setattr("hf_transfer.training.trainer.remove_old", lambda *_: seen.append(names_in(work)))
         leave_unfinished(
             tmp_path / "out", tiny(),
             unfinished | {"resume_from_checkpoint": str(work / "checkpoint-3"), "num_train_epochs": 3.0},

@@ -19,9 +19,10 @@ import soundfile
 from tqdm.auto import tqdm
 
 from hf_transfer.data.audio import AudioSettings, Decoded, UnusableAudio, decode
-from hf_transfer.data.kept import mark_used
+from hf_transfer.data.kept import FILES, mark_used
 from hf_transfer.durable import to_disk
 from hf_transfer.errors import Failure
+from hf_transfer.owned_folders import remove_entries
 
 # Part of the fingerprint: raise it when decoded samples or findings change.
 VERSION = 1
@@ -148,7 +149,7 @@ def _decode_all(
         for file in partial.iterdir():
             to_disk(file)
         if _read(folder) is None:  # another process may have been faster
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_entries(folder, FILES)
             try:
                 os.replace(partial, folder)
                 _mapped.cache_clear()  # of a file that was damaged

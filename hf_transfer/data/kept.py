@@ -2,12 +2,17 @@
 
 import contextlib
 import os
-import shutil
+import re
 import time
 from pathlib import Path
 
+from hf_transfer.owned_folders import remove_entries
+
 # Kept folders that no run has asked for in so many days are removed.
 UNUSED_DAYS = 30
+# Names of such folders and of the files in them: decoded audio, the clips left out of it, activations.
+FOLDER = r"[0-9a-f]{32}|\.partial-[0-9a-f]{32}"
+FILES = r"samples\.int16|clips\.npz|left_out_of_\w+\.txt|[0-9a-f]{32}\.(npy|npz|partial)"
 
 
 def mark_used(folder: Path) -> None:
@@ -15,5 +20,6 @@ def mark_used(folder: Path) -> None:
     os.utime(folder)
     for other in folder.parent.iterdir():
         with contextlib.suppress(OSError):  # another run may do the same
-            if time.time() - other.stat().st_mtime > UNUSED_DAYS * 86400:
-                shutil.rmtree(other)
+            old = time.time() - other.stat().st_mtime > UNUSED_DAYS * 86400
+            if old and re.fullmatch(FOLDER, other.name) and not other.is_symlink():
+                remove_entries(other, FILES)

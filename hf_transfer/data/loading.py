@@ -1,6 +1,7 @@
 """The splits that the user names, as they are: Hub dataset, local folder or local files."""
 
 import os
+import re
 from pathlib import Path
 
 import datasets
@@ -91,7 +92,7 @@ def _load_with_datasets(data: DataArguments) -> DatasetDict:
         flag = "column_names" if data.column_names else "delimiter"
         raise InputError(f"--{flag} is for local CSV and TSV files; {data.dataset_name} has none.")
     try:
-        return datasets.load_dataset(data.dataset_name, data.dataset_config_name)
+        return datasets.load_dataset(data.dataset_name, data.dataset_config_name, revision=data.dataset_revision)
     except Exception as error:  # network, missing datasets, files that do not fit together
         raise InputError(_not_loaded(data, error)) from error
 
@@ -103,6 +104,15 @@ def _not_loaded(data: DataArguments, error: Exception) -> str:
         f"--dataset_name {data.dataset_name} could not be loaded: {reason}{offline} Expected a dataset on the Hub, "
         "reachable from here, or a local folder of data files; a single local file goes to --train_file."
     )
+
+
+def hub_commit(split: Dataset) -> str | None:
+    """The commit on the Hub that a split's files are of; None for local files.
+
+    `datasets` keeps what it has made of them in a folder of that name, and takes it from there without a network.
+    """
+    folders = (Path(file["filename"]).parent.name for file in split.cache_files)
+    return next((name for name in folders if re.fullmatch("[0-9a-f]{40}", name)), None)
 
 
 def _named_splits(data: DataArguments, loaded: DatasetDict, there: list[str] | None = None) -> DatasetDict:

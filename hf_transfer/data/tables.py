@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from hf_transfer.data.delimited import examine_delimited
 from hf_transfer.data.encodings import TextFile, examine_text
 from hf_transfer.data.values import as_text, is_missing, storable
-from hf_transfer.errors import Failure, InputError, logger, nearest
+from hf_transfer.errors import Failure, InputError, disk_trouble, logger, nearest
 
 # Changes with what is made of a file's rows: tables that an older version has cached are read anew.
 READER = 3
@@ -191,7 +191,7 @@ def load_tables(
             cause = cause.__cause__ or cause.__context__
         if isinstance(cause, InputError):
             raise cause from None
-        raise Failure(f"{paths[0]} could not be converted: {cause or error}.") from error
+        raise Failure(f"{paths[0]} could not be converted: {disk_trouble(error) or f'{cause or error}.'}") from error
 
 
 def _load_parquet(paths: list[Path]) -> Dataset:
@@ -205,7 +205,7 @@ def _load_parquet(paths: list[Path]) -> Dataset:
         while cause.__cause__ is not None:
             cause = cause.__cause__
         if isinstance(cause, OSError) and cause.errno is not None:
-            raise Failure(f"{paths[0]} could not be converted: {cause}.") from error
+            raise Failure(f"{paths[0]} could not be converted: {disk_trouble(error) or f'{cause}.'}") from error
         raise InputError(
             f"{', '.join(map(str, paths[:3]))} cannot be used: {str(cause).splitlines()[0]} Leave out or convert such "
             "columns."

@@ -8,7 +8,8 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader
 
 from hf_transfer.evaluation.bootstrap import RESAMPLES
-from hf_transfer.reporting.report import false_positives, is_local, local_name
+from hf_transfer.reporting.publishing import is_local_dataset, is_local_model, last_part, model_name
+from hf_transfer.reporting.report import false_positives
 
 # One template a task, named by its pipeline tag, on top of base.md.
 CARDS = Path(__file__).with_name("cards")
@@ -42,11 +43,11 @@ def model_card(report: dict[str, Any], arguments: dict[str, Any]) -> str:
     name = arguments.get("hub_model_id") or Path(arguments["output_dir"]).name
     numbers = {key: value for key, value in report["metrics"].items() if isinstance(value, float)}
     names = [*report["headline"], *(key for key in numbers if key not in report["headline"])]
-    base, source = report["model"], report["data"]["source"]
-    shown, source = local_name(base), local_name(source)
+    source, dataset = report["data"]["source"], arguments.get("dataset_name")
+    source = last_part(source) if is_local_dataset(report, source) else source
     data = ModelCardData(
-        base_model=None if is_local(base) or report["method"] == "scratch" else base,
-        datasets=arguments.get("dataset_name") if not is_local(arguments.get("dataset_name") or "/") else None,
+        base_model=None if is_local_model(report) or report["method"] == "scratch" else report["model"],
+        datasets=None if not dataset or is_local_dataset(report, dataset) else dataset,
         library_name="peft" if report["adapter"] else "transformers",
         pipeline_tag=report["task"],
         tags=["hf-transfer-learning", report["method"]],
@@ -67,7 +68,7 @@ def model_card(report: dict[str, Any], arguments: dict[str, Any]) -> str:
     cards = Environment(loader=FileSystemLoader(CARDS), trim_blocks=True, lstrip_blocks=True)
     text = cards.get_template(f"{report['task']}.md").render(
         name=cell(name.split("/")[-1]),
-        base_model=cell(shown),
+        base_model=cell(model_name(report)),
         model_id=name if arguments.get("hub_model_id") else arguments["output_dir"],
         report=report,
         metric_names=names,

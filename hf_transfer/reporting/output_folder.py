@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,14 +15,24 @@ import yaml
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from hf_transfer.arguments import OF_NO_EFFECT, differences
+from hf_transfer.arguments import OF_NO_EFFECT, differences, fitting
 from hf_transfer.durable import to_disk
-from hf_transfer.errors import Failure, InputError
+from hf_transfer.errors import Failure, InputError, logger
+from hf_transfer.owned_folders import MARK, is_marked, listed_files, mark, remove_entries
 
 # Where TensorBoard's logs lie, in the working folder and then in the output folder.
 LOGS = "runs"
-# What a run keeps in its working folder.
-OURS = ("checkpoint-", "writing", "result", ".lock", LOGS, "wandb-id")
+LOCK = ".lock"
+# What a run has in its working folder beside the lock and the mark: whole names.
+ENTRIES = rf"checkpoint-\d+|writing|result|{LOGS}|wandb-id"
+# Half of a surrogate pair, in a damaged text or the name of a file, becomes an escape: a valid one in JSON.
+ESCAPED = "backslashreplace"
+# What output folders hold whose report does not list its files yet: the names that every tokenizer shares.
+EARLIER_FILES = ("README.md", "adapter_config.json", "adapter_model.safetensors", "added_tokens.json",
+                 "arguments.yaml", "config.json", "generation_config.json", "merges.txt", "model.safetensors",
+                 "predictions.jsonl", "preprocessor_config.json", "processor_config.json", "report.html",
+                 "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt",
+                 "report.json")  # fmt: skip
 # Arguments that a run settles by itself where they are left open.
 SETTLED = ("learning_rate", "num_train_epochs", "metric_for_best_model")
 
@@ -34,7 +45,8 @@ class OutputFolder:
     """Where a run works and where its result appears.
 
     The run works in ``<output_dir>.partial`` beside the output folder: checkpoints, logs and the unfinished result.
-    The result is renamed into place when it is complete, and the logs after it.
+    The result is renamed into place when it is complete, and the logs after it. The working folder is marked; one
+    without the mark is somebody else's, and in one with it everything stays that no run writes.
 
     Args:
         path: the output folder.
@@ -52,21 +64,14 @@ class OutputFolder:
             raise InputError(f"--output_dir {path}: the result cannot take that folder's place; name one inside it.")
         self.work = self.path.resolve().with_name(self.path.resolve().name + ".partial")
         self._lock: FileLock | None = None
+        self._stranded = False  # whether a finished result lies in the working folder
         if self.path.is_file():
             raise InputError(f"--output_dir {path}: there is a file of that name; expected a new folder.")
         self.resume = resume
-        finished = resume and (self.path / "report.json").is_file()
-        if self.path.is_dir() and any(self.path.iterdir()) and not finished:
-            held = ", ".join(sorted(file.name for file in self.path.iterdir())[:5])
-            old = ", or remove this one" if (self.path / "report.json").is_file() else ""
-            raise InputError(f"--output_dir {path}: the folder exists and holds {held}. Name a new folder{old}.")
-        foreign = [file.name for file in _entries(self.work) if not file.name.startswith(OURS)]
-        if foreign or self.work.is_file():
-            raise InputError(
-                f"--output_dir {path}: the run would work in {self.work}, which is not a run's folder "
-                f"({', '.join(foreign[:5]) or 'it is a file'}). Name another folder, or move that one away."
-            )
-        if not resume and any(self.work.glob("checkpoint-*")):
+        if not (resume and (self.path / "report.json").is_file()):
+            self._require_free()
+        self._require_ours()
+        if not resume and self._checkpoints():
             with suppress(OSError):  # a folder that cannot be locked is not being written
                 self._claim()
             self.release()
@@ -74,6 +79,25 @@ class OutputFolder:
                 f"--output_dir {path}: an unfinished run lies in {self.work}. Continue it with "
                 "--resume_from_checkpoint true, or remove that folder."
             )
+
+    def _require_free(self) -> None:
+        held = [file.name for file in _entries(self.path)]
+        if held:
+            old = ", or remove this one" if "report.json" in held else ""
+            raise InputError(
+                f"--output_dir {self.path}: the folder exists and holds {', '.join(held[:5])}. Name a new folder{old}."
+            )
+
+    def _require_ours(self) -> None:
+        if self.work.is_file() or not (is_marked(self.work) or _is_empty(self.work) or _is_of_before(self.work)):
+            held = ", ".join(file.name for file in _entries(self.work)[:5])
+            raise InputError(
+                f"--output_dir {self.path}: the run would work in {self.work}, which is not a run's folder "
+                f"({f'it holds {held}' if held else 'it is a file'}). Name another folder, or move that one away."
+            )
+
+    def _checkpoints(self) -> list[Path]:
+        return [path for path in self.work.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
 
     def is_finished(self, arguments: dict[str, Any]) -> bool:
         """Whether the run that is to be continued has finished already.
@@ -84,6 +108,11 @@ class OutputFolder:
         if not (self.resume and (self.path / "report.json").is_file()):
             return False
         told = yaml.safe_load((self.path / "arguments.yaml").read_text(encoding="utf-8"))
+        method = str(told.get("method", "full"))
+        told, arguments = fitting(told, method), fitting(arguments, method)
+        for name, of in self.report().get("commits", {}).items():
+            if arguments.get(f"{name}_revision") != of["commit"]:  # noted instead of what was asked for
+                told[f"{name}_revision"] = of["revision"]
         # What was left open then has been filled in since: it is compared where it is given now.
         told = {key: value for key, value in told.items() if key in arguments or key not in (*SETTLED, "dataset")}
         other = differences(told, arguments, OF_NO_EFFECT)
@@ -100,17 +129,24 @@ class OutputFolder:
         """Make the working folder.
 
         Raises:
-            InputError: it cannot be made.
+            InputError: it cannot be made, or another run has made it or the output folder by now.
         """
         try:
             self.work.mkdir(parents=True, exist_ok=True)
+            self._require_ours()
             self._claim()
+            try:
+                self._require_free()
+            except InputError:
+                self.discard()
+                raise
+            mark(self.work)
         except OSError as error:
             raise InputError(f"--output_dir {self.path}: the folder cannot be made: {error.strerror}.") from error
 
     def _claim(self) -> None:
         """Lock the working folder until the process ends, however it ends."""
-        self._lock = FileLock(self.work / ".lock", timeout=0)
+        self._lock = FileLock(self.work / LOCK, timeout=0)
         try:
             self._lock.acquire()
         except Timeout as error:
@@ -139,7 +175,7 @@ class OutputFolder:
         """A folder to write the result into; it becomes the output folder when the block ends without an error.
 
         Raises:
-            Failure: the disk is full or the folder cannot be written.
+            Failure: the disk is full, the folder cannot be written, or something is in its place by now.
         """
         staged = self.work / "result"
         shutil.rmtree(staged, ignore_errors=True)
@@ -149,26 +185,88 @@ class OutputFolder:
             _open_up(staged)
             for path in (*staged.iterdir(), staged):
                 to_disk(path)
-            place = self.path.resolve()
-            if place.is_dir():
-                place.rmdir()  # empty, as checked
-            os.replace(staged, place)
-            to_disk(place.parent)  # only then are checkpoints removed
-            if (self.work / LOGS).is_dir():
-                os.replace(self.work / LOGS, place / LOGS)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(staged, ignore_errors=True)
             raise Failure(
                 f"The result could not be written to {self.path}: {_cause(error)}. Nothing half-written is "
                 f"left; checkpoints, if any, are in {self.work}: make room and use --resume_from_checkpoint true."
             ) from error
-        shutil.rmtree(self.work, ignore_errors=True)
+        self._appear(staged)
+
+    def _appear(self, staged: Path) -> None:
+        """Rename the finished result into place; from then on nothing makes the run look failed."""
+        place = self.path.resolve()
+        try:
+            if place.is_dir():
+                place.rmdir()  # empty, as checked: where that is no longer so, this fails
+            os.replace(staged, place)
+        except OSError as error:
+            self._stranded = True
+            raise Failure(
+                f"The result is complete, and cannot be renamed to {self.path}: {error.strerror}. It lies in "
+                f"{staged}: move it from there."
+            ) from error
+        with suppress(OSError):
+            to_disk(place.parent)  # only then are checkpoints removed
+        with suppress(OSError):
+            if (self.work / LOGS).is_dir():
+                os.replace(self.work / LOGS, place / LOGS)
+        self._remove_work()
 
     def discard(self) -> None:
-        """Remove what an unfinished run left, unless it can be continued from it."""
+        """Remove what an unfinished run left, unless there is a checkpoint or a result to go on from."""
         mine = self._lock is not None and self._lock.is_locked
-        if mine and not any(self.work.glob("checkpoint-*")):
-            shutil.rmtree(self.work, ignore_errors=True)
+        if mine and not self._checkpoints() and not self._stranded:
+            self._remove_work()
+
+    def _remove_work(self) -> None:
+        remove_entries(self.work, ENTRIES)
+        if os.name == "nt":
+            self.release()  # there an open file cannot be removed
+        # In this order: whoever asks from now on locks a file of their own.
+        remove_entries(self.work, f"{re.escape(LOCK)}|{re.escape(MARK)}")
+        self.release()
+        left = [entry.name for entry in _entries(self.work)]
+        if left:
+            logger.warning("%s stays: no run has written %s.", self.work, ", ".join(left[:5]))
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether there is nothing in it, or the lock of a run that ended before it could do anything."""
+    return all(entry.name == LOCK and not entry.stat().st_size for entry in _entries(folder))
+
+
+def _is_of_before(folder: Path) -> bool:
+    """Whether it is the working folder of a run from before there were marks: checkpoints, and nothing foreign."""
+    entries = _entries(folder)
+    known = all(entry.name == LOCK or re.fullmatch(ENTRIES, entry.name) for entry in entries)
+    return known and any(listed_files(entry) for entry in entries if entry.name.startswith("checkpoint-"))
+
+
+def written_files(folder: Path) -> list[str]:
+    """The names of the files that a finished run has written into its output folder, as its report lists them."""
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    names = report.get("files", EARLIER_FILES)
+    return [name for name in names if Path(name).name == name and (folder / name).is_file()]
+
+
+def remove_run(folder: Path) -> None:
+    """Remove a finished run's output folder, or the working folder of a run that ended.
+
+    Raises:
+        InputError: somebody has put something else there; that stays.
+    """
+    if (folder / "report.json").is_file():
+        remove_entries(folder / LOGS, ".*")
+        for name in written_files(folder):
+            (folder / name).unlink()
+    elif is_marked(folder) or _is_empty(folder) or _is_of_before(folder):
+        remove_entries(folder, f"{ENTRIES}|{re.escape(LOCK)}|{re.escape(MARK)}")
+    with suppress(OSError):
+        folder.rmdir()
+    if folder.exists():
+        held = ", ".join(path.name for path in _entries(folder)[:5])
+        raise InputError(f"{folder} holds what no run has written ({held}): move it away and start again.")
 
 
 @contextmanager
@@ -185,7 +283,7 @@ def written_whole(file: Path) -> Iterator[Any]:
         raise InputError(f"{file}: that is a folder; expected the name of a file.")
     if file.exists() and not file.is_file():
         try:
-            with file.open("w", encoding="utf-8") as device:
+            with file.open("w", encoding="utf-8", errors=ESCAPED) as device:
                 yield device
         except OSError as error:
             raise Failure(f"{file} could not be written: {_cause(error)}.") from error
@@ -193,7 +291,7 @@ def written_whole(file: Path) -> Iterator[Any]:
     file = Path(os.path.realpath(file))
     try:
         stream = tempfile.NamedTemporaryFile(  # noqa: SIM115 (closed below, before it is renamed)
-            "w", encoding="utf-8", dir=file.parent, prefix=f".{file.name}.", delete=False
+            "w", encoding="utf-8", errors=ESCAPED, dir=file.parent, prefix=f".{file.name}.", delete=False
         )
     except OSError as error:
         raise InputError(f"{file} cannot be written: {error.strerror}.") from error
@@ -251,9 +349,9 @@ def _cause(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def as_json(value: Any) -> str:
+def as_json(value: Any, *, only_ascii: bool = False) -> str:
     """`value` as JSON; what is not finite becomes null, which every JSON reader takes."""
-    return json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(_finite(value), indent=2, ensure_ascii=only_ascii) + "\n"
 
 
 def as_json_line(record: dict[str, Any], *, ascii_only: bool = False) -> str:
@@ -265,12 +363,12 @@ def as_json_line(record: dict[str, Any], *, ascii_only: bool = False) -> str:
 
 def write_json(file: Path, value: Any) -> None:
     """Write `value` as JSON."""
-    file.write_text(as_json(value), encoding="utf-8")
+    file.write_text(as_json(value), encoding="utf-8", errors=ESCAPED)
 
 
 def write_jsonl(file: Path, records: list[dict[str, Any]]) -> None:
     """Write one JSON object a line."""
-    with file.open("w", encoding="utf-8") as stream:
+    with file.open("w", encoding="utf-8", errors=ESCAPED) as stream:
         for record in records:
             stream.write(json.dumps(_finite(record), ensure_ascii=False) + "\n")
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from hf_transfer.reporting.report import answer, local_name, verdict
+from hf_transfer.reporting.publishing import is_local_dataset, last_part, model_name
+from hf_transfer.reporting.report import answer, verdict
 
 # base.html, and on top of it a template a task, named by its pipeline tag.
 PAGES = Path(__file__).with_name("pages")
@@ -23,6 +24,7 @@ def report_page(report: Mapping[str, Any], arguments: Mapping[str, Any], media: 
         media: data URIs of the worst examples, where they are to be heard or seen.
     """
     name = Path(str(arguments.get("hub_model_id") or arguments["output_dir"])).name
+    source = report["data"]["source"]
     return render(
         f"{report['task']}.html",
         title=name,
@@ -30,8 +32,8 @@ def report_page(report: Mapping[str, Any], arguments: Mapping[str, Any], media: 
         report=report,
         arguments=arguments,
         verdict=verdict(report),
-        base_model=local_name(report["model"]),
-        source=local_name(report["data"]["source"]),
+        base_model=model_name(report),
+        source=last_part(source) if is_local_dataset(report, source) else source,
         curves=learning_curves(report["history"]),
         media=media,
     )

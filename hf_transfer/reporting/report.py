@@ -96,25 +96,10 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def published_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments as a page that others see may show them: files by their names."""
-    return {key: local_name(value) if isinstance(value, str) and "/" in value else value
-            for key, value in arguments.items()}  # fmt: skip
-
-
 def training_seconds(report: Mapping[str, Any]) -> float:
     """What training costs as a whole: with a head that was fitted first, and activations that may have been kept."""
     training = report["training"]
     return training["seconds"] + training["head_seconds"] + training["activations_seconds"]
-
-
-def without_examples(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The report as it may be published: without what the test examples say, and where things lie on this machine."""
-    found = {key: value for key, value in report.items() if key != "worst"}
-    if "data" in report:
-        found |= {"model": local_name(report["model"])}
-        found["data"] = {**report["data"], "source": local_name(report["data"]["source"])}
-    return found | ({"source": without_examples(report["source"])} if "source" in report else {})
 
 
 def describe_lengths(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,16 +124,6 @@ def describe_lengths(inputs: Mapping[str, Any]) -> dict[str, Any]:
             for name, own in lengths.items()
         },
     }
-
-
-def local_name(name: str) -> str:
-    """A model or dataset by its name: where a folder lies is nobody's business but its owner's."""
-    return Path(name).name if is_local(name) else name
-
-
-def is_local(name: str) -> bool:
-    """Whether this is a path, and not the name of something on the Hub."""
-    return name.startswith(("/", ".", "~")) or Path(name).exists() or name.count("/") > 1
 
 
 def summary(report: dict[str, Any], folder: Path) -> str:

@@ -22,7 +22,7 @@ from hf_transfer.errors import InputError, logger, short_path
 from hf_transfer.reporting.model_card import cell, model_card
 from hf_transfer.reporting.output_folder import LOGS, OutputFolder
 from hf_transfer.reporting.page import report_page
-from hf_transfer.reporting.report import published_arguments, without_examples
+from hf_transfer.reporting.publishing import published_arguments, published_report
 
 # Those that get results; transformers' other trackers get what Trainer gives them.
 TRACKERS = ("tensorboard", "trackio", "wandb")
@@ -101,7 +101,7 @@ class Tracking(TrainerCallback):
         ``source/before/NAME`` of the source examples and ``groups/GROUP/before/NAME`` of each group, and so on.
         """
         told, step = self.arguments.as_dict(), trainer.state.global_step
-        published = without_examples(report)
+        published = published_report(report)
 
         def finish(callback: Any) -> None:
             if isinstance(callback, TensorBoardCallback):
@@ -115,13 +115,14 @@ class Tracking(TrainerCallback):
             elif isinstance(callback, TrackioCallback):
                 import trackio
 
-                page = trackio.Html(report_page(published, published_arguments(told), []), inject=False)
+                page = trackio.Html(report_page(published, published_arguments(told, report), []), inject=False)
                 trackio.log({**metrics(report, "before"), "train/global_step": 0}, step=0)
                 trackio.log({**metrics(report, "after"), "report": page, "train/global_step": step})
             elif isinstance(callback, WandbCallback):
                 import wandb
 
-                page = wandb.Html(io.StringIO(report_page(published, published_arguments(told), [])), inject=False)
+                page = report_page(published, published_arguments(told, report), [])
+                page = wandb.Html(io.StringIO(page), inject=False)
                 wandb.log({**metrics(report, "before"), "train/global_step": 0})
                 wandb.log({**metrics(report, "after"), "report": page, "train/global_step": step})
             callback.on_train_end(
@@ -163,7 +164,7 @@ class Tracking(TrainerCallback):
 
     def _begin(self, callback: Any, again: bool, args: Any, state: Any, control: Any, **kwargs: Any) -> str:
         """Open the tracker's run unless that was done, or go on with that of a checkpoint; where it can be seen."""
-        told, goes_on = self.arguments.as_dict(), again or state.global_step > 0
+        told, goes_on = published_arguments(self.arguments.as_dict()), again or state.global_step > 0
         if isinstance(callback, TensorBoardCallback):
             if not goes_on:
                 shutil.rmtree(self.output.work / LOGS, ignore_errors=True)

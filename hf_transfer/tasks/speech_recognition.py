@@ -49,6 +49,7 @@ class SpeechRecognition(SpeechSettings):
     pipeline_tag: ClassVar[str] = "automatic-speech-recognition"
     main_input: ClassVar[str] = "audio"
     headline: ClassVar[tuple[str, ...]] = ("wer", "cer")
+    metrics: ClassVar[tuple[str, ...]] = ("wer", "cer", "empty_hypotheses")
     greater_is_better: ClassVar[bool] = False
     decides: ClassVar[bool] = False
     # Sixteen clips a step, eight at a time: half a minute of speech each takes gigabytes in a large model.
@@ -81,6 +82,9 @@ class SpeechRecognition(SpeechSettings):
         if isinstance(value, dict):  # audio embedded in a Parquet file
             value = value.get("bytes") or value.get("path")
         return value if isinstance(value, bytes) else str(resolve(str(value), Path(file).parent))
+
+    def require_settings(self, model: ModelArguments) -> None:
+        """None of them depends on the model alone."""
 
     def standardise(
         self, splits: DatasetDict, data: DataArguments, model: ModelArguments, config: Any = None

@@ -22,6 +22,8 @@ class Task(Protocol):
     """What the pipeline is given in the first place: ``text``, ``audio``."""
     headline: ClassVar[tuple[str, ...]]
     """The metrics that summaries name, the one that decides first."""
+    metrics: ClassVar[tuple[str, ...]]
+    """Every metric that `measure` may give; which of them it does, the labels decide."""
     greater_is_better: ClassVar[bool]
     """Whether they are better when they are greater."""
     defaults: ClassVar[Mapping[str, Any]]
@@ -40,6 +42,9 @@ class Task(Protocol):
     """The `transformers.AutoModelFor...` class."""
     architecture_suffix: ClassVar[str]
     """How the architectures of its models end in a config.json."""
+
+    def require_settings(self, model: ModelArguments) -> None:
+        """Refuse, before the data are read, settings that do not fit the model."""
 
     def standardise(
         self, splits: DatasetDict, data: DataArguments, model: ModelArguments, config: Any = None

@@ -55,6 +55,10 @@ class TextClassification(TextSettings):
     pipeline_tag: ClassVar[str] = "text-classification"
     main_input: ClassVar[str] = "text"
     headline: ClassVar[tuple[str, ...]] = ("accuracy", "f1")
+    metrics: ClassVar[tuple[str, ...]] = (
+        "accuracy", "f1", "f1_macro", "f1_micro", "precision", "recall", "matthews_correlation", "roc_auc",
+        "average_precision", "expected_calibration_error", "expected_calibration_error_uncalibrated",
+    )  # fmt: skip
     greater_is_better: ClassVar[bool] = True
     decides: ClassVar[bool] = True
     defaults: ClassVar[Mapping[str, Any]] = {"per_device_train_batch_size": 16, "per_device_eval_batch_size": 32}
@@ -201,14 +205,17 @@ class TextClassification(TextSettings):
             del loaded.config.calibration  # an earlier run's decision is not this one's
         return loaded, new + (renew_unlike_head(loaded, old, id2label, new) if pretrained else [])
 
+    def require_settings(self, model: ModelArguments) -> None:
+        if self.max_length is None:
+            return
+        limit = longest_input(load_tokenizer(model), load_config(model, self.auto_model))
+        if self.max_length > limit:
+            raise InputError(f"--max_length {self.max_length} is more than the model takes: {limit} tokens.")
+
     def preprocess(
         self, splits: DatasetDict, processor: Any, model: PreTrainedModel, seed: int
     ) -> tuple[DatasetDict, DatasetDict]:
-        limit = longest_input(processor, model.config)
-        if self.max_length is not None:
-            if self.max_length > limit:
-                raise InputError(f"--max_length {self.max_length} is more than the model takes: {limit} tokens.")
-            limit = self.max_length
+        limit = longest_input(processor, model.config) if self.max_length is None else self.max_length
         if model.config.pad_token_id is None:
             model.config.pad_token_id = processor.pad_token_id
         # The tokenizer takes the limit along, so that prediction cuts where training did.

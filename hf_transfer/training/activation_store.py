@@ -1,6 +1,7 @@
 """Activations on disk, by example: written once by any run, in files that are whole or absent."""
 
 import contextlib
+import re
 import shutil
 import time
 import uuid
@@ -12,7 +13,7 @@ from zipfile import BadZipFile
 import datasets
 import numpy as np
 
-from hf_transfer.data.kept import mark_used
+from hf_transfer.data.kept import FILES, mark_used
 from hf_transfer.durable import to_disk
 
 
@@ -143,5 +144,6 @@ def _forget_unfinished(folder: Path) -> None:
     """Remove what runs that were killed have left: files without an index that nothing has been added to for a day."""
     for file in [*folder.glob("*.partial"), *folder.glob("*.npy")]:
         with contextlib.suppress(OSError):  # another run may do the same
-            if not file.with_suffix(".npz").exists() and time.time() - file.stat().st_mtime > 86400:
+            ours = re.fullmatch(FILES, file.name)
+            if ours and not file.with_suffix(".npz").exists() and time.time() - file.stat().st_mtime > 86400:
                 file.unlink()

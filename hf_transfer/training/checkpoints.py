@@ -6,23 +6,25 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from hf_transfer.arguments import OF_NO_EFFECT, Arguments, differences
+from hf_transfer.arguments import OF_NO_EFFECT, Arguments, differences, fitting
 from hf_transfer.durable import to_disk
 from hf_transfer.errors import Failure, InputError, logger
+from hf_transfer.owned_folders import MANIFEST, remove_folder
 
 if TYPE_CHECKING:
     from hf_transfer.training.standardisation import Coordinates
 
-MANIFEST = "manifest.json"
 # Where a checkpoint is written before it is renamed into place.
 STAGING = "writing"
 COORDINATES = "coordinates.safetensors"
@@ -106,16 +108,33 @@ def seal(staged: Path, folder: Path, run: Mapping[str, Any]) -> Path:
         json.dump({"run": run, "files": files}, stream, indent=1, default=str)
     to_disk(staged / MANIFEST)
     place = folder / staged.name
+    replaced = staged.with_name("replaced")
     if place.exists():  # damaged, or of a run that was gone back on
-        os.replace(place, staged.with_name("replaced"))
+        os.replace(place, replaced)
     os.replace(staged, place)
     to_disk(folder)
+    remove_folder(replaced)
+    if replaced.exists():  # somebody has put files of their own there
+        os.replace(replaced, place.with_name(f"{place.name}.{uuid.uuid4().hex[:8]}"))
     shutil.rmtree(staged.parent, ignore_errors=True)
     for later in checkpoints_in(folder):
         if _step(later) > _step(place):
             logger.info("%s is removed: the run was gone on with from an earlier one.", later)
-            shutil.rmtree(later, ignore_errors=True)
+            remove_folder(later)
     return place
+
+
+def remove_old(folder: Path, limit: int | None, best: str | None) -> None:
+    """Remove all but the newest `limit` checkpoints of a run, and the `best`; folders of other names stay."""
+    if limit is None or limit <= 0:
+        return
+    there = checkpoints_in(folder)
+    kept_best = {path for path in there if best is not None and path.resolve() == Path(best).resolve()}
+    spared = {*there[:1], *kept_best}
+    spared.update([path for path in there if path not in spared][: max(0, limit - len(spared))])
+    for checkpoint in there:
+        if checkpoint not in spared:
+            remove_folder(checkpoint)
 
 
 def problem_of(checkpoint: Path) -> str | None:
@@ -183,10 +202,41 @@ def checkpoint_to_resume(asked: str | None, folder: Path, run: Mapping[str, Any]
     return None
 
 
+def agreed_checkpoint(training: Any, find: Callable[[], Path | None]) -> Path | None:
+    """The checkpoint to go on from that the main process finds, on all processes.
+
+    Each by itself might find another one: on a file system that shows a new folder late, say.
+
+    Args:
+        training: the training arguments.
+        find: looks for it.
+
+    Raises:
+        InputError: as `find` on the main process does; or the folder is not there for this process.
+    """
+    found: list[Any] = [None, None]
+    if training.process_index == 0:
+        try:
+            found[0] = find()
+        except InputError as error:
+            found[1] = str(error)
+    if training.world_size > 1:
+        broadcast_object_list(found)
+    if found[1] is not None:
+        raise InputError(found[1])
+    if found[0] is not None and not Path(found[0]).is_dir():
+        raise InputError(
+            f"{found[0]}: the main process goes on from there, and process {training.process_index} has no such "
+            "folder. Put --output_dir on a file system that all machines see."
+        )
+    return found[0]
+
+
 def _refuse_other(checkpoint: Path, run: Mapping[str, Any]) -> None:
     written = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["run"]
     run = json.loads(json.dumps(run, default=str))
-    other = differences(written["arguments"], run["arguments"], MAY_DIFFER)
+    method = written["arguments"].get("method", "full")
+    other = differences(fitting(written["arguments"], method), fitting(run["arguments"], method), MAY_DIFFER)
     if written["examples_a_step"] != run["examples_a_step"]:
         other["examples a step"] = (written["examples_a_step"], run["examples_a_step"])
     shown = [f"{key} {before!r}, not {after!r}" for key, (before, after) in list(other.items())[:3]]
@@ -235,6 +285,7 @@ class Progress(TrainerCallback):
         self.earlier_seconds = 0.0
         self.head_seconds = 0.0
         self.restored: dict[str, Any] | None = None
+        self.evaluation_due = False
         self.coordinates: Coordinates | None = None
 
     def seconds(self) -> float:
@@ -254,6 +305,8 @@ class Progress(TrainerCallback):
             "watched": [counts.tolist() for counts in trainer.compute_loss_func.counts],
             "seconds": self.seconds(),
             "head_seconds": self.head_seconds,
+            "evaluation_due": self.evaluation_due,
+            "save_due": trainer.control.should_save,
         }
         self._file(checkpoint).write_text(json.dumps(state), encoding="utf-8")
         if self.coordinates is not None and trainer.args.should_save:
@@ -277,7 +330,10 @@ class Progress(TrainerCallback):
             trainer._globalstep_last_logged = self.restored["last_logged"]
             watched = self.restored["watched"]
             trainer.compute_loss_func.counts[:] = [torch.tensor(counts, device=device) for counts in watched]
+            due, control.should_save = self.restored.get("evaluation_due"), bool(self.restored.get("save_due"))
             self.restored = None
+            if due:
+                trainer.evaluate_what_is_due()
 
     def _file(self, checkpoint: Path) -> Path:
         return checkpoint / f"progress_{self.trainer.args.process_index}.json"

@@ -96,9 +96,24 @@ def settle_training(arguments: Arguments, config: Any, examples: int) -> None:
         training.num_train_epochs = float(max(task.epochs, math.ceil(task.minimum_steps / steps)))
     if training.max_steps <= 0:
         logger.info(
-            "%g epochs of %d steps at a learning rate of %.2g (--num_train_epochs, --learning_rate).",
-            training.num_train_epochs, steps, training.learning_rate,
+            "%g epoch%s of %d step%s at a learning rate of %.2g (--num_train_epochs, --learning_rate).",
+            training.num_train_epochs, "" if training.num_train_epochs == 1 else "s", steps, "" if steps == 1 else "s",
+            training.learning_rate,
         )  # fmt: skip
+
+
+def require_best_metric(arguments: Arguments) -> None:
+    """Refuse before the data are read a --metric_for_best_model that the task never measures.
+
+    Raises:
+        InputError: it is none of its metrics, whatever the labels and groups are.
+    """
+    task, asked = arguments.task, arguments.training.metric_for_best_model
+    name = (asked or "loss").removeprefix("eval_")
+    known = ["loss", *task.metrics]
+    of_groups = any(name.startswith(f"{metric}_") for metric in task.metrics)  # which there are, the data tell
+    if name not in known and not (of_groups and arguments.data.group_column_name):
+        raise InputError(f"--metric_for_best_model {name}: evaluation gives {', '.join(known)}.{nearest(name, known)}")
 
 
 def settle_best_metric(arguments: Arguments, metrics: dict[str, float], splits: Any) -> None:

@@ -22,6 +22,10 @@ COMMONEST_LABEL, SETTLING_SHARE = 0.95, 1 / 3
 FAR_ABOVE, FAR_ABOVE_LOGS = 3.0, 5
 # Mixed precision skips steps whose gradients overflow, and lowers its scale: a few in a row are no harm.
 OVERFLOWING_LOGS = 5
+# So many times the loss of guessing, at the end of training, is worth a remark.
+WORSE_THAN_CHANCE = 1.5
+# Trained weights stay within some tens; so many times what the largest was before, and more than that, is no learning.
+BLOWN_UP = 1000.0
 OFF = "(--stop_when_sick false goes on nevertheless)"
 
 
@@ -38,6 +42,8 @@ class Health(TrainerCallback, ExportableState):
         self.silent_logs = self.one_answer_logs = self.far_above_logs = self.overflowing_logs = 0
         self.silent_since = self.one_answer_since = 0
         self.loss = self.chance = 0.0
+        self.knows_chance = False
+        self.first_weights: dict[str, float] = {}
 
     def state(self) -> dict[str, Any]:
         """For checkpoints: a run that goes on has seen what it saw."""
@@ -59,6 +65,8 @@ class Health(TrainerCallback, ExportableState):
         far = loss > FAR_ABOVE * max(beginning, logs.get("loss_at_chance", 0.0))
         self.far_above_logs = self.far_above_logs + 1 if far else 0
         self.loss, self.chance = loss, logs.get("loss_at_chance", 0.0)
+        # Of classifiers; a recogniser's loss a letter is no guess among letters.
+        self.knows_chance = "commonest_prediction" in logs
         if self.far_above_logs >= FAR_ABOVE_LOGS:
             self._stop_diverged(args, state)
         if "empty_hypotheses" in logs:
@@ -70,17 +78,44 @@ class Health(TrainerCallback, ExportableState):
         """Write no checkpoint while the signs are bad: it would push out the last good one."""
         if self.far_above_logs or self.overflowing_logs or (self.has_spoken and self.silent_logs):
             control.should_save = False
+        if state.global_step >= state.max_steps:
+            control.should_log = True  # how a run ends is looked at, however short it is
 
     on_epoch_end = on_step_end
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Note how large the weights are that will be trained; a run that goes on knows it of its beginning."""
+        self.first_weights = self.first_weights or largest_weights(model)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if self.far_above_logs and state.global_step >= state.max_steps:
             self._stop_diverged(args, state)
+        if state.is_world_process_zero:
+            self._remark(args, model)
         if self.silent_logs and not self.has_spoken and state.is_world_process_zero:
             logger.warning(
                 "By the last step the recogniser still writes nothing: train longer (--num_train_epochs), raise "
                 "--learning_rate, or start from a checkpoint that can spell."
             )
+
+    def _remark(self, args: Any, model: Any) -> None:
+        """Say what is no reason to stop and no good sign either: huge weights, a loss above that of guessing."""
+        grown = {
+            name: largest
+            for name, largest in largest_weights(model).items()
+            if largest > BLOWN_UP * max(1.0, self.first_weights.get(name, 0.0))
+        }
+        if grown:
+            name, largest = max(grown.items(), key=lambda pair: pair[1])
+            logger.warning(
+                "%s has grown to %.2g in training (from %.2g): such weights are thrown about and not learned. %s.",
+                name, largest, self.first_weights.get(name, 0.0), _calmer(args),
+            )  # fmt: skip
+        elif self.knows_chance and self.loss > WORSE_THAN_CHANCE * self.chance > 0:
+            logger.warning(
+                "The training loss ended at %.3g, above the %.3g of guessing: nothing was learned. %s.",
+                self.loss, self.chance, _calmer(args),
+            )  # fmt: skip
 
     def _listen(self, args: Any, state: Any, loss: float, empty: float) -> None:
         self.has_spoken |= empty < SPEAKING_SHARE and loss < SPEAKING_LOSS
@@ -114,6 +149,13 @@ class Health(TrainerCallback, ExportableState):
 
 def _examples_a_step(args: Any) -> int:
     return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
+
+
+def largest_weights(model: Any) -> dict[str, float]:
+    """The largest absolute value in each parameter that is trained, by its name."""
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    with torch.no_grad():
+        return {name: float(parameter.abs().max()) for name, parameter in trained.items() if parameter.numel()}
 
 
 def _calmer(args: Any) -> str:

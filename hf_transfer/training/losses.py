@@ -112,10 +112,7 @@ class CTCLoss:
         self.chance = math.log(logits.shape[-1])
         frames = self.frames_of(lengths)
         with torch.autocast(logits.device.type, enabled=False):
-            each = F.ctc_loss(
-                logits.log_softmax(dim=-1).transpose(0, 1), labels.clamp(min=0), frames, letters, self.blank,
-                reduction="none",
-            )  # fmt: skip
+            each = _ctc(logits.log_softmax(dim=-1).transpose(0, 1), labels.clamp(min=0), frames, letters, self.blank)
         each = torch.where(counted, each / letters.clamp(min=1), 0.0)
         if logits.requires_grad:
             self._watch(logits.detach(), frames, counted)
@@ -136,3 +133,14 @@ class CTCLoss:
         blank, frames, empty, clips = self.counts[0].tolist()
         self.counts.clear()
         return {"blank_ratio": blank / max(1, frames), "empty_hypotheses": empty / max(1, clips)}
+
+
+def _ctc(
+    log_probabilities: torch.Tensor, labels: torch.Tensor, frames: torch.Tensor, letters: torch.Tensor, blank: int
+) -> torch.Tensor:
+    """The loss of each clip [batch]; on the processor where the GPU is Apple's, for which PyTorch has no CTC."""
+    device = log_probabilities.device
+    place = torch.device("cpu") if device.type == "mps" else device
+    log_probabilities, labels = log_probabilities.to(place), labels.to(place)
+    each = F.ctc_loss(log_probabilities, labels, frames.to(place), letters.to(place), blank, reduction="none")
+    return each.to(device)

@@ -36,7 +36,6 @@ def standardised_input(trainer: Any, head: tuple[str, ...]) -> Iterator[None]:
         try:
             yield
         finally:
-            trainer.progress.coordinates = None
             coordinates.leave()
 
 
@@ -51,9 +50,12 @@ class Coordinates:
 
     def __init__(self, linear: nn.Linear, mean: torch.Tensor, spread: torch.Tensor):
         self.linear, self.mean, self.spread = linear, mean, spread
+        self.left: dict[str, torch.Tensor] | None = None
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """All that a run needs to go on in them."""
+        """All that a run needs to go on in them; once they are left, as they were then."""
+        if self.left is not None:
+            return self.left
         linear = self.linear
         return {"weight": linear.weight.data, "bias": linear.bias.data, "mean": self.mean, "spread": self.spread}
 
@@ -63,6 +65,7 @@ class Coordinates:
 
     def leave(self) -> None:
         """Write them for the input as it is."""
+        self.left = {name: tensor.clone() for name, tensor in self.tensors().items()}
         self._write(*self._outside(self.linear.weight.data, self.linear.bias.data))
 
     def standardise(self, linear: nn.Module, args: tuple) -> tuple:
@@ -108,7 +111,9 @@ def _first_linear(trainer: Any, head: tuple[str, ...]) -> nn.Linear | None:
 
 def _moments(trainer: Any, linear: nn.Linear) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and spread of what the layer is given of the training examples, padding left out, each [in_features]."""
-    total = torch.zeros(linear.in_features, dtype=torch.float64, device=linear.weight.device)
+    device = linear.weight.device
+    exact = torch.device("cpu") if device.type == "mps" else device  # Apple's GPUs have no float64
+    total = torch.zeros(linear.in_features, dtype=torch.float64, device=exact)
     squares, count = total.clone(), 0
     given: list[torch.Tensor] = []
 
@@ -125,11 +130,12 @@ def _moments(trainer: Any, linear: nn.Linear) -> tuple[torch.Tensor, torch.Tenso
             while given:
                 states = given.pop()
                 rows = states[real] if states.shape[:-1] == real.shape else states.reshape(-1, linear.in_features)
-                total.add_(rows.double().sum(dim=0))
-                squares.add_(rows.double().square().sum(dim=0))
+                rows = rows.to(exact).double()
+                total.add_(rows.sum(dim=0))
+                squares.add_(rows.square().sum(dim=0))
                 count += len(rows)
     mean = total / count
     spread = (squares / count - mean.square()).clamp(min=0).sqrt()
     # A dimension that never varies stays as it is.
     spread = torch.where(spread > 1e-4, spread, torch.ones_like(spread))
-    return mean.float(), spread.float()
+    return mean.float().to(device), spread.float().to(device)

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,11 +16,11 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, rotate_checkpoints
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
 from hf_transfer.errors import logger
 from hf_transfer.training.batching import PaddedExamples, TrainingBatches, evaluation_batches, positions_of
-from hf_transfer.training.checkpoints import STAGING, Progress, seal, written_beside
+from hf_transfer.training.checkpoints import STAGING, Progress, remove_old, seal, written_beside
 from hf_transfer.training.health import Health, require_finite
 from hf_transfer.training.progress_shown import ProgressLines, QuietProgress
 
@@ -64,6 +65,9 @@ class TransferTrainer(Trainer):
         # A block in which the model has all of its parts, where some are left out of training; it is not run there.
         self.whole_model: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
         self.first_weights: dict[str, torch.Tensor] | None = None
+        # What knows of the signals that have come: see `interruption`. Passes over examples end early by it.
+        self.stop: Any = None
+        self.in_pass = False
         self.progress = Progress(self)
         self.add_callback(self.progress)
         self.remove_callback(ProgressCallback)
@@ -205,7 +209,7 @@ class TransferTrainer(Trainer):
                     self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
                     seal(staged, folder, self.run)
                     # Only now: before, an older one was the last that is whole.
-                    rotate_checkpoints(str(folder), self.args.save_total_limit, self.state.best_model_checkpoint)
+                    remove_old(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
         finally:
             self.staging = None
         self.accelerator.wait_for_everyone()
@@ -252,7 +256,25 @@ class TransferTrainer(Trainer):
                 return num_train_epochs, 0  # it had stopped early already
         return done
 
+    def _run_epoch(self, **kwargs: Any) -> None:
+        if not self.control.should_training_stop:  # an evaluation that was due has stopped it early
+            super()._run_epoch(**kwargs)
+
     # --- evaluation -------------------------------------------------------------------------------------------
+
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
+        """Evaluate in training; where a signal ends it, the checkpoint knows that the evaluation is still due."""
+        self.progress.evaluation_due = True
+        metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+        self.progress.evaluation_due = False
+        return metrics
+
+    def evaluate_what_is_due(self) -> None:
+        """The evaluation that a signal ended, and what follows from it: see `checkpoint_on_signal`."""
+        self.control.should_evaluate, self.control.should_log = True, False
+        self._maybe_log_save_evaluate(
+            self._tr_loss, None, self.model, None, self.state.epoch or 0.0, None, time.time(),
+        )  # fmt: skip
 
     def evaluation_loop(
         self,
@@ -287,7 +309,10 @@ class TransferTrainer(Trainer):
         self.model.eval()
         found: list[tuple[int, Any]] = []
         loss_sum = 0.0
+        self.in_pass = True
         for indices, batch in zip(batches, dataloader, strict=True):
+            if self.stop is not None and self.stop.signal_number:
+                break
             inputs = self._prepare_inputs(batch)
             lengths = inputs["length"]
             # In mixed precision only while the model trains: accelerate has wrapped its forward pass then.
@@ -296,6 +321,9 @@ class TransferTrainer(Trainer):
             loss_sum += float(loss) * len(indices)
             found += zip(indices, self.readout(outputs["logits"], lengths), strict=True)
             self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        self.in_pass = False
+        if self.stop is not None:
+            self.stop.end_pass()
         return found, loss_sum
 
     def _measured(
