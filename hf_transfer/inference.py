@@ -69,6 +69,7 @@ def load_finetuned(
             ignore_mismatched_sizes=adapter is not None,  # the adapter brings its own head
         )
     if adapter is not None:
+        task().prepare_base(model, base, base_revision)
         with explained(name, "the adapter's weights"):
             model = load_adapter(model, name, revision, merge=merge)
     processor = task().load_processor(ModelArguments(name, revision, trust_remote_code))

@@ -80,3 +80,50 @@ def write_clips(
         soundfile.write(folder / name, tones(text, shift=shift) + noise, RATE)
         rows.append({"file_name": name, "transcription": text, "speaker": f"s{i % 3}", **columns})
     return rows
+
+
+def build_ctc_model(folder: Path, tokens: list[str], *, classes: int | None = None, **settings: str) -> Path:
+    """Write a tiny wav2vec2 whose vocab.json holds `tokens` and whose head has as many classes, or `classes`.
+
+    Args:
+        folder: to write.
+        tokens: by id.
+        classes: of the head.
+        **settings: of tokenizer_config.json.
+    """
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.Wav2Vec2Config(**{**FAMILIES["wav2vec2-layer"][1], "vocab_size": classes or len(tokens)})
+    transformers.Wav2Vec2ForCTC(config).save_pretrained(folder)
+    transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(folder)
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}, ensure_ascii=False))
+    told = {"tokenizer_class": "Wav2Vec2CTCTokenizer", **settings}
+    (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    return folder
+
+
+MMS = {"eng": [*UPPER[:5], *"abcdefghijklmnopqrstuvwxyz'-"], "ibo": [*UPPER[:5], *"abcdefghijklmnoprstuvwyzịọụṅ"]}
+
+
+def build_mms(folder: Path, **settings: str) -> Path:
+    """Write a tiny MMS checkpoint: English in the main weights, adapters and vocabularies of English and Igbo."""
+    import torch
+    import transformers
+    from safetensors.torch import save_file
+
+    build_ctc_model(folder, MMS["eng"], target_lang="eng", **settings)
+    (folder / "vocab.json").write_text(
+        json.dumps({name: {t: i for i, t in enumerate(tokens)} for name, tokens in MMS.items()}, ensure_ascii=False)
+    )
+    config = transformers.Wav2Vec2Config(**{**FAMILIES["mms"][1], "vocab_size": len(MMS["eng"])})
+    model = transformers.Wav2Vec2ForCTC(config)
+    for name in ("ibo", "eng"):
+        model.lm_head = torch.nn.Linear(config.hidden_size, len(MMS[name]))
+        for parameter in model._get_adapters().values():
+            torch.nn.init.normal_(parameter, std=0.3)
+        weights = {key: value.detach().clone() for key, value in model._get_adapters().items()}
+        save_file(weights, folder / f"adapter.{name}.safetensors", {"format": "pt"})
+    model.save_pretrained(folder)
+    return folder

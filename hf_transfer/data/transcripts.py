@@ -1,77 +1,89 @@
 """Transcripts as a CTC vocabulary can spell them."""
 
+import functools
 import json
-import re
 import tempfile
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers import Wav2Vec2CTCTokenizer
 
-APOSTROPHES = "’‘`´ʼ′＇"
+from hf_transfer.data.spelling import APOSTROPHES, INVISIBLE, LETTER_FORMS, Spelling, clusters, compatible, unspoken
+from hf_transfer.data.transcript_tags import SPECIAL, without_tags
+
 BLANK, UNKNOWN, DELIMITER = "[PAD]", "[UNK]", "|"
 # A transcript may hold a foreign letter now and then; more than this share of them is another alphabet.
 UNKNOWN_SHARE = 0.005
+# In Turkish text more than a third of all i are dotless or capital dotted ones; a Turkish name now and then is less.
+TURKIC_SHARE = 0.1
 
 
-def letters_of(tokenizer: Any) -> set[str]:
-    """The characters that a CTC tokenizer can write, without its special tokens; a space for its word delimiter."""
-    special = {
-        *tokenizer.all_special_tokens,
-        getattr(tokenizer, "word_delimiter_token", None),
-        "<pad>",
-        "<unk>",
-        "<s>",
-    }
-    words = [token.replace("▁", " ") for token in tokenizer.get_vocab() if token not in special]
-    return {letter for word in words for letter in word if not word.startswith(("[", "<"))} | {" "}
+def letters_of(tokenizer: Any, classes: int | None = None) -> set[str]:
+    """The tokens that a CTC tokenizer can write, without its special ones; a space where it has a word delimiter.
+
+    Args:
+        tokenizer: most have one token a letter; some have letters with marks, or sounds, of several characters.
+        classes: of the model's head: what has a larger id cannot be written; by default, tokens that were added to
+            the vocabulary cannot.
+    """
+    known = {token: i for token, i in tokenizer.get_vocab().items() if i < (classes or tokenizer.vocab_size)}
+    delimiter = getattr(tokenizer, "word_delimiter_token", None)
+    special = {*tokenizer.all_special_tokens, delimiter}
+    tokens = {token for token in known if not (token in special or token.isspace() or SPECIAL.fullmatch(token))}
+    pieces = any(token.startswith("▁") for token in tokens)
+    if pieces:  # parts of words: each of their letters can be written
+        tokens = {letter for token in tokens for letter in token.replace("▁", " ")}
+    return tokens | ({" "} if pieces or delimiter in known else set())
 
 
 def normalise(text: str, letters: set[str] | None, *, fold: bool = True) -> str:
-    """`text` in the letters of a vocabulary, as far as it goes.
+    """`text` in the letters of a vocabulary, as far as it goes: without tags, each word as `Spelling` spells it.
 
-    Compatibility forms are unified (NFKC) and typographic apostrophes made plain; the case becomes that of the
-    vocabulary, where it has one only; accents are dropped from letters that it knows without; punctuation that it does
-    not know is dropped (a hyphen or slash becomes a space). What remains unknown, digits among it, stays as it is.
+    What the vocabulary spells comes through unchanged, and a text that was normalised stays as it is.
 
     Args:
         text: a transcript.
-        letters: of the vocabulary; None for one that is still to be made: lower case, no punctuation but apostrophes.
-        fold: whether accents are dropped.
+        letters: of the vocabulary; None for one of this text's own letters, see `new_letters`.
+        fold: whether combining marks are dropped where the vocabulary lacks them.
     """
-    text = unicodedata.normalize("NFKC", re.sub("([¼-¾⅐-⅞])", r" \1", text))
-    # 1,000 is one number; 3.5, 10:30 and ½ (1⁄2) would become 35, 1030 and 12.
-    text = re.sub(r"(?<=\d)[.,:⁄](?=\d)", " ", re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text))
-    text = re.sub(f"[{APOSTROPHES}]", "'", text)
-    if letters is None or not any(letter.isupper() for letter in letters):
-        text = text.lower()
-    elif not any(letter.islower() for letter in letters):
-        text = text.upper()
-    return " ".join("".join(_spelt(character, letters, fold) for character in text).split())
+    spelling = _spelling(frozenset(new_letters([text]) if letters is None else letters), fold)
+    before = None
+    while before != text:
+        before = text
+        words = without_tags(" ".join(text.split()), spelling.spells)[0].split()
+        text = " ".join(" ".join(map(spelling, words)).split())
+    return text
 
 
-def _spelt(character: str, letters: set[str] | None, fold: bool) -> str:
-    if character.isspace() or character in (letters or "'"):
-        return character
-    kind = unicodedata.category(character)
-    if kind[0] in "PSC":
-        return " " if kind == "Pd" or character in "/_" else ""
-    if letters is not None and fold:
-        plain = "".join(c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c))
-        if plain and set(plain) <= letters:
-            return plain
-    return character
+@functools.lru_cache(maxsize=8)
+def _spelling(letters: frozenset[str], fold: bool) -> Spelling:
+    return Spelling(letters, fold=fold)
+
+
+def spells(letters: set[str], text: str) -> bool:
+    """Whether a vocabulary of `letters` spells all of `text`."""
+    return _spelling(frozenset(letters), True).spells(text)
 
 
 def unknown_letters(texts: Iterable[str], letters: set[str]) -> tuple[Counter[str], int]:
-    """How often letters occur in normalised `texts` that a vocabulary does not know, and the number of all letters."""
-    counts: Counter[str] = Counter()
+    """How often letters occur in normalised `texts` that a vocabulary does not know, and the number of all letters.
+
+    A word of known letters that it cannot spell (there are tokens of several) counts as a whole, with its length.
+    """
+    spelling, unknown, total = _spelling(frozenset(letters), True), Counter[str](), 0
     for text in texts:
-        counts.update(text)
-    return Counter({c: n for c, n in counts.items() if c not in letters}), sum(counts.values())
+        total += len(text)
+        if spelling.spells(text):
+            continue
+        unknown[" "] += text.count(" ") if " " not in letters else 0
+        for word in text.split():
+            foreign = Counter(letter for letter in word if not spelling.spells(letter))
+            if foreign and not spelling.spells(word):
+                unknown.update(foreign if spelling.single else {word: len(word)})
+    return +unknown, total
 
 
 def covers(texts: list[str], letters: set[str]) -> bool:
@@ -81,6 +93,58 @@ def covers(texts: list[str], letters: set[str]) -> bool:
     """
     unknown, total = unknown_letters((normalise(text, letters, fold=False) for text in texts), letters)
     return sum(unknown.values()) <= UNKNOWN_SHARE * max(1, total)
+
+
+def new_letters(texts: Iterable[str]) -> set[str]:
+    """The letters of a new vocabulary for `texts`: lower case, marks as written, no punctuation but apostrophes.
+
+    Digits and symbols in which something is spoken are letters of it. Where a letter is written in two ways (é as one
+    character or as two), or digits in several scripts, the vocabulary has one way, and the normaliser knows the other.
+    """
+    words = {word for text in texts for word in without_tags(text, lambda tag: False)[0].split()}
+    words = {compatible(word, LETTER_FORMS).replace("I\u0307", "İ") for word in words}
+    counts = Counter(letter for word in words for letter in word)
+    turkic = counts["ı"] + counts["İ"] > TURKIC_SHARE * sum(counts[letter] for letter in "iıIİ")
+    lower = str.maketrans({"I": "ı", "İ": "i"} if turkic else {"ı": "i", "İ": "i"})
+    written = Counter(part for word in words for part in clusters(word.translate(lower).lower()))
+    letters = Counter[str]()
+    for part, count in written.items():
+        if part[0] in APOSTROPHES:
+            letters["'"] += count
+        elif not unspoken(part[0]) and part != "*":
+            letters[part] += count
+    return _one_digit_script(_one_form(letters)) | {" "}
+
+
+def _one_form(written: Counter[str]) -> Counter[str]:
+    """Characters of letters with their marks: as written where each has one form, else all in NFC, or in NFD.
+
+    NFC would leave two ways of writing where it leaves marks that are parts of other letters.
+    """
+    forms = defaultdict(set)
+    for part in written:
+        forms[unicodedata.normalize("NFC", part)].add(part)
+    one_way = all(len(of_one) == 1 for of_one in forms.values())
+    either: tuple[Literal["NFC", "NFD"] | None, ...] = (None,) if one_way else ("NFC", "NFD")
+    for form in either:
+        found = Counter[str]()
+        for part, count in written.items():
+            for letter in part if form is None else unicodedata.normalize(form, part):
+                found[letter] += count
+        parts = [set(unicodedata.normalize("NFD", letter)) for letter in found]
+        if not any(len(of_one) > 1 and of_one <= set(found) for of_one in parts):
+            break
+    return found
+
+
+def _one_digit_script(letters: Counter[str]) -> set[str]:
+    """The letters, with all digits in the script that has the most of them."""
+    zeros: Counter[str] = Counter()
+    for letter, count in letters.items():
+        if letter.isdecimal():
+            zeros[chr(ord(letter) - unicodedata.decimal(letter))] += count
+    zero = ord(zeros.most_common(1)[0][0]) if zeros else 0
+    return {chr(zero + unicodedata.decimal(c)) if c.isdecimal() else c for c in letters if not INVISIBLE.match(c)}
 
 
 def build_tokenizer(texts: Iterable[str]) -> Wav2Vec2CTCTokenizer:

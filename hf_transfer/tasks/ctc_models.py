@@ -1,4 +1,4 @@
-"""What CTC checkpoints come with: feature extractor, vocabulary, head."""
+"""What CTC checkpoints come with beside their vocabulary: feature extractor, frames, head."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,18 +7,16 @@ import torch
 from transformers import (
     AutoFeatureExtractor,
     AutoModelForCTC,
-    AutoTokenizer,
     PreTrainedModel,
     Wav2Vec2FeatureExtractor,
 )
-from transformers.utils.hub import cached_file
 
 from hf_transfer.arguments import ModelArguments
 from hf_transfer.errors import InputError, logger
-from hf_transfer.models import explained, load_config, quiet
+from hf_transfer.models import load_config, quiet
+from hf_transfer.tasks.ctc_vocabulary import load_vocabulary
 
-# Where tokenizers lie; a checkpoint with none of them has no vocabulary.
-VOCABULARY_FILES = ("vocab.json", "tokenizer.json", "tokenizer_config.json")
+__all__ = ["frames_of", "input_length", "load_feature_extractor", "load_vocabulary", "renew_head"]
 
 
 def load_feature_extractor(model: ModelArguments) -> Any:
@@ -34,32 +32,6 @@ def load_feature_extractor(model: ModelArguments) -> Any:
             config = load_config(model, AutoModelForCTC)
             takes_mask = getattr(config, "feat_extract_norm", "layer") == "layer"
             return Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=takes_mask)
-
-
-def load_vocabulary(model: ModelArguments) -> Any:
-    """The vocabulary that comes with a checkpoint; None where there is none.
-
-    Raises:
-        InputError: the checkpoint cannot be reached.
-    """
-    name, revision = str(model.model_name_or_path), model.model_revision
-    with explained(name, "the vocabulary"):
-        there = any(
-            cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
-            for file in VOCABULARY_FILES
-        )
-    if not there:
-        return None
-    with quiet():
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                name, revision=revision, trust_remote_code=model.trust_remote_code
-            )
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
-    # Otherwise it would lower what it decodes; transcripts are fitted to the vocabulary's own case.
-    tokenizer.do_lower_case = False
-    return tokenizer
 
 
 def _plain(model: Any) -> Any:
@@ -93,14 +65,16 @@ def renew_head(model: PreTrainedModel, old: Any, new: Any) -> list[str]:
     fresh = torch.nn.Linear(head.in_features, len(new))
     torch.nn.init.normal_(fresh.weight, std=getattr(model.config, "initializer_range", 0.02))
     torch.nn.init.zeros_(fresh.bias)
-    known = {token.lower(): i for token, i in old.get_vocab().items()}
-    known |= {new.pad_token.lower(): old.pad_token_id, new.unk_token.lower(): old.unk_token_id}
-    if getattr(old, "word_delimiter_token", None):
-        known[new.word_delimiter_token.lower()] = old.word_delimiter_token_id
-    shared = {i: known[token.lower()] for token, i in new.get_vocab().items() if known.get(token.lower()) is not None}
+    vocabulary = old.get_vocab()
+    known: dict[str, int | None] = {token.lower(): i for token, i in vocabulary.items()} | vocabulary
+    same = {new.pad_token: old.pad_token, new.unk_token: old.unk_token}
+    same |= {new.word_delimiter_token: getattr(old, "word_delimiter_token", None)}
+    known |= {token: vocabulary.get(former) for token, former in same.items()}
+    before = {token: known.get(token, known.get(token.lower())) for token in new.get_vocab()}
+    shared = {new.get_vocab()[token]: i for token, i in before.items() if i is not None and i < head.out_features}
     with torch.no_grad():
-        for i, before in shared.items():
-            fresh.weight[i], fresh.bias[i] = head.weight[before], head.bias[before]
+        for i, row in shared.items():
+            fresh.weight[i], fresh.bias[i] = head.weight[row], head.bias[row]
     model.lm_head, model.config.vocab_size = fresh, len(new)
     logger.info("A new head is made; %d of its %d letters and signs keep their weights.", len(shared), len(new))
     return ["lm_head.bias", "lm_head.weight"]

@@ -27,12 +27,23 @@ from hf_transfer.data.recordings import (
     say_left_out,
 )
 from hf_transfer.data.splits import find_column
-from hf_transfer.data.transcripts import build_tokenizer, covers, letters_of, normalise, unknown_letters
+from hf_transfer.data.transcript_tags import say_tags
+from hf_transfer.data.transcripts import (
+    build_tokenizer,
+    covers,
+    letters_of,
+    new_letters,
+    normalise,
+    spells,
+    unknown_letters,
+)
 from hf_transfer.errors import InputError, logger
 from hf_transfer.evaluation import transcription
 from hf_transfer.evaluation.bootstrap import Resampled
 from hf_transfer.models import load_config, load_pretrained
-from hf_transfer.tasks.ctc_models import frames_of, input_length, load_feature_extractor, load_vocabulary, renew_head
+from hf_transfer.tasks.ctc_models import frames_of, input_length, load_feature_extractor, renew_head
+from hf_transfer.tasks.ctc_vocabulary import label_ids, read_vocabulary, respelt, say_why_new, usable
+from hf_transfer.tasks.languages import load_language, restore_language, vocabularies
 from hf_transfer.tasks.speech_pipeline import SpeechPipeline
 from hf_transfer.tasks.speech_settings import SpeechSettings
 from hf_transfer.training.losses import CTCLoss
@@ -97,12 +108,14 @@ class SpeechRecognition(SpeechSettings):
         settings = AudioSettings(load_feature_extractor(model).sampling_rate, self.min_seconds, self.max_seconds)
         ready, left_out = DatasetDict(), {}
         for name, split in splits.items():
+            texts = [str(text) for text in split[columns[name]["text"]][:] if text is not None]
+            say_tags(name, texts, lambda text: spells(letters, text))
             ready[name], left_out[name] = read_recordings(
                 split, name, columns[name], home_of_tables(data, name), settings,
                 lambda text: normalise(text, letters), self.leave_out,
             )  # fmt: skip
         for name in ("train", "replay", *(["source"] if data.replay else [])):  # what is trained on
-            if letters is not None and name in ready:
+            if name in ready:
                 before = len(ready[name])
                 ready[name] = self._spellable(name, ready[name], letters)
                 left_out[name] |= {"letters outside the vocabulary": before - len(ready[name])}
@@ -120,27 +133,27 @@ class SpeechRecognition(SpeechSettings):
 
     def _letters(
         self, model: ModelArguments, splits: DatasetDict, columns: dict[str, dict[str, str]], *, fixed: bool
-    ) -> set[str] | None:
-        """The letters of the vocabulary that is kept; None where a new one is built."""
-        tokenizer = load_vocabulary(model)
-        if tokenizer is None:
-            if self.vocabulary == "keep":
-                raise InputError(f"--vocabulary keep: {model.model_name_or_path} comes without a vocabulary.")
-            return None
-        letters = letters_of(tokenizer)
+    ) -> set[str]:
+        """The letters that transcripts are written in: of the kept vocabulary, or of one that will be built."""
+        vocabulary = read_vocabulary(model, self.target_lang, needed=self.vocabulary != "new", say=not fixed)
         if fixed or self.vocabulary == "keep":
-            return letters
+            return usable(vocabulary, model, "--vocabulary keep: " if self.vocabulary == "keep" else "").letters
         texts = [str(text) for text in splits["train"][columns["train"]["text"]][:] if text is not None]
-        return letters if self.vocabulary == "auto" and covers(texts, letters) else None
+        if vocabulary and not vocabulary.fault and self.vocabulary == "auto" and covers(texts, vocabulary.letters):
+            return vocabulary.letters
+        letters = new_letters(texts)
+        if vocabulary and self.vocabulary == "auto":
+            say_why_new(vocabulary, texts, letters, vocabularies(model))
+        return letters
 
     def _spellable(self, name: str, split: Dataset, letters: set[str]) -> Dataset:
         """Without the clips whose transcripts hold letters that the vocabulary lacks."""
         foreign, _ = unknown_letters(split["text"][:], letters)
         if not foreign:
             return split
-        fits = [set(text) <= letters for text in split["text"][:]]
+        fits = [spells(letters, text) for text in split["text"][:]]
         kept = [i for i, fit in enumerate(fits) if fit]
-        shown = " ".join(letter for letter, _ in foreign.most_common(10))
+        shown = " ".join(letter if letter != " " else "(space)" for letter, _ in foreign.most_common(10))
         cure = f"{shown}: write numbers as words, or --vocabulary new"
         _say_unfit(name, split, fits, "letters outside the vocabulary", cure)
         if not kept:
@@ -176,22 +189,17 @@ class SpeechRecognition(SpeechSettings):
     # --- model ------------------------------------------------------------------------------------------------
 
     def load_processor(self, model: ModelArguments, splits: DatasetDict | None = None) -> Any:
-        extractor, tokenizer = load_feature_extractor(model), load_vocabulary(model)
+        extractor, new = load_feature_extractor(model), self.vocabulary == "new" and splits is not None
+        vocabulary = read_vocabulary(model, self.target_lang, needed=not new)
         texts = splits["train"]["text"][:] if splits is not None else []
-        known = set() if tokenizer is None else letters_of(tokenizer)
-        foreign = [text for text in texts if set(text) - known]
-        renew = tokenizer is None or (self.vocabulary == "new" and splits is not None)
-        if renew or (self.vocabulary == "auto" and foreign):
-            if splits is None:
-                raise InputError(f"{model.model_name_or_path}: there is no vocabulary beside the model.")
-            if not renew:
-                logger.info(
-                    "%d of %d training transcripts cannot be spelt in the checkpoint's vocabulary, as %r "
-                    "(--vocabulary keep leaves them out).", len(foreign), len(texts), foreign[0][:60],
-                )  # fmt: skip
-            why = "The checkpoint has no vocabulary" if tokenizer is None else "The checkpoint's vocabulary is left"
+        if splits is None or self.vocabulary == "keep":
+            tokenizer = usable(vocabulary, model).tokenizer
+        elif vocabulary and not (vocabulary.fault or new) and all(spells(vocabulary.letters, text) for text in texts):
+            tokenizer = vocabulary.tokenizer
+        else:
             tokenizer = build_tokenizer(texts)
             letters = "".join(sorted(letters_of(tokenizer) - {" "}))
+            why = "The checkpoint's vocabulary is left" if vocabulary else "The checkpoint has no vocabulary"
             logger.info("%s: one of %d letters is built from the training transcripts: %s", why, len(letters), letters)
         kind = Wav2Vec2Processor if hasattr(extractor, "do_normalize") else Wav2Vec2BertProcessor
         return kind(feature_extractor=extractor, tokenizer=tokenizer)
@@ -207,13 +215,15 @@ class SpeechRecognition(SpeechSettings):
         for name in ("mask_time_prob", "mask_feature_prob"):
             if getattr(self, name) is not None:
                 settings |= {name: getattr(self, name), "apply_spec_augment": True}
-        own = load_vocabulary(model)
-        renewed = pretrained and own is not None and own.get_vocab() != tokenizer.get_vocab()
+        own = read_vocabulary(model, self.target_lang, needed=False)
+        renewed = pretrained and own is not None and own.tokenizer.get_vocab() != tokenizer.get_vocab()
         if own is None or not pretrained:
             settings["vocab_size"] = len(tokenizer)  # a checkpoint's own counts no tokens that were added to it
         loaded, new = load_pretrained(self.auto_model, model, pretrained=pretrained, **settings)
-        if renewed:
-            new += renew_head(loaded, own, tokenizer)
+        if pretrained and own and own.language:
+            load_language(loaded, own.language, model.model_revision)
+        if renewed and own:
+            new += renew_head(loaded, own.tokenizer, tokenizer)
         if not processor.feature_extractor.return_attention_mask:
             logger.info(
                 "The model takes no attention mask, and padding changes its outputs: clips are measured one by one; "
@@ -222,6 +232,9 @@ class SpeechRecognition(SpeechSettings):
         if pretrained and not self.train_feature_encoder and hasattr(loaded, "freeze_feature_encoder"):
             loaded.freeze_feature_encoder()
         return loaded, new
+
+    def prepare_base(self, model: PreTrainedModel, name: str, revision: str) -> None:
+        restore_language(model, name, revision)
 
     def preprocess(
         self, splits: DatasetDict, processor: Any, model: PreTrainedModel, seed: int
@@ -236,9 +249,10 @@ class SpeechRecognition(SpeechSettings):
             return samples_for(wanted, lambda samples: frames([samples])[0])
 
         augmentation = self.augmentation()
+        letters = letters_of(processor.tokenizer, model.config.vocab_size)
         kept, ready = DatasetDict(), {}
-        for name, split in splits.items():
-            labels = [processor.tokenizer(text).input_ids for text in split["text"][:]]
+        for name, split in respelt(splits, letters).items():
+            labels = label_ids(processor.tokenizer, split["text"][:], model.config.vocab_size)
             needed = [spelling_frames(ids) for ids in labels]
             # Nothing can be learned from more letters than frames; in a test split they are errors like any other.
             given = frames(split["length"][:])

@@ -34,6 +34,13 @@ class SpeechSettings:
             "only where the first cannot spell them."
         },
     )
+    target_lang: str | None = field(
+        default=None,
+        metadata={
+            "help": "Language of a multilingual checkpoint (MMS), as `deu`: its vocabulary and adapter are taken "
+            "(default: the one that the checkpoint is set to)."
+        },
+    )
     train_feature_encoder: bool = field(
         default=False, metadata={"help": "Train the convolutional feature encoder too, under --method full."}
     )

@@ -87,6 +87,9 @@ class Task(Protocol):
     ) -> tuple[PreTrainedModel, list[str]]:
         """The model for these labels, and the names of its newly initialised parameters."""
 
+    def prepare_base(self, model: PreTrainedModel, name: str, revision: str) -> None:
+        """Make the base model `name` of a LoRA adapter, as it was loaded, the one that the adapter was trained on."""
+
     def preprocess(
         self, splits: DatasetDict, processor: Any, model: PreTrainedModel, seed: int
     ) -> tuple[DatasetDict, Mapping[str, Any]]:

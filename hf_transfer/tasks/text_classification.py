@@ -212,6 +212,9 @@ class TextClassification(TextSettings):
         if self.max_length > limit:
             raise InputError(f"--max_length {self.max_length} is more than the model takes: {limit} tokens.")
 
+    def prepare_base(self, model: PreTrainedModel, name: str, revision: str) -> None:
+        pass
+
     def preprocess(
         self, splits: DatasetDict, processor: Any, model: PreTrainedModel, seed: int
     ) -> tuple[DatasetDict, DatasetDict]:
