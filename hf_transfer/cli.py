@@ -191,7 +191,7 @@ def _inputs_of(table: Iterable[dict[str, Any]], task: Any, columns: list[str], f
     """The pipeline's inputs in the rows of a file; a row that lacks one has none there, which its record says."""
     chosen = task.input_columns(columns)
     for row in table:
-        yield {own: task.prediction_input(row.get(column), file) for own, column in chosen.items()}
+        yield {own: task.prediction_input(own, row.get(column), file) for own, column in chosen.items()}
 
 
 def _refuse_output(output: str | None, model: str, read: list[str]) -> None:

@@ -24,7 +24,6 @@ from hf_transfer.models import explained, quiet
 from hf_transfer.tasks import task_of
 from hf_transfer.training.fit import make_trainer
 
-CHUNK = 1024
 # The arguments of the data that evaluate() takes.
 OF_DATA = ("column_names", "delimiter", "group_column_name", "drop_incomplete")
 
@@ -95,7 +94,8 @@ def predict(pipeline: Any, rows: Iterable[Mapping[str, Any]], *, batch_size: int
 
     Args:
         pipeline: from `load_finetuned`.
-        rows: dictionaries with ``text`` and, for pairs, ``text_pair``; or with ``audio``, a file.
+        rows: dictionaries with ``text`` and, for pairs, ``text_pair``; or with ``audio``, a file, its content or
+            ``{"array", "sampling_rate"}``, and ``start`` and ``end`` (or ``duration``) in seconds for a part of it.
         batch_size: inputs at once.
 
     Yields:
@@ -103,15 +103,26 @@ def predict(pipeline: Any, rows: Iterable[Mapping[str, Any]], *, batch_size: int
         ``text`` and ``words``.
     """
     iterator = iter(rows)
-    while chunk := list(itertools.islice(iterator, CHUNK)):
+    while chunk := list(itertools.islice(iterator, pipeline.rows_at_once)):
         # Inputs of similar length share a batch, so that little is padded.
-        order = sorted(range(len(chunk)), key=lambda i: sum(len(str(value)) for value in chunk[i].values()))
+        order = sorted(range(len(chunk)), key=lambda i: _letters(chunk[i]))
         with torch.inference_mode():
             found = pipeline.decide([dict(chunk[i]) for i in order], batch_size=batch_size)
         by_row = dict(zip(order, found, strict=True))
         for i, row in enumerate(chunk):
-            shown = {name: value for name, value in row.items() if not isinstance(value, bytes)}
-            yield {**shown, **by_row[i]}
+            yield {**_shown(row), **by_row[i]}
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record says of its input: neither the content of a file nor samples."""
+    plain = {
+        name: value for name, value in row.items() if isinstance(value, (str, int, float, list, dict, type(None)))
+    }
+    return {n: v for n, v in plain.items() if not (isinstance(v, dict) and {"bytes", "array", "raw"} & v.keys())}
+
+
+def _letters(row: Mapping[str, Any]) -> int:
+    return sum(len(value) for value in row.values() if isinstance(value, str))
 
 
 def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dict[str, Any]:
@@ -164,7 +175,7 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
             ),
         )
         trainer = make_trainer(task, arguments, Path(folder), pipeline.model, processor, splits, inputs)
-        outputs = trainer.predict(inputs["test"]).predictions
+        outputs = task.outputs(inputs["test"], lambda examples: trainer.predict(examples).predictions, pipeline)
     split = splits["test"]
     return {
         "metrics": task.measure(outputs, split, config),

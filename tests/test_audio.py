@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from speech import RATE, tones
 
 from hf_transfer.data import audio_cache
-from hf_transfer.data.audio import AudioSettings, UnusableAudio, decode, read_blocks
+from hf_transfer.data.audio import AudioSettings, decode, resampled
 from hf_transfer.data.audio_cache import samples_of, store_clips
+from hf_transfer.data.audio_files import Recording
+from hf_transfer.data.audio_sources import UnusableAudio
 from hf_transfer.data.augmentation import Augmentation
 
 SETTINGS = AudioSettings(RATE, 0.1, 30.0)
@@ -76,7 +78,9 @@ def test_reading_in_blocks_changes_nothing(tmp_path_factory, rate, length, secon
     file = tmp_path_factory.mktemp("blocks") / "a.wav"
     soundfile.write(file, samples, rate, subtype="FLOAT")
     whole = torchaudio.transforms.Resample(rate, RATE)(torch.from_numpy(samples)).numpy()
-    found = np.concatenate(list(read_blocks(file, RATE, seconds=seconds)))
+    with Recording(file) as recording:
+        blocks = (block[:, 0] for block in recording.blocks(seconds))
+        found = np.concatenate(list(resampled(blocks, rate, RATE)))
     np.testing.assert_allclose(found, whole, atol=1e-6)
 
 

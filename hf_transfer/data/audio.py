@@ -1,14 +1,16 @@
-"""Audio files to samples: decoded with soundfile, resampled with torchaudio, checked."""
+"""Audio to the samples that a model is given: mono, 16-bit, at one rate; the same in training and in prediction.
+
+What of a clip is decided from all of its samples (which channel is heard, a constant offset, a scale beyond full
+scale) is so decided for a file of hours too: it is read twice, in bounded memory.
+"""
 
 import base64
 import functools
 import io
-import os
-import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,18 +18,21 @@ import soundfile
 import torch
 import torchaudio
 
-# Short, so that of a file that breaks off most is still read.
-BLOCK_SECONDS = 1
-# Sizes from here on are written by programs that cannot seek back to fill in the true one.
-STREAMED = 0x7FFFF000
-WIDTHS = {"PCM_U8": 1, "PCM_S8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}  # bytes a sample
+from hf_transfer.data.audio_files import Recording, problem_of
+from hf_transfer.data.audio_sources import Source, UnusableAudio
+
+# Sources up to this length are held in memory between the two looks at them, and not read again.
+HELD_SECONDS = 60
 # A filter from one rate to another has as many parts as their reduced ratio; odder ratios are rounded to this.
 FINEST_RATIO = 1000
-MP3_SHARE = 0.95  # of the frames that an MP3 tells, some are the encoder's padding
-# Beyond these a header is damaged.
-RATES = 1_000, 1_000_000
 SILENT_PEAK = 10 ** (-60 / 20)
 CLIPPED_SHARE = 0.01
+# A constant offset above SILENT_PEAK is taken away; most sound cards have a little, of which nothing need be said.
+OFFSET_TOLD = 0.01
+FULL_SCALE = 32767
+# Channels that have nothing in common give a mean of 1/channels of their power; with less than half of that they are
+# of opposite phase, as where one wire of a microphone is swapped, and their mean loses what both hold.
+OPPOSITE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -45,98 +50,183 @@ class AudioSettings:
     max_seconds: float
 
 
-class UnusableAudio(ValueError):
-    """A clip that cannot be used: ``reason`` in a word or two, and what was found."""
+@dataclass(frozen=True)
+class Decoded:
+    """A clip.
 
-    def __init__(self, reason: str, found: str):
-        super().__init__(f"{reason}: {found}")
-        self.reason = reason
+    Attributes:
+        samples: int16 [n].
+        findings: what is suspicious: silent, clipped, truncated; and what was decided: opposite (the channels' phases:
+            the louder one is taken), offset (a constant one is taken away), cut (the file is the excerpt already).
+    """
+
+    samples: np.ndarray
+    findings: tuple[str, ...] = ()
 
 
-def read_blocks(source: Path | bytes, sampling_rate: int, *, seconds: float = BLOCK_SECONDS) -> Iterator[np.ndarray]:
-    """Mono float32 blocks of a file at `sampling_rate`, in bounded memory whatever its length.
+@dataclass
+class Reading:
+    """A source being read.
+
+    Attributes:
+        blocks: int16 [n] each, to be gone through once.
+        findings: what was decided, as in `Decoded`; complete when the first block is there.
+    """
+
+    blocks: Iterator[np.ndarray] = field(default_factory=lambda: iter(()))
+    findings: list[str] = field(default_factory=list)
+
+
+def read(source: Source, sampling_rate: int, *, max_seconds: float = math.inf) -> Reading:
+    """Mono 16-bit samples of a source at `sampling_rate`, in bounded memory whatever its length.
 
     Args:
-        source: a file, or the content of one: WAV, FLAC, OGG, MP3 and whatever else libsndfile reads.
+        source: WAV, FLAC, OGG, MP3 and whatever else libsndfile reads; or samples.
         sampling_rate: of the result, in Hz.
-        seconds: of each block but the last.
+        max_seconds: the longest that is wanted.
 
-    Raises:
-        UnusableAudio: it is no audio, has no samples, breaks off, or holds samples that are no numbers.
+    Returns:
+        Its blocks. Going through them raises `UnusableAudio` where the source cannot be read or is too long, and after
+        the last of them where it breaks off.
     """
-    _require_content(source)
-    found = 0
+    reading = Reading()
+    reading.blocks = _explained(_blocks(source, sampling_rate, max_seconds, reading.findings))
+    return reading
+
+
+def _explained(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Whatever is raised over a user's file is that file's problem, and not the run's."""
     try:
-        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-            low, high = RATES
-            if not low <= file.samplerate <= high:
-                raise UnusableAudio("broken", f"its header says {file.samplerate} samples a second")
-            expected = _expected_frames(source, file)
-            resample = _Resampler(file.samplerate, sampling_rate)
-            # soundfile seeks after each read to where it is already, which makes MP3 frames break: they share bits.
-            file.seekable = lambda: False
-            size = max(1, int(seconds * file.samplerate))
-            while len(block := file.read(size, "float32", always_2d=True)):
-                found += len(block)
-                if not np.isfinite(block).all():
-                    raise UnusableAudio("not finite", "some samples are NaN or infinite")
-                yield resample(block.mean(axis=1))
-            if found == 0:
-                raise UnusableAudio("no samples", "the file has a header and nothing else")
-            yield resample.rest()
-            if found < expected:
-                raise UnusableAudio("truncated", f"{found} of {expected} frames are there")
-    except (soundfile.SoundFileError, RuntimeError) as error:
-        if found:
-            raise UnusableAudio("truncated", f"it breaks off after {found} frames") from error
-        raise UnusableAudio("broken", "libsndfile cannot read it as audio") from error
-    except OSError as error:
-        raise UnusableAudio("unreadable", error.strerror or str(error)) from error
+        yield from blocks
+    except UnusableAudio:
+        raise
+    except Exception as error:
+        raise problem_of(error) from error
 
 
-def _require_content(source: Path | bytes) -> None:
-    if isinstance(source, bytes):
-        if not source:
-            raise UnusableAudio("empty", "0 bytes")
+def _blocks(source: Source, sampling_rate: int, max_seconds: float, findings: list[str]) -> Iterator[np.ndarray]:
+    held: list[np.ndarray] = []
+    truncated = None
+    with Recording(source) as recording:
+        if recording.is_cut:
+            findings.append("cut")
+        if max_seconds < recording.seconds < math.inf:  # by the header, before hours are decoded for nothing
+            raise _too_long(recording.seconds, max_seconds)
+        levels, rate = Levels(recording.channels), recording.sampling_rate
+        try:
+            for block in recording.blocks():
+                levels.add(block)
+                if levels.frames > max_seconds * rate:
+                    raise _too_long(levels.frames / rate, max_seconds)
+                if levels.frames <= HELD_SECONDS * rate:
+                    held.append(block)
+                else:
+                    held.clear()
+        except UnusableAudio as error:
+            if error.reason != "truncated":
+                raise
+            truncated = error
+    mix = levels.mix()
+    findings += mix.findings()
+    if held:
+        yield from _as_int16(resampled(map(mix, held), rate, sampling_rate))
+        if truncated is not None:
+            raise truncated
         return
-    try:
-        there = source.is_file()
-        size = source.stat().st_size if there else 0
-    except (OSError, ValueError) as error:  # a name that no file can have
-        raise UnusableAudio("unreadable", getattr(error, "strerror", None) or str(error)) from error
-    if not there:
-        folder = source.is_dir()
-        raise UnusableAudio("missing", "that is a folder" if folder else "there is no such file")
-    if size == 0:
-        raise UnusableAudio("empty", "0 bytes")
+    with Recording(source) as recording:
+        yield from _as_int16(resampled(map(mix, recording.blocks()), rate, sampling_rate))
 
 
-def _expected_frames(source: Path | bytes, file: soundfile.SoundFile) -> int:
-    """Frames that the header promises; libsndfile itself cuts a WAV's number to what the file holds."""
-    if file.format not in ("WAV", "WAVEX"):
-        if file.frames >= 2**40 or (file.format == "MP3" and not _tells_its_length(source)):
-            return 0  # streams do not say; libsndfile guesses by the size of the file
-        return int(MP3_SHARE * file.frames) if file.format == "MP3" else file.frames
-    width = WIDTHS.get(file.subtype)
-    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
-        stream.seek(12)
-        while len(head := stream.read(8)) == 8:
-            name, size = struct.unpack("<4sI", head)
-            if name == b"data":
-                known = width is not None and size < STREAMED
-                return size // (width * file.channels) if known and width else 0
-            stream.seek(size + size % 2, os.SEEK_CUR)
-    return 0
+def _too_long(seconds: float, limit: float) -> UnusableAudio:
+    return UnusableAudio("too long", f"{seconds:.1f} s, more than {limit:g}")
 
 
-def _tells_its_length(source: Path | bytes) -> bool:
-    """Whether an MP3 begins with a frame that tells the number of the others, as not all encoders write."""
-    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
-        tag = stream.read(10)
-        size = functools.reduce(lambda high, low: high << 7 | low & 0x7F, tag[6:10], 0)
-        stream.seek(10 + size if tag.startswith(b"ID3") else 0)
-        first = stream.read(400)
-    return any(name in first for name in (b"Xing", b"Info", b"VBRI"))
+class Levels:
+    """How the channels of a recording become one signal, decided from all of its blocks.
+
+    Args:
+        channels: how many there are.
+    """
+
+    def __init__(self, channels: int):
+        self.channels, self.frames = channels, 0
+        # Of the channels' mean and, where there are several, of each.
+        signals = 1 if channels == 1 else channels + 1
+        self.sums, self.squares = np.zeros(signals), np.zeros(signals)
+        self.low, self.high = np.full(signals, np.inf), np.full(signals, -np.inf)
+
+    def add(self, block: np.ndarray) -> None:
+        """Count a block [frames, channels]."""
+        signals = block if self.channels == 1 else np.column_stack([block.mean(axis=1), block])
+        self.frames += len(block)
+        self.sums += signals.sum(axis=0, dtype=np.float64)
+        if self.channels > 1:
+            self.squares += np.square(signals, dtype=np.float64).sum(axis=0)
+        self.low, self.high = np.minimum(self.low, signals.min(axis=0)), np.maximum(self.high, signals.max(axis=0))
+
+    def mix(self) -> "Mix":
+        """What was decided."""
+        chosen, means = 0, self.sums / self.frames
+        if self.channels > 1:
+            power = self.squares / self.frames - means**2
+            loudest = 1 + int(np.argmax(power[1:]))
+            opposite = power[0] < OPPOSITE_SHARE / self.channels * power[1:].mean()
+            chosen = loudest if opposite and power[loudest] > SILENT_PEAK**2 / 2 else 0
+        scale = max(1.0, self.high[chosen], -self.low[chosen])  # 1, but in float files on another scale
+        offset = float(means[chosen]) if abs(means[chosen]) > SILENT_PEAK * scale else 0.0
+        peak = float(max(self.high[chosen] - offset, offset - self.low[chosen]))
+        return Mix(chosen - 1 if chosen else None, offset, max(1.0, peak))
+
+
+@dataclass(frozen=True)
+class Mix:
+    """From the channels of a recording to one signal within full scale.
+
+    Attributes:
+        channel: the one that is heard for all; None for their mean.
+        offset: what is taken away from every sample.
+        scale: what every sample is divided by: above 1 in float files on another scale.
+    """
+
+    channel: int | None
+    offset: float
+    scale: float
+
+    def findings(self) -> list[str]:
+        """What was decided, as in `Decoded`."""
+        told = abs(self.offset) > OFFSET_TOLD * self.scale
+        return [*(["opposite"] if self.channel is not None else []), *(["offset"] if told else [])]
+
+    def __call__(self, block: np.ndarray) -> np.ndarray:
+        """The signal [frames] of a block [frames, channels]."""
+        chosen = 0 if block.shape[1] == 1 else self.channel
+        signal = block.mean(axis=1) if chosen is None else block[:, chosen]
+        if self.offset:
+            signal = signal - np.float32(self.offset)
+        return signal / np.float32(self.scale) if self.scale > 1.0 else signal
+
+
+def _as_int16(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    for block in blocks:
+        if len(block):
+            # A filter may go a little beyond what it was given.
+            yield np.round(np.clip(block, -1.0, 1.0) * FULL_SCALE).astype(np.int16)
+
+
+def as_floats(samples: np.ndarray) -> np.ndarray:
+    """Float32 samples in [-1, 1] of int16 ones: what every feature extractor is given."""
+    return samples.astype(np.float32) / FULL_SCALE
+
+
+def resampled(blocks: Iterable[np.ndarray], old: int, new: int) -> Iterator[np.ndarray]:
+    """Blocks of a signal at another sampling rate, as if it had been resampled whole."""
+    if old == new:
+        yield from blocks
+        return
+    resample = _Resampler(old, new)
+    for block in blocks:
+        yield resample(block)
+    yield resample.rest()
 
 
 class _Resampler:
@@ -182,62 +272,31 @@ def resampler(old: int, new: int) -> Any:
     return torchaudio.transforms.Resample(old, new)
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """A clip.
-
-    Attributes:
-        samples: int16 [n].
-        findings: what is suspicious: silent, clipped, truncated.
-    """
-
-    samples: np.ndarray
-    findings: tuple[str, ...]
-
-
-def decode(source: Path | bytes, settings: AudioSettings) -> Decoded:
+def decode(source: Source, settings: AudioSettings) -> Decoded:
     """A clip as 16-bit mono samples.
 
     Raises:
         UnusableAudio: it cannot be used, or is shorter or longer than allowed.
     """
-    limit = settings.max_seconds
-    _refuse_long(source, limit)
-    blocks, total = [], 0
-    findings = []
+    reading, blocks, truncated = read(source, settings.sampling_rate, max_seconds=settings.max_seconds), [], []
     try:
-        for block in read_blocks(source, settings.sampling_rate):
+        for block in reading.blocks:
             blocks.append(block)
-            total += len(block)
-            if total > limit * settings.sampling_rate:
-                raise UnusableAudio("too long", f"more than {limit:g} s")
     except UnusableAudio as error:
         if error.reason != "truncated":
             raise
-        findings.append("truncated")
-    samples = np.concatenate(blocks)
+        truncated = ["truncated"]
+    samples = np.concatenate([np.zeros(0, np.int16), *blocks])
     seconds = len(samples) / settings.sampling_rate
     if seconds < settings.min_seconds:
         raise UnusableAudio("too short", f"{seconds:.3f} s")
-    peak = float(np.abs(samples).max(initial=0.0))
-    if peak < SILENT_PEAK:
-        findings.append("silent")
-    elif (np.abs(samples) >= 0.999 * max(1.0, peak)).mean() > CLIPPED_SHARE:
-        findings.append("clipped")
-    if peak > 1.0:  # a float file on another scale
-        samples = samples / peak
-    return Decoded(np.round(samples * 32767).astype(np.int16), tuple(findings))
-
-
-def _refuse_long(source: Path | bytes, limit: float) -> None:
-    """By the header, before hours of audio are decoded for nothing."""
-    _require_content(source)
-    try:
-        info = soundfile.info(io.BytesIO(source) if isinstance(source, bytes) else str(source))
-    except (soundfile.SoundFileError, RuntimeError):
-        return  # decoding says what is wrong
-    if info.frames < 2**40 and info.duration > limit:
-        raise UnusableAudio("too long", f"{info.duration:.1f} s, more than {limit:g}")
+    loudness = np.abs(samples.astype(np.int32))
+    level = []
+    if loudness.max(initial=0) < SILENT_PEAK * FULL_SCALE:
+        level = ["silent"]
+    elif (loudness >= 0.999 * FULL_SCALE).mean() > CLIPPED_SHARE:
+        level = ["clipped"]
+    return Decoded(samples, (*truncated, *level, *reading.findings))
 
 
 def as_data_uri(samples: np.ndarray, sampling_rate: int) -> str:

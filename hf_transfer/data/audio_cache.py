@@ -18,14 +18,15 @@ import numpy as np
 import soundfile
 from tqdm.auto import tqdm
 
-from hf_transfer.data.audio import AudioSettings, Decoded, UnusableAudio, decode
+from hf_transfer.data.audio import AudioSettings, Decoded, as_floats, decode
+from hf_transfer.data.audio_sources import Excerpt, Samples, Source, UnusableAudio
 from hf_transfer.data.kept import FILES, mark_used
 from hf_transfer.durable import to_disk
 from hf_transfer.errors import Failure
 from hf_transfer.owned_folders import remove_entries
 
 # Part of the fingerprint: raise it when decoded samples or findings change.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,12 @@ class StoredClips:
 
 
 def store_clips(
-    sources: Iterable[Path | bytes], count: int, settings: AudioSettings, *, name: str, show: bool
+    sources: Iterable[Source], count: int, settings: AudioSettings, *, name: str, show: bool
 ) -> tuple[StoredClips, bool]:
     """Decode clips once: a second call with the same files and settings reads what the first has left.
 
     Args:
-        sources: files, or the contents of files; gone through twice.
+        sources: of the clips; gone through twice.
         count: how many there are.
         settings: how they are decoded.
         name: what they are, for the progress bar.
@@ -96,24 +97,39 @@ def _read(folder: Path) -> StoredClips | None:
         return None
 
 
-def _fingerprint(sources: Iterable[Path | bytes], settings: AudioSettings) -> str:
+def _fingerprint(sources: Iterable[Source], settings: AudioSettings) -> str:
     """Changes with every file, its content as its date and size tell it, and with the settings."""
     digest = hashlib.sha256(repr((VERSION, soundfile.__libsndfile_version__, asdict(settings))).encode())
     for source in sources:
-        if isinstance(source, bytes):
-            digest.update(hashlib.sha256(source).digest())
-            continue
-        try:
-            status = source.stat()
-            known: Any = (str(source.resolve()), status.st_size, status.st_mtime_ns)
-        except OSError:
-            known = (str(source), "missing")
-        digest.update(repr(known).encode())
+        digest.update(repr(_identity(source)).encode())
     return digest.hexdigest()[:32]
 
 
+def _identity(source: Source) -> Any:
+    """What tells a source from all others."""
+    if isinstance(source, Excerpt):
+        return "excerpt", source.start, source.end, _identity(source.whole)
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).digest()
+    if isinstance(source, UnusableAudio):
+        return "unusable", str(source)
+    if isinstance(source, Samples):
+        array = np.ascontiguousarray(source.array) if isinstance(source.array, np.ndarray) else None
+        content = (
+            repr(source.array)
+            if array is None or array.dtype == object
+            else (array.dtype.str, array.shape, hashlib.sha256(array.view(np.uint8).data).digest())
+        )
+        return "samples", source.sampling_rate, content
+    try:
+        status = source.stat()
+        return str(source.resolve()), status.st_size, status.st_mtime_ns
+    except (OSError, ValueError):
+        return str(source), "missing"
+
+
 def _decode_all(
-    sources: Iterable[Path | bytes], count: int, settings: AudioSettings, folder: Path, *, name: str, show: bool
+    sources: Iterable[Source], count: int, settings: AudioSettings, folder: Path, *, name: str, show: bool
 ) -> None:
     """Written beside and renamed into place, so that what is there is whole."""
     try:
@@ -165,7 +181,7 @@ def _decode_all(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _in_order(sources: Iterable[Path | bytes], settings: AudioSettings) -> Iterator[Decoded | UnusableAudio]:
+def _in_order(sources: Iterable[Source], settings: AudioSettings) -> Iterator[Decoded | UnusableAudio]:
     """Decode on all cores, holding no more than a few dozen clips at a time."""
     # soundfile and torch give up the interpreter's lock while they work.
     workers = min(8, os.cpu_count() or 1)
@@ -179,7 +195,7 @@ def _in_order(sources: Iterable[Path | bytes], settings: AudioSettings) -> Itera
             yield future.result()
 
 
-def _decode_or_problem(source: Path | bytes, settings: AudioSettings) -> Decoded | UnusableAudio:
+def _decode_or_problem(source: Source, settings: AudioSettings) -> Decoded | UnusableAudio:
     try:
         return decode(source, settings)
     except UnusableAudio as error:
@@ -188,7 +204,12 @@ def _decode_or_problem(source: Path | bytes, settings: AudioSettings) -> Decoded
 
 def samples_of(file: Path | str, offset: int, length: int) -> np.ndarray:
     """Float32 samples in [-1, 1] of a stored clip."""
-    return _mapped(str(file))[offset : offset + length].astype(np.float32) / 32767
+    return as_floats(stored_samples(file, offset, length))
+
+
+def stored_samples(file: Path | str, offset: int, length: int) -> np.ndarray:
+    """Samples of a stored clip, int16."""
+    return _mapped(str(file))[offset : offset + length]
 
 
 @functools.lru_cache(maxsize=8)

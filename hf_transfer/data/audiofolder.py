@@ -1,5 +1,6 @@
 """Local audiofolders: clips beside a ``metadata`` table."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,12 +62,13 @@ def load_audiofolder(
             raise InputError(
                 f"{table}: an audiofolder's table needs a column file_name; it has {', '.join(rows.column_names)}."
             )
-        home = table.parent.resolve()
+        home = table.parent.absolute()
         whole = []
         for number, file in enumerate(rows["file_name"][:], start=1):
-            path = (home / str(file)).resolve()
-            if not path.is_relative_to(home):
+            # By its name alone: a file in the folder may be a link, as all are in the Hub's cache.
+            path = os.path.normpath(home / str(file))
+            if not Path(path).is_relative_to(os.path.normpath(home)):
                 raise InputError(f"{table}: row {number} names {file}, which is outside the folder {table.parent}.")
-            whole.append(str(path))
+            whole.append(path)
         splits[name] = rows.remove_columns("file_name").add_column("file_name", whole)
     return splits

@@ -1,6 +1,7 @@
 """Preprocessed clips: what a speech model is trained and measured on."""
 
 import bisect
+import copy
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from datasets import Dataset as Table
 from torch.utils.data import Dataset
 
-from hf_transfer.data.audio_cache import samples_of
+from hf_transfer.data.audio_cache import samples_of, stored_samples
 from hf_transfer.data.augmentation import Augmentation
 
 
@@ -24,6 +25,7 @@ class Clips(Dataset):
         positions: for each clip, the frames that the model makes of it.
         alone: whether clips are to be measured one by one, as padding would change the outcome.
         augmentation: what happens to each clip anew in each epoch; None for nothing.
+        shortest: zeros fill up clips of fewer samples, from which the model could make nothing.
         min_samples: for each clip, what its transcript needs to be spelt.
         seed: of the augmentation.
     """
@@ -35,13 +37,15 @@ class Clips(Dataset):
         sampling_rate: int,
         *,
         positions: list[int],
+        shortest: int = 0,
         alone: bool = False,
         augmentation: Augmentation | None = None,
         min_samples: Sequence[int] = (),
         seed: int = 0,
     ):
         self.stores: list[str] = table["store"][:]
-        self.offsets, self.lengths = np.asarray(table["offset"][:]), np.asarray(table["length"][:])
+        self.offsets, self.stored = np.asarray(table["offset"][:]), np.asarray(table["length"][:])
+        self.lengths = np.maximum(self.stored, shortest)
         self.checksums: list[str] = table["checksum"][:]
         self.labels, self.sampling_rate = labels, sampling_rate
         self.positions, self.alone = positions, alone
@@ -62,8 +66,22 @@ class Clips(Dataset):
         return [self._example(i) for i in indices]
 
     def samples(self, i: int) -> np.ndarray:
-        """A clip as it is, [samples] in float32."""
-        return samples_of(self.stores[i], int(self.offsets[i]), int(self.lengths[i]))
+        """A clip as the model hears it, [samples] in float32."""
+        return filled_up(samples_of(self.stores[i], int(self.offsets[i]), int(self.stored[i])), int(self.lengths[i]))
+
+    def decoded(self, i: int) -> np.ndarray:
+        """A clip as it is stored, int16 [samples]."""
+        return stored_samples(self.stores[i], int(self.offsets[i]), int(self.stored[i]))
+
+    def select(self, rows: list[int]) -> "Clips":
+        """The clips of these rows."""
+        part = copy.copy(self)
+        for name in ("offsets", "stored", "lengths"):
+            setattr(part, name, getattr(self, name)[rows])
+        for name in ("stores", "checksums", "labels", "positions", "min_samples"):
+            values = getattr(self, name)
+            setattr(part, name, [values[i] for i in rows] if len(values) else values)
+        return part
 
     def _example(self, i: int) -> dict[str, Any]:
         samples = self.samples(i)
@@ -72,6 +90,11 @@ class Clips(Dataset):
             generator = np.random.default_rng([self.seed, self.epoch, i])
             samples = self.augmentation(samples, self.sampling_rate, generator, self.min_samples[i])
         return {"input_values": samples, "labels": list(self.labels[i]), "length": len(samples)}
+
+
+def filled_up(samples: np.ndarray, shortest: int) -> np.ndarray:
+    """A clip [samples] with zeros behind it where it has fewer than `shortest`."""
+    return np.pad(samples, (0, max(0, shortest - len(samples))))
 
 
 class SpeechCollator:

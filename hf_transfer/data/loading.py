@@ -138,8 +138,8 @@ def home_of_tables(data: DataArguments, split: str) -> Path | None:
     folder = Path(data.dataset_name or "")
     if not data.dataset_name or not folder.is_dir():
         return None
-    if audiofolder_tables(folder):  # whose paths are whole already
-        return folder
+    if audiofolder_tables(folder):
+        return folder  # its clips have whole paths; other tables in it are none of its splits
     tables = tables_of_folder(folder)
     paths = tables.get(getattr(data, f"{split}_split_name", "train")) or tables.get(data.train_split_name)
     homes = {path.parent for path in paths or ()}

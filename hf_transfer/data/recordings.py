@@ -3,17 +3,17 @@
 import contextlib
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow
-from datasets import Audio, Dataset
+from datasets import Dataset
 
 from hf_transfer.data.audio import AudioSettings
 from hf_transfer.data.audio_cache import StoredClips, store_clips
+from hf_transfer.data.clip_sources import DURATIONS, ENDS, STARTS, ClipSources, described, resolve, similar_name
 from hf_transfer.data.groups import group_name
 from hf_transfer.data.leakage import UNIT
 from hf_transfer.data.splits import require_columns
@@ -27,6 +27,8 @@ SUSPICIONS = ("silent", "truncated", "clipped", "pace")
 # Letters a second that nobody speaks: the header's sampling rate is wrong, or the transcript another clip's.
 FASTEST, SLOWEST = 35.0, 0.5
 PACE_SECONDS = 1.0
+# So many clips are named on the screen.
+SHOWN = 3
 
 
 @dataclass
@@ -51,61 +53,13 @@ class LeftOut:
 
 def say_left_out(split: str, reason: str, clips: list[str], cure: str, folder: Path) -> None:
     """How many clips of a split are not used and why, the first of them, what changes it, and where all are listed."""
-    shown = ", ".join(clips[:3])
-    if len(clips) > 3:
+    shown = ", ".join(clips[:SHOWN])
+    if len(clips) > SHOWN:
         listed = folder / f"left_out_of_{split}_{reason.replace(' ', '_')}.txt"
         with contextlib.suppress(OSError):  # the folder may be full, or another user's
             listed.write_text("\n".join(clips) + "\n", encoding="utf-8")
             shown += f", ... (all in {listed})"
     logger.info("Left out of %s: %d x %s (%s): %s.", split, len(clips), reason, cure, shown)
-
-
-class Sources:
-    """The audio of a split, one clip after another: a file, or the content of one. Can be gone through twice."""
-
-    def __init__(self, split: Dataset, column: str, folder: Path | None):
-        # Encoded as they are: `datasets` itself would decode with torchcodec, which needs FFmpeg.
-        self.split = split.select_columns(column)
-        if isinstance(split.features[column], Audio):
-            self.split = self.split.cast_column(column, Audio(decode=False))
-        self.column, self.folder = column, folder
-
-    def __iter__(self) -> Iterator[Path | bytes]:
-        for batch in self.split.iter(batch_size=16):
-            for value in batch[self.column]:
-                yield self._source(value)
-
-    def names(self) -> list[str]:
-        """A name for each clip, for messages and predictions."""
-        found: list[str] = []
-        for batch in self.split.with_format("arrow").iter(batch_size=256):
-            column = batch[self.column].combine_chunks()
-            embedded = pyarrow.types.is_struct(column.type)
-            for path in (column.field("path") if embedded else column).to_pylist():
-                found.append(str(path) if path and not isinstance(path, bytes) else f"row {len(found) + 1}")
-        return found
-
-    def _source(self, value: Any) -> Path | bytes:
-        if isinstance(value, bytes):
-            return value
-        if isinstance(value, dict):
-            if value.get("bytes") is not None:
-                return bytes(value["bytes"])
-            value = value.get("path")
-        return resolve(str(value or "(no file)"), self.folder)
-
-
-def resolve(name: str, folder: Path | None) -> Path:
-    """The file that a table in `folder` means: relative paths begin there, or in its folder ``clips``."""
-    path = Path(name)
-    if path.is_absolute() or folder is None:
-        return path
-    # Common Voice keeps its clips in a folder of that name beside the tables.
-    in_clips = folder / "clips" / path
-    try:
-        return in_clips if not (folder / path).exists() and in_clips.exists() else folder / path
-    except (OSError, ValueError):  # a name that no file can have
-        return folder / path
 
 
 def read_recordings(
@@ -137,7 +91,18 @@ def read_recordings(
         InputError: a column is absent, or most clips cannot be used.
     """
     require_columns(split, name, columns)
-    sources = Sources(split, columns["audio"], folder)
+    sources = ClipSources(split, columns["audio"], folder)
+    if sources.times:
+        shown = " and ".join(map(repr, sources.times.values()))
+        logger.info("%s: each row means a part of its recording, by the columns %s, in seconds.", name, shown)
+    texts = ["" if text is None else spell(str(text)) for text in split[columns["text"]][:]]
+    _mention_spelling(split[columns["text"]][:], texts)
+    if not any(texts):
+        raise InputError(
+            f"The {name} split has no transcripts: column {columns['text']!r} is empty throughout. Name the right "
+            "one: --text_column_name COLUMN."
+        )
+    _refuse_several_of_one_file(name, sources, texts)
     clips, there = store_clips(sources, len(split), settings, name=name, show=sys.stderr.isatty())
     hours = float(clips.offsets[-1]) / settings.sampling_rate / 3600
     state = "read from" if there else "written to"
@@ -149,25 +114,47 @@ def read_recordings(
         state,
         short_path(clips.file.parent),
     )
-    names = sources.names()
-    texts = ["" if text is None else spell(str(text)) for text in split[columns["text"]][:]]
-    _mention_spelling(split[columns["text"]][:], texts)
-    if not any(texts):
-        raise InputError(
-            f"The {name} split has no transcripts: column {columns['text']!r} is empty throughout. Name the right "
-            "one: --text_column_name COLUMN."
-        )
+    names = sources.labels
     seconds = np.diff(clips.offsets) / settings.sampling_rate
-    kept, left_out = _usable(names, texts, clips, seconds, leave_out)
+    kept, left_out = _usable(sources, texts, clips, seconds, leave_out)
     left_out.say(name, _cures(settings), clips.file.parent)
     _mention_suspicions(name, names, clips, texts, seconds, leave_out)
+    mention_decisions(name, [(names[i], clips.findings[i]) for i in kept])
     if len(kept) < len(names) / 2:
         reason, worst = max(left_out.clips.items(), key=lambda item: len(item[1]))
         raise InputError(
             f"Only {len(kept)} of {len(names)} clips in the {name} split can be used; the commonest reason is "
             f"{reason!r} ({len(worst)} clips), as with {worst[0]}. Relative paths begin in {folder or 'this folder'}."
         )
-    return _table(split, columns, kept, names, texts, clips, seconds), left_out.counts()
+    return _table(split, columns, kept, sources, texts, clips, seconds), left_out.counts()
+
+
+def _refuse_several_of_one_file(split: str, sources: ClipSources, texts: list[str]) -> None:
+    """Refuse rows that name one file, and the same part of it, for different transcripts."""
+    for first, *others in sources.rows_by_part().values():
+        i = next((i for i in others if texts[i] and texts[first] and texts[i] != texts[first]), None)
+        if i is not None:
+            looked_for = f"{', '.join(STARTS[:4])}, ... with {', '.join(ENDS[:3])}, ... or {DURATIONS[0]}"
+            raise InputError(
+                f"Rows {first + 1} and {i + 1} of the {split} split name one file, {sources.labels[i]}, with "
+                f"different transcripts: {texts[first][:40]!r} and {texts[i][:40]!r}. Which part of it does each "
+                "mean? Say so in seconds, in columns named offset and duration, or start and end (looked for: "
+                f"{looked_for}). If both are transcripts of the whole, keep one."
+            )
+
+
+def mention_decisions(name: str, findings: list[tuple[str, list[str]]]) -> None:
+    """Say of which clips something was decided in decoding, by their names and what was found of them."""
+    meaning = {
+        "opposite": "have channels of opposite phase, which leave nothing of each other: the louder one is heard",
+        "offset": "have a constant offset, which is taken away",
+        "cut": "are parts already, as long as their times say, which are those of a longer recording: heard whole",
+    }
+    for decision, told in meaning.items():
+        clips = [clip for clip, found in findings if decision in found]
+        if clips:
+            shown = ", ".join(clips[:SHOWN]) + (", ..." if len(clips) > SHOWN else "")
+            logger.info("%d clips in %s %s: %s.", len(clips), name, told, shown)
 
 
 def _mention_spelling(written: list[Any], spelt: list[str]) -> None:
@@ -181,17 +168,21 @@ def _mention_spelling(written: list[Any], spelt: list[str]) -> None:
 
 
 def _usable(
-    names: list[str], texts: list[str], clips: StoredClips, seconds: np.ndarray, leave_out: list[str]
+    sources: ClipSources, texts: list[str], clips: StoredClips, seconds: np.ndarray, leave_out: list[str]
 ) -> tuple[list[int], LeftOut]:
     """Indices of the clips that are used, and the others by the reason."""
     left_out = LeftOut(defaultdict(list))
     kept = []
-    for i, (clip, text) in enumerate(zip(names, texts, strict=True)):
+    listed: dict[Path, dict[str, str]] = {}
+    for i, (clip, text) in enumerate(zip(sources.labels, texts, strict=True)):
         reason = _reason(i, clips, text, float(seconds[i]), leave_out)
         if reason is None:
             kept.append(i)
-        else:
-            left_out.add(reason, f"{clip} ({clips.problems[i].partition(': ')[2]})" if clips.problems[i] else clip)
+            continue
+        found = clips.problems[i].partition(": ")[2]
+        if reason == "missing" and len(left_out.clips[reason]) < SHOWN:
+            found += similar_name(resolve(str(sources.files[i]), sources.folder), listed)
+        left_out.add(reason, f"{clip} ({found})" if found else clip)
     return kept, left_out
 
 
@@ -213,6 +204,9 @@ def _cures(settings: AudioSettings) -> dict[str, str]:
     return {
         "too short": f"--min_seconds {settings.min_seconds:g}",
         "too long": f"--max_seconds {settings.max_seconds:g}",
+        "unknown format": "convert them",
+        "outside its file": "mend the times, or rename their columns if they are of something else",
+        "no part of its file": "mend the times, or rename their columns if they are of something else",
         **dict.fromkeys(SUSPICIONS, "--leave_out says which"),
         "empty transcript": "nothing to learn from; write it, or remove the row",
     }
@@ -238,7 +232,7 @@ def _mention_suspicions(
             if suspicion in clips.findings[i] or (suspicion == "pace" and texts[i] and _odd_pace(texts[i], seconds[i]))
         ]
         if found:
-            shown = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
+            shown = ", ".join(found[:SHOWN]) + (", ..." if len(found) > SHOWN else "")
             logger.info("%d clips in %s are used although %s (%s; --leave_out %s leaves them out): %s.",
                         len(found), name, suspicion, meaning[suspicion], suspicion, shown)  # fmt: skip
 
@@ -247,13 +241,13 @@ def _table(
     split: Dataset,
     columns: dict[str, str],
     kept: list[int],
-    names: list[str],
+    sources: ClipSources,
     texts: list[str],
     clips: StoredClips,
     seconds: np.ndarray,
 ) -> Dataset:
     table: dict[str, Any] = {
-        "audio": [names[i] for i in kept],
+        "audio": [sources.names[i] for i in kept],
         "text": [texts[i] for i in kept],
         "store": [str(clips.file)] * len(kept),
         "offset": [int(clips.offsets[i]) for i in kept],
@@ -261,11 +255,23 @@ def _table(
         "seconds": [float(seconds[i]) for i in kept],
         "checksum": [clips.checksums[i] for i in kept],
     }
+    if any(sources.parts):
+        parts = [sources.parts[i] or (0.0, None) for i in kept]
+        table["start"], table["end"] = [start for start, _ in parts], [end for _, end in parts]
     for own in ("speaker", "group", UNIT):
         if own in columns:
             values = split[columns[own]][:]
             table[own] = [group_name(values[i]) for i in kept]
     return Dataset.from_dict(table)
+
+
+def clip_labels(split: Dataset) -> list[str]:
+    """The names of a split's clips, with the parts of their recordings where there are such."""
+    names = split["audio"][:]
+    if "start" not in split.column_names:
+        return names
+    parts = zip(split["start"][:], split["end"][:], strict=True)
+    return [f"{name} ({described(part)})" for name, part in zip(names, parts, strict=True)]
 
 
 def caveats_of_speakers(train: Dataset, test: Dataset) -> list[str]:

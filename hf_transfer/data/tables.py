@@ -102,6 +102,9 @@ def _json_rows(text: TextFile) -> Iterator[dict[str, Any]]:
     try:
         rows = json.loads("".join(text.lines()))
     except (ValueError, RecursionError) as error:
+        if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
+            yield from _jsonl_rows(text)  # an object a line, as NeMo names its manifests
+            return
         raise InputError(
             f"{text.path}: not JSON: {_not_json(error)}. One object a line belongs in a .jsonl file."
         ) from error

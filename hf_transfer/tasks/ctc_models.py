@@ -12,11 +12,12 @@ from transformers import (
 )
 
 from hf_transfer.arguments import ModelArguments
+from hf_transfer.data.clips import samples_for
 from hf_transfer.errors import InputError, logger
 from hf_transfer.models import load_config, quiet
-from hf_transfer.tasks.ctc_vocabulary import load_vocabulary
 
-__all__ = ["frames_of", "input_length", "load_feature_extractor", "load_vocabulary", "renew_head"]
+# Convolutions need some samples to give a frame at all.
+LEAST_SECONDS = 0.1
 
 
 def load_feature_extractor(model: ModelArguments) -> Any:
@@ -55,6 +56,21 @@ def input_length(processor: Any, samples: int) -> int:
         return samples
     # wav2vec2-BERT: windows of 25 ms every 10 ms, `stride` of them together.
     return max(0, 1 + (samples - 400) // 160) // extractor.stride
+
+
+def shortest_input(processor: Any, model: Any) -> int:
+    """Samples to which shorter clips are filled up everywhere: the model makes a frame of them at least."""
+    to_frames = frames_of(model)
+    needed = samples_for(1, lambda samples: int(to_frames(torch.tensor([input_length(processor, samples)]))[0]))
+    return max(needed, int(LEAST_SECONDS * processor.feature_extractor.sampling_rate))
+
+
+def samples_per_frame(processor: Any, model: Any) -> int:
+    """Samples between the beginnings of two frames of the model's output."""
+    config = _plain(model).config
+    ratio = getattr(config, "inputs_to_logits_ratio", None) or 160 * getattr(processor.feature_extractor, "stride", 1)
+    adapter = getattr(config, "add_adapter", False)
+    return ratio * (config.adapter_stride**config.num_adapter_layers if adapter else 1)
 
 
 def renew_head(model: PreTrainedModel, old: Any, new: Any) -> list[str]:

@@ -14,6 +14,7 @@ from transformers import AutoModelForCTC, PreTrainedModel, Wav2Vec2BertProcessor
 
 from hf_transfer.arguments import DataArguments, ModelArguments
 from hf_transfer.data.audio import AudioSettings, as_data_uri
+from hf_transfer.data.clip_sources import excerpt_columns, resolve, seconds_of, source_of
 from hf_transfer.data.clips import Clips, SpeechCollator, samples_for, spelling_frames
 from hf_transfer.data.leakage import UNIT, usual_unit_column
 from hf_transfer.data.loading import home_of_tables
@@ -22,8 +23,8 @@ from hf_transfer.data.recordings import (
     SPEAKER_COLUMNS,
     TRANSCRIPT_COLUMNS,
     caveats_of_speakers,
+    clip_labels,
     read_recordings,
-    resolve,
     say_left_out,
 )
 from hf_transfer.data.splits import find_column
@@ -41,10 +42,10 @@ from hf_transfer.errors import InputError, logger
 from hf_transfer.evaluation import transcription
 from hf_transfer.evaluation.bootstrap import Resampled
 from hf_transfer.models import load_config, load_pretrained
-from hf_transfer.tasks.ctc_models import frames_of, input_length, load_feature_extractor, renew_head
+from hf_transfer.tasks.ctc_models import frames_of, input_length, load_feature_extractor, renew_head, shortest_input
 from hf_transfer.tasks.ctc_vocabulary import label_ids, read_vocabulary, respelt, say_why_new, usable
 from hf_transfer.tasks.languages import load_language, restore_language, vocabularies
-from hf_transfer.tasks.speech_pipeline import SpeechPipeline
+from hf_transfer.tasks.speech_pipeline import WHOLE_SECONDS, SpeechPipeline
 from hf_transfer.tasks.speech_settings import SpeechSettings
 from hf_transfer.training.losses import CTCLoss
 
@@ -87,12 +88,15 @@ class SpeechRecognition(SpeechSettings):
     # --- data -------------------------------------------------------------------------------------------------
 
     def input_columns(self, columns: Sequence[str]) -> dict[str, str]:
-        return {"audio": find_column(columns, self.audio_column_name, AUDIO_COLUMNS, "audio_column_name")}
+        audio = find_column(columns, self.audio_column_name, AUDIO_COLUMNS, "audio_column_name")
+        return {"audio": audio, **excerpt_columns([name for name in columns if name != audio])}
 
-    def prediction_input(self, value: Any, file: str) -> Any:
-        if isinstance(value, dict):  # audio embedded in a Parquet file
-            value = value.get("bytes") or value.get("path")
-        return value if isinstance(value, bytes) else str(resolve(str(value), Path(file).parent))
+    def prediction_input(self, own: str, value: Any, file: str) -> Any:
+        if own != "audio":
+            seconds = seconds_of(value)
+            return value if seconds is None and isinstance(value, str) and value.strip() else seconds
+        source = source_of(value, Path(file).parent)
+        return str(source) if isinstance(source, Path) else source
 
     def require_settings(self, model: ModelArguments) -> None:
         """None of them depends on the model alone."""
@@ -124,7 +128,7 @@ class SpeechRecognition(SpeechSettings):
     def _columns(self, split: Dataset, data: DataArguments) -> dict[str, str]:
         """The columns of a split; tables of the same data may name them differently, and only some know speakers."""
         there = split.column_names
-        columns = self.input_columns(there)
+        columns = {"audio": self.input_columns(there)["audio"]}
         columns["text"] = find_column(there, self.text_column_name, TRANSCRIPT_COLUMNS, "text_column_name")
         speaker = self.speaker_column_name or next((name for name in SPEAKER_COLUMNS if name in there), None)
         columns |= {"speaker": speaker} if speaker else {}
@@ -231,6 +235,8 @@ class SpeechRecognition(SpeechSettings):
             )
         if pretrained and not self.train_feature_encoder and hasattr(loaded, "freeze_feature_encoder"):
             loaded.freeze_feature_encoder()
+        # What is trained on and measured is heard whole in prediction too.
+        loaded.config.whole_seconds = max(WHOLE_SECONDS, self.max_seconds)
         return loaded, new
 
     def prepare_base(self, model: PreTrainedModel, name: str, revision: str) -> None:
@@ -248,14 +254,14 @@ class SpeechRecognition(SpeechSettings):
         def samples_needed(wanted: int) -> int:
             return samples_for(wanted, lambda samples: frames([samples])[0])
 
-        augmentation = self.augmentation()
+        augmentation, shortest = self.augmentation(), shortest_input(processor, model)
         letters = letters_of(processor.tokenizer, model.config.vocab_size)
         kept, ready = DatasetDict(), {}
         for name, split in respelt(splits, letters).items():
             labels = label_ids(processor.tokenizer, split["text"][:], model.config.vocab_size)
             needed = [spelling_frames(ids) for ids in labels]
             # Nothing can be learned from more letters than frames; in a test split they are errors like any other.
-            given = frames(split["length"][:])
+            given = frames([max(n, shortest) for n in split["length"][:]])
             fits = [
                 have > 0 and (name in ("test", "source") or 0 < need <= have)
                 for need, have in zip(needed, given, strict=True)
@@ -274,6 +280,7 @@ class SpeechRecognition(SpeechSettings):
                 [labels[i] for i in rows],
                 processor.feature_extractor.sampling_rate,
                 positions=[given[i] for i in rows],
+                shortest=shortest,
                 # Without a mask the zeros that pad a clip change what the model makes of it.
                 alone=not processor.feature_extractor.return_attention_mask,
                 augmentation=augmentation if augmented else None,
@@ -326,14 +333,14 @@ class SpeechRecognition(SpeechSettings):
         references, hypotheses = split["text"][:], list(outputs)
         return {
             "errors": transcription.commonest_errors(references, hypotheses),
-            "worst": transcription.worst_clips(split["audio"][:], references, hypotheses),
+            "worst": transcription.worst_clips(clip_labels(split), references, hypotheses),
         }
 
     def media(self, inputs: Clips, worst: list[dict[str, Any]]) -> list[str]:
         return [as_data_uri(inputs.samples(one["row"]), inputs.sampling_rate) for one in worst]
 
     def predictions(self, outputs: Any, split: Dataset, config: Any) -> list[dict[str, Any]]:
-        names = [name for name in ("audio", "speaker", "group") if name in split.column_names]
+        names = [name for name in ("audio", "start", "end", "speaker", "group") if name in split.column_names]
         counts = transcription.count_errors(split["text"][:], list(outputs))
         return [
             {name: example[name] for name in names}
@@ -343,7 +350,7 @@ class SpeechRecognition(SpeechSettings):
         ]
 
     def example(self, record: dict[str, Any]) -> Any:
-        return record["audio"]
+        return record["audio"] if "start" not in record else [record[name] for name in ("audio", "start", "end")]
 
     def resampled(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> Resampled:
         counts = {
@@ -362,6 +369,9 @@ class SpeechRecognition(SpeechSettings):
         clips = (resolve(record["audio"], folder) for record in records)
         return [next((os.path.relpath(clip) for clip in clips if os.path.isfile(clip)), "CLIP")]
 
+    def outputs(self, inputs: Clips, predict: Callable[[Any], Any], pipeline: SpeechPipeline) -> Any:
+        return pipeline.texts_of(inputs, predict)
+
     def pipeline(self, model: Any, processor: Any) -> SpeechPipeline:
         return SpeechPipeline(
             model=model, tokenizer=processor.tokenizer, feature_extractor=processor.feature_extractor
@@ -369,6 +379,6 @@ class SpeechRecognition(SpeechSettings):
 
 
 def _say_unfit(name: str, split: Dataset, fits: list[bool], reason: str, cure: str) -> None:
-    out = [clip for clip, fit in zip(split["audio"][:], fits, strict=True) if not fit]
+    out = [clip for clip, fit in zip(clip_labels(split), fits, strict=True) if not fit]
     if out:
         say_left_out(name, reason, out, cure, Path(split["store"][0]).parent)

@@ -57,8 +57,8 @@ class Task(Protocol):
     def input_columns(self, columns: Sequence[str]) -> dict[str, str]:
         """For prediction: the column of each input of the pipeline, by its name there."""
 
-    def prediction_input(self, value: Any, file: str) -> Any:
-        """A cell of `file` as an input of the pipeline's."""
+    def prediction_input(self, own: str, value: Any, file: str) -> Any:
+        """A cell of `file` as the input of the pipeline that is called `own`."""
 
     def strata(self, split: Dataset) -> list[Any]:
         """What each example is stratified by when a split is made."""
@@ -107,6 +107,15 @@ class Task(Protocol):
 
     def readout(self, processor: Any, model: Any) -> Callable[..., list[Any]]:
         """``readout(logits, lengths)``: what is kept of each example's output, for the methods below."""
+
+    def outputs(self, inputs: Any, predict: Callable[[Any], Any], pipeline: Any) -> Any:
+        """What is kept of each example's output, as `pipeline` would compute it.
+
+        Args:
+            inputs: of a split, from `preprocess`.
+            predict: what the trainer computes of such inputs in batches.
+            pipeline: that uses the same model.
+        """
 
     def decide(self, outputs: Any, split: Dataset | None, config: Any) -> dict[str, Any]:
         """Fit on the validation split's outputs how outputs become decisions, and keep it in the config."""

@@ -91,7 +91,7 @@ class TextClassification(TextSettings):
             return {"text": text, "text_pair": PAIRED[text]}
         return {"text": text}
 
-    def prediction_input(self, value: Any, file: str) -> Any:
+    def prediction_input(self, own: str, value: Any, file: str) -> Any:
         text, problem = read_text(value)
         return value if problem else text
 
@@ -252,6 +252,9 @@ class TextClassification(TextSettings):
     def loss_function(self, train: Dataset, model: Any, label_smoothing: float) -> ClassificationLoss:
         weights = _balanced_weights(train) if self.class_weights == "balanced" else None
         return ClassificationLoss(_several(train), label_smoothing, weights)
+
+    def outputs(self, inputs: Any, predict: Callable[[Any], Any], pipeline: Any) -> Any:
+        return predict(inputs)
 
     # --- quality ----------------------------------------------------------------------------------------------
 

@@ -20,6 +20,9 @@ class DecidingTextClassificationPipeline(TextClassificationPipeline):
     them. ``top_k=None`` gives the scores of all labels, the likeliest first.
     """
 
+    rows_at_once = 1024
+    """Of a table, as `predict` hands them on: among many, texts of similar length share a batch."""
+
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """As of transformers' pipeline.
 
