@@ -3,10 +3,12 @@
 The only file that imports peft. A method is told module names and knows nothing of the task.
 """
 
+import contextlib
 import copy
 import functools
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from hf_transfer.arguments import MethodArguments
 from hf_transfer.errors import InputError, logger
@@ -126,8 +129,8 @@ def require_trainable(model: PreTrainedModel, anatomy: Anatomy, arguments: Metho
     """
     if arguments.method == "lora" and not linear_layers(model, anatomy):
         raise InputError(
-            f"--method lora: the trunk of a {model.config.model_type} has no linear layers (torch.nn.Linear) that "
-            "adapters could be put into. Use --method full or frozen."
+            f"--method lora: the trunk of a {model.config.model_type} has no linear layers (torch.nn.Linear, "
+            "transformers' Conv1D) that adapters could be put into. Use --method full or frozen."
         )
     count = arguments.trainable_layers
     if count and anatomy.layers is None:
@@ -170,14 +173,27 @@ def _with_adapters(model: PreTrainedModel, anatomy: Anatomy, arguments: MethodAr
         **variants[str(arguments.lora_variant)],
     )
     config._register_custom_module({torch.nn.Linear: AddedLinear})
-    adapted = get_peft_model(model, config)
+    with _without_notes_on_conv1d():
+        adapted = get_peft_model(model, config)
     # peft would look the base model up to see whether its vocabulary has grown; embeddings are never trained here.
     adapted.save_pretrained = functools.partial(adapted.save_pretrained, save_embedding_layers=False)
     return adapted
 
 
+@contextlib.contextmanager
+def _without_notes_on_conv1d() -> Iterator[None]:
+    """peft sees by itself which weights are stored as [in, out], and says so for each kind of layer."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
+        yield
+
+
 class AddedLinear(LoraLinear):
     """peft's LoRA layer with its update added into the weights as it computes; saved and loaded as peft's own."""
+
+    def __init__(self, base_layer: Any, adapter_name: str, config: LoraConfig, **settings: Any):
+        config.fan_in_fan_out = False  # peft sets it at each Conv1D, whose weights are stored the other way round
+        super().__init__(base_layer, adapter_name, config=config, **settings)
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """As peft's, where nothing but the plain update is asked for: no dropout, no variant, no mixed precision."""
@@ -194,12 +210,12 @@ class AddedLinear(LoraLinear):
 
 
 def linear_layers(model: PreTrainedModel, anatomy: Anatomy) -> str:
-    """A regular expression for the names of all linear layers of the trunk, head left out."""
+    """A regular expression for the names of all linear layers of the trunk, GPT-2's `Conv1D` too; head left out."""
     bypassed = BYPASSED.get(model.config.model_type)
     patterns = {
         re.sub(r"\\\.\d+\\\.", r"\.\\d+\.", re.escape(name))
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear)
+        if isinstance(module, (torch.nn.Linear, Conv1D))
         and name.startswith(f"{anatomy.trunk}.")
         and not any(name == head or name.startswith(f"{head}.") for head in anatomy.head)
         and not (bypassed and re.search(bypassed, name))
@@ -215,7 +231,8 @@ def base_model_of(folder: str, revision: str = "main") -> tuple[str, str]:
 
 def load_adapter(model: PreTrainedModel, folder: str, revision: str = "main", *, merge: bool) -> PreTrainedModel:
     """A base model with the adapter of `folder` in it, for prediction; with `merge`, added into its weights."""
-    adapted = PeftModel.from_pretrained(model, folder, revision=revision)
+    with _without_notes_on_conv1d():
+        adapted = PeftModel.from_pretrained(model, folder, revision=revision)
     return adapted.merge_and_unload(safe_merge=True) if merge else adapted.get_base_model()
 
 

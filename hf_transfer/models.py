@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import importlib.util
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,8 @@ from transformers.utils.hub import resolve_revision
 
 from hf_transfer.arguments import ModelArguments
 from hf_transfer.errors import InputError, logger
+
+WORD_BOUNDARIES = "▁Ġ# \t\n"  # as tokenizers write them
 
 
 @contextlib.contextmanager
@@ -65,20 +69,20 @@ def load_tokenizer(model: ModelArguments) -> Any:
         InputError: there is none.
     """
     name = str(model.model_name_or_path)
-    with explained(name, "a tokenizer"):
+    with explained(name, "a tokenizer"), _libraries_of_tokenizers(name):
         tokenizer = AutoTokenizer.from_pretrained(
             name, revision=model.model_revision, trust_remote_code=model.trust_remote_code
         )
-    if len(tokenizer) <= len(tokenizer.all_special_ids):
+    special = {*tokenizer.all_special_tokens, *tokenizer.all_special_ids}
+    words = [token for token in tokenizer.get_vocab() if token not in special and token.strip(WORD_BOUNDARIES)]
+    if len(words) < 2:
         raise InputError(
             f"{name}: the tokenizer knows its special tokens and no words. Is tokenizer.json, or the file of its "
-            "vocabulary, missing there?"
+            "vocabulary (vocab.txt, spm.model, ...), missing there?"
         )
     if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None:
-            raise InputError(f"{name}: the tokenizer has no padding token, which batches of several texts need.")
-        tokenizer.pad_token = tokenizer.eos_token
-        logger.info("The tokenizer has no padding token: %r pads.", tokenizer.eos_token)
+        tokenizer.pad_token = _token_to_pad_with(tokenizer, name)
+        logger.info("The tokenizer has no padding token: %r pads.", tokenizer.pad_token)
     return tokenizer
 
 
@@ -92,6 +96,50 @@ def at_commit(model: ModelArguments) -> tuple[ModelArguments, str | None]:
         return model, None
     commit = str(revision.resolved)
     return dataclasses.replace(model, model_revision=commit), commit
+
+
+def _token_to_pad_with(tokenizer: Any, name: str) -> str:
+    """A special token that pads: one made for it, or one that no text ends with, as far as there is one."""
+    named = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    made_for_it = [token for token in named if "pad" in token.lower()]
+    others = [tokenizer.eos_token, tokenizer.unk_token, tokenizer.bos_token, tokenizer.sep_token]
+    usable = [token for token in (*made_for_it, *others) if token is not None]
+    if not usable:
+        raise InputError(
+            f"{name}: the tokenizer has no padding token, which batches of several texts need, and no other special "
+            'token that could be one. Name one of its tokens in tokenizer_config.json ("pad_token": "...").'
+        )
+    end = tokenizer("a")["input_ids"][-1:]
+    return next((token for token in usable if tokenizer.convert_tokens_to_ids(token) not in end), usable[0])
+
+
+@contextlib.contextmanager
+def _libraries_of_tokenizers(name: str) -> Iterator[None]:
+    """A tokenizer whose file needs a library that is not installed, as one sentence."""
+    try:
+        yield
+    except Exception as error:
+        # Without such a file in a local folder it is the file that is missing, whatever transformers proposes.
+        without_file = Path(name).is_dir() and not list(Path(name).glob("*.model"))
+        if without_file or not re.search(r"sentencepiece|tiktoken|protobuf", str(error), re.IGNORECASE):
+            raise
+        if not (_is_installed("sentencepiece") and _is_installed("google.protobuf")):
+            raise InputError(
+                f"{name}: its tokenizer is kept as a SentencePiece model, which sentencepiece and protobuf read: "
+                'pip install ".[sentencepiece]" in the folder of this project, or pip install sentencepiece protobuf.'
+            ) from error
+        if not _is_installed("tiktoken"):
+            raise InputError(
+                f"{name}: its tokenizer is kept in the format of tiktoken: pip install tiktoken."
+            ) from error
+        raise
+
+
+def _is_installed(library: str) -> bool:
+    try:
+        return importlib.util.find_spec(library) is not None
+    except ModuleNotFoundError:  # of a package inside one that is absent
+        return False
 
 
 def load_config(model: ModelArguments, auto_model: Any, **settings: Any) -> Any:
@@ -109,7 +157,7 @@ def load_config(model: ModelArguments, auto_model: Any, **settings: Any) -> Any:
         kind = auto_model.__name__.removeprefix("AutoModelFor")
         raise InputError(
             f"{name} is a {config.model_type} model, which transformers has no {kind} class for. "
-            "Expected an encoder for this task, such as google-bert/bert-base-uncased for text."
+            "Expected a model for this task, such as google-bert/bert-base-uncased for text."
         )
     return config
 
@@ -172,7 +220,7 @@ def _refuse_foreign_weights(model: PreTrainedModel, new: list[str], name: str) -
 
 
 def renew_unlike_head(model: PreTrainedModel, old: Any, id2label: dict[int, str], new: list[str]) -> list[str]:
-    """Say what became of a checkpoint's classification head, and forget one of the right size for other labels.
+    """Bring a checkpoint's classification head into the order of the data's labels, or make it anew for other labels.
 
     Args:
         model: loaded with a head for `id2label`.
@@ -190,28 +238,54 @@ def renew_unlike_head(model: PreTrainedModel, old: Any, id2label: dict[int, str]
                 "The checkpoint's head has %d labels, the data %d: a new head is made.", old.num_labels, len(id2label)
             )
         return []
-    before = [str(old.id2label[i]).lower() for i in sorted(old.id2label)]
-    after = [id2label[i].lower() for i in sorted(id2label)]
-    if before == after or all(label.startswith("label_") for label in before):
+    before = [str(old.id2label[i]) for i in sorted(old.id2label)]
+    after = [id2label[i] for i in sorted(id2label)]
+    order = _order_of(before, after)
+    if order == list(range(len(after))):
         logger.info("The checkpoint's classification head is kept: %s.", ", ".join(before))
         return []
+    name, output = _output_layer(model, len(after))
+    if order is not None:
+        with torch.no_grad():
+            for parameter in output.parameters():
+                parameter.copy_(parameter[order].clone())
+        logger.info(
+            "The checkpoint's classification head is kept, its rows in the order of your labels: %s (there: %s).",
+            ", ".join(after), ", ".join(before),
+        )  # fmt: skip
+        return []
+    if all(re.fullmatch(r"label_\d+", label.lower()) for label in before):
+        pairs = ", ".join(f"{there} is {here}" for there, here in zip(before, after, strict=True))
+        logger.info(
+            "The checkpoint's classification head is kept. It does not name its labels: they are taken in order (%s).",
+            pairs,
+        )  # fmt: skip
+        return []
     logger.info("The checkpoint's head knows %s; yours are %s: a new head is made.", before, after)
-    replaced = []
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and module.out_features == len(id2label):
-            if name.startswith(trunk):
-                continue
-            torch.nn.init.normal_(module.weight, std=getattr(model.config, "initializer_range", 0.02))
-            if module.bias is not None:
-                torch.nn.init.zeros_(module.bias)
-            replaced += [f"{name}.{parameter}" for parameter, _ in module.named_parameters()]
-    return replaced
+    torch.nn.init.normal_(output.weight, std=getattr(model.config, "initializer_range", 0.02))
+    if output.bias is not None:
+        torch.nn.init.zeros_(output.bias)
+    return [f"{name}.{parameter}" for parameter, _ in output.named_parameters()]
 
 
-def longest_input(tokenizer: Any, config: Any) -> int:
-    """The longest input in tokens: the least of what the tokenizer and the positions of the model allow."""
-    limit = getattr(tokenizer, "model_max_length", None) or 512
-    positions = getattr(config, "max_position_embeddings", None) or 512
-    if getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert", "longformer", "mpnet"):
-        positions -= (config.pad_token_id or 0) + 1  # their position ids begin behind the padding id
-    return int(min(limit, positions))
+def _order_of(before: list[str], after: list[str]) -> list[int] | None:
+    """For each label of `after` its place in `before`, case and spaces aside where that tells them apart; or None."""
+    for spelled in (str, lambda label: " ".join(label.split()).casefold()):
+        there, here = [spelled(label) for label in before], [spelled(label) for label in after]
+        if len(set(there)) == len(there) and set(there) == set(here) and len(there) == len(here):
+            return [there.index(label) for label in here]
+    return None
+
+
+def _output_layer(model: PreTrainedModel, labels: int) -> tuple[str, torch.nn.Linear]:
+    """The linear layer that makes the logits, with its name: the last with an output a label, beside the trunk first.
+
+    Layers below it in a head of several (RoBERTa's, T5's) do not depend on what the labels are.
+    """
+    made = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module.out_features == labels
+    ]
+    beside = [(name, module) for name, module in made if not name.startswith(f"{model.base_model_prefix}.")]
+    return (beside or made)[-1]

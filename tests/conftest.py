@@ -117,6 +117,9 @@ WORDS = [
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64,
          "max_position_embeddings": 66, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
          "pad_token_id": 0}  # fmt: skip
+DECODER = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+           "intermediate_size": 64, "max_position_embeddings": 66}  # fmt: skip
+NO_TOKENS = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("BertConfig", SMALL),
     "distilbert": ("DistilBertConfig", {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 64, "dropout": 0.0,
@@ -133,10 +136,16 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "electra": ("ElectraConfig", {**SMALL, "embedding_size": 16}),
     "albert": ("AlbertConfig", {**SMALL, "embedding_size": 16, "classifier_dropout_prob": 0.0}),
     "minilm": ("BertConfig", {**SMALL, "num_hidden_layers": 2, "num_attention_heads": 2}),
+    # Decoders, with the dropout that real ones have (Llama and those after it have none). None names a padding token:
+    # it is the tokenizer's that counts.
+    "gpt2": ("GPT2Config", {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 66, **NO_TOKENS}),
+    "llama": ("LlamaConfig", {**DECODER, **NO_TOKENS}),
+    "qwen2": ("Qwen2Config", {**DECODER, **NO_TOKENS}),
+    "gemma": ("GemmaConfig", {**DECODER, **NO_TOKENS, "head_dim": 8}),
 }  # fmt: skip
-
-# Without linear layers in its trunk.
-ODD = {"gpt2": ("GPT2Config", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 66, "pad_token_id": 0})}
+# For what is compared weight by weight.
+WITHOUT_DROPOUT = {"gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}}
+DECODERS = ("gpt2", "llama", "qwen2", "gemma")
 
 
 def build_tokenizer(folder: Path) -> None:
@@ -163,7 +172,7 @@ def build_model(folder: Path, family: str, **changes: Any) -> Path:
     import torch
     import transformers
 
-    name, settings = {**FAMILIES, **ODD}[family]
+    name, settings = FAMILIES[family]
     config = getattr(transformers, name)(vocab_size=160, **{**settings, **changes})
     torch.manual_seed(0)
     transformers.AutoModel.from_config(config).save_pretrained(folder)
@@ -172,14 +181,15 @@ def build_model(folder: Path, family: str, **changes: Any) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """A tiny base model's folder by family, made once."""
-    made: dict[str, Path] = {}
+    made: dict[Any, Path] = {}
 
-    def get(family: str = "bert") -> Path:
-        if family not in made:
-            made[family] = build_model(tmp_path_factory.mktemp("models") / family, family)
-        return made[family]
+    def get(family: str = "bert", **changes: Any) -> Path:
+        key = family, *changes.items()
+        if key not in made:
+            made[key] = build_model(tmp_path_factory.mktemp("models") / family, family, **changes)
+        return made[key]
 
     return get
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
 from hf_transfer import TextClassification, finetune
+from hf_transfer.tasks.text_models import settle_padding
 from hf_transfer.training.batching import EvaluationBatches, TrainingBatches, divided
 from hf_transfer.training.losses import ClassificationLoss
 
@@ -168,6 +169,7 @@ def test_loss_and_gradients_do_not_depend_on_neighbours(tiny, family):
     tokenizer = AutoTokenizer.from_pretrained(tiny(family))
     torch.manual_seed(1)
     model = AutoModelForSequenceClassification.from_pretrained(tiny(family)).eval()
+    settle_padding(model, tokenizer)
     texts = {"free prize": 0, "see you at home for dinner tomorrow or call mum now please not late": 1}
 
     def losses(some):

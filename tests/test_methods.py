@@ -8,6 +8,7 @@ import torch
 from conftest import FAMILIES
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
+from transformers.pytorch_utils import Conv1D
 
 from hf_transfer import InputError, TextClassification, finetune, load_finetuned
 
@@ -41,7 +42,11 @@ def moved(tiny, family: str, output: Path) -> tuple[set[str], set[str]]:
 
 
 def is_layer(name: str, index: int) -> bool:
-    return f"layer.{index}." in name or f"layers.{index}." in name
+    return any(f"{layers}.{index}." in name for layers in ("layer", "layers", "h"))
+
+
+def is_embedding(name: str) -> bool:
+    return any(part in name for part in ("embeddings", "embed_tokens", "wte", "wpe"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -56,10 +61,10 @@ def test_full_moves_every_weight(tiny, family, messages, tmp_path):
 def test_frozen_moves_the_head_alone(tiny, family, messages, tmp_path):
     report = run(tiny, family, messages, tmp_path / "out", method="frozen").report
     changed, kept = moved(tiny, family, tmp_path / "out")
-    head = ("classifier", "pre_classifier", "head.", "pooler")
+    head = ("classifier", "pre_classifier", "head.", "pooler", "score")
     assert changed
     assert all(any(part in name for part in head) for name in changed), changed
-    assert any("embeddings" in name for name in kept)
+    assert any(is_embedding(name) for name in kept)
     assert report["parameters"]["trainable"] < 0.35 * report["parameters"]["total"]
 
 
@@ -72,7 +77,7 @@ def test_frozen_moves_the_last_layers_asked_for(tiny, family, messages, tmp_path
     for index in range(depth - 1):
         assert not any(is_layer(name, index) for name in changed)
         assert any(is_layer(name, index) for name in kept)
-    assert not any("embeddings" in name for name in changed)
+    assert not any(is_embedding(name) for name in changed)
 
 
 def test_layers_that_share_weights_cannot_be_trained_one_by_one(tiny, messages, tmp_path):
@@ -80,9 +85,43 @@ def test_layers_that_share_weights_cannot_be_trained_one_by_one(tiny, messages, 
         run(tiny, "albert", messages, tmp_path / "out", method="frozen", trainable_layers=1)
 
 
-def test_a_model_without_linear_layers_takes_no_adapters(tiny, messages, tmp_path):
-    with pytest.raises(InputError, match=r"the trunk of a gpt2 has no linear layers.*--method full or frozen"):
-        run(tiny, "gpt2", messages, tmp_path / "out", method="lora")
+@pytest.mark.parametrize("variant", ["lora", "rslora", "dora", "pissa"])
+def test_lora_is_put_into_layers_whose_weights_are_stored_the_other_way_round(tiny, messages, tmp_path, variant):
+    """GPT-2's `Conv1D`; merged, the adapter is added into weights of [in, out]."""
+    report = run(tiny, "gpt2", messages, tmp_path / "out", method="lora", lora_variant=variant, max_steps=20).report
+    assert report["parity"]["max_difference"] < 1e-4
+    assert report["parity"]["max_difference_merged"] < 1e-4
+    adapted = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert len([name for name in adapted if "lora_B" in name and adapted[name].abs().max() > 0]) == 3 * 4
+    if variant == "lora":
+        again = tmp_path / "merged"
+        run(tiny, "gpt2", messages, again, method="lora", max_steps=20, merge=True)
+        changed, _ = moved(tiny, "gpt2", again)
+        assert {
+            f"transformer.h.{i}.{part}.weight" for i in range(3) for part in ("attn.c_attn", "mlp.c_fc")
+        } <= changed
+
+
+def test_layers_of_both_kinds_are_adapted_side_by_side(tiny):
+    """A linear layer that comes behind a `Conv1D` is merged as one."""
+    from hf_transfer.arguments import MethodArguments
+    from hf_transfer.methods import Anatomy, apply_method, merged
+
+    model = AutoModelForSequenceClassification.from_pretrained(tiny("gpt2"), pad_token_id=0).eval()
+    for layer in model.transformer.h:  # as large as the other way round: nothing but the numbers would show it
+        conv1d = layer.mlp.c_proj
+        layer.attn.c_proj = torch.nn.Linear(32, 32)
+        assert conv1d.weight.shape == (128, 32)
+    adapted = apply_method(
+        model, Anatomy.of(model, ["score.weight"]), MethodArguments(method="lora", lora_r=4), revision="main"
+    )
+    torch.manual_seed(0)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    ids = torch.tensor([[5, 9, 40, 33, 7]])
+    adapted.eval()
+    torch.testing.assert_close(merged(adapted)(input_ids=ids).logits, adapted(input_ids=ids).logits)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -103,12 +142,12 @@ def test_lora_reaches_every_linear_layer_and_keeps_every_head(tiny, family, mess
     saved = load_file(tmp_path / "out" / "adapter_model.safetensors")
     model = AutoModelForSequenceClassification.from_pretrained(tiny(family))
     trunk = model.base_model_prefix
-    head = ("classifier", "pre_classifier", "head", "pooler", f"{trunk}.pooler")
+    head = ("classifier", "pre_classifier", "head", "pooler", "score", f"{trunk}.pooler")
     for name, module in model.named_modules():
         if name.startswith(head):
             for parameter, _ in module.named_parameters(recurse=False):
                 assert f"base_model.model.{name}.{parameter}" in saved, f"head {name}.{parameter} is not saved"
-        elif isinstance(module, torch.nn.Linear):
+        elif isinstance(module, (torch.nn.Linear, Conv1D)):
             matrix = saved[f"base_model.model.{name}.lora_B.weight"]
             assert matrix.abs().max() > 0, f"the adapter of {name} was not trained"
     assert result.report["parity"]["max_difference"] < 1e-4

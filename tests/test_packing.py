@@ -5,7 +5,7 @@ import contextlib
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES, message_rows, write_csv
+from conftest import FAMILIES, WITHOUT_DROPOUT, message_rows, write_csv
 from safetensors.torch import load_file
 from speech import FAMILIES as SPEECH_FAMILIES
 from transformers import AutoModelForSequenceClassification
@@ -40,9 +40,11 @@ def both(monkeypatch, learn, **asked):
 def test_texts(tiny, tmp_path, monkeypatch, family, asked):
     file = write_csv(tmp_path / "m.csv", message_rows(60))
 
+    folder = tiny(family, **WITHOUT_DROPOUT.get(family, {}))
+
     def learn(name, **settings):
         run = finetune(
-            TextClassification(), model_name_or_path=str(tiny(family)), train_file=str(file), num_train_epochs=2,
+            TextClassification(), model_name_or_path=str(folder), train_file=str(file), num_train_epochs=2,
             output_dir=str(tmp_path / name), learning_rate=1e-3, disable_tqdm=True, **settings,
         )  # fmt: skip
         return run.report, tmp_path / name

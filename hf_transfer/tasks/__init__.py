@@ -14,13 +14,19 @@ def task_of(config: Any, name: str) -> Any:
     """The task class whose models have the architecture that `config` names.
 
     Raises:
-        InputError: `config` is of a model without a task's head.
+        InputError: `config` is of a model without a task's head, or with that of a task that is not here.
     """
     architectures = getattr(config, "architectures", None) or ["none"]
     for task in _every():
-        if any(architecture.endswith(task.architecture_suffix) for architecture in architectures):
+        # Names end alike for other inputs: Wav2Vec2ForSequenceClassification classifies audio.
+        known = type(config) in task.auto_model._model_mapping or getattr(config, "auto_map", None)
+        if known and any(architecture.endswith(task.architecture_suffix) for architecture in architectures):
             return task
-    raise InputError(f"{name} is no fine-tuned model: its config.json names the architecture {architectures[0]}.")
+    tasks = ", ".join(task.pipeline_tag for task in _every())
+    raise InputError(
+        f"{name} is no fine-tuned model of a task that is known here ({tasks}): its config.json names the "
+        f"architecture {architectures[0]}."
+    )
 
 
 def task_for(model: ModelArguments) -> Any:

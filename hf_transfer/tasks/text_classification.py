@@ -29,7 +29,19 @@ from hf_transfer.errors import InputError, logger
 from hf_transfer.evaluation import classification
 from hf_transfer.evaluation.bootstrap import Resampled
 from hf_transfer.evaluation.decision import Decision
-from hf_transfer.models import load_config, load_pretrained, load_tokenizer, longest_input, renew_unlike_head
+from hf_transfer.models import load_config, load_pretrained, load_tokenizer, renew_unlike_head
+from hf_transfer.tasks.text_models import (
+    DEFAULT_LENGTH,
+    NO_LIMIT,
+    least_limit,
+    longest_input,
+    named_positions,
+    require_inputs_that_fit,
+    require_known_words,
+    require_rows_for_tokens,
+    settle_padding,
+    usable_padding,
+)
 from hf_transfer.tasks.text_pipeline import DecidingTextClassificationPipeline
 from hf_transfer.tasks.text_settings import TextSettings
 from hf_transfer.training.losses import ClassificationLoss, balanced_weights
@@ -39,7 +51,6 @@ TEXT_COLUMNS = ("text", "sentence", "sms", "message", "review", "content", "comm
 PAIRED = {"text": "text_pair", "sentence1": "sentence2", "question1": "question2", "premise": "hypothesis"}
 PAIR_COLUMNS = tuple(PAIRED.values())
 LONGEST_SHOWN = 600  # letters of a text in a report
-MANY_UNKNOWN = 0.1  # a share of the tokens
 LABEL_COLUMNS = ("label", "labels", "sentiment", "category", "class", "target", "intent",
                  "is_duplicate")  # fmt: skip
 
@@ -196,6 +207,7 @@ class TextClassification(TextSettings):
             self.auto_model,
             model,
             pretrained=pretrained,
+            **usable_padding(old, processor, pretrained=pretrained),
             id2label=id2label,
             label2id={name: i for i, name in id2label.items()},
             problem_type="multi_label_classification" if several else "single_label_classification",
@@ -203,13 +215,17 @@ class TextClassification(TextSettings):
         loaded.config.text_pairs = "text_pair" in splits["train"].column_names  # what prediction has to be given
         if hasattr(loaded.config, "calibration"):
             del loaded.config.calibration  # an earlier run's decision is not this one's
+        require_rows_for_tokens(loaded, processor, str(model.model_name_or_path))
         return loaded, new + (renew_unlike_head(loaded, old, id2label, new) if pretrained else [])
 
     def require_settings(self, model: ModelArguments) -> None:
-        if self.max_length is None:
-            return
-        limit = longest_input(load_tokenizer(model), load_config(model, self.auto_model))
-        if self.max_length > limit:
+        """What its config and tokenizer name is known before any data are read; `preprocess` asks the model itself."""
+        if self.max_length is not None:
+            named = named_positions(load_config(model, self.auto_model))
+            self._require_length(least_limit(load_tokenizer(model).model_max_length, named))
+
+    def _require_length(self, limit: int | None) -> None:
+        if limit is not None and self.max_length is not None and self.max_length > limit:
             raise InputError(f"--max_length {self.max_length} is more than the model takes: {limit} tokens.")
 
     def prepare_base(self, model: PreTrainedModel, name: str, revision: str) -> None:
@@ -218,14 +234,17 @@ class TextClassification(TextSettings):
     def preprocess(
         self, splits: DatasetDict, processor: Any, model: PreTrainedModel, seed: int
     ) -> tuple[DatasetDict, DatasetDict]:
-        limit = longest_input(processor, model.config) if self.max_length is None else self.max_length
-        if model.config.pad_token_id is None:
-            model.config.pad_token_id = processor.pad_token_id
+        limit = longest_input(model, processor)
+        self._require_length(limit)
+        limit = self.max_length or limit or DEFAULT_LENGTH
         # The tokenizer takes the limit along, so that prediction cuts where training did.
         processor.model_max_length = limit
         some = next(iter(splits.values()))
         names, several = _names(some), _several(some)
-        settings = {"tokenizer": processor, "limit": limit, "num_labels": len(names) if several else None}
+        # A decoder reads the last token that is not padding; what is behind it changes nothing.
+        ignored = processor.pad_token_id if settle_padding(model, processor) else None
+        settings = {"tokenizer": processor, "limit": limit, "num_labels": len(names) if several else None,
+                    "ignored": ignored}  # fmt: skip
         made_by = Hasher.hash([_tokenize, settings])  # once: for a tokenizer this takes a while
         ready = DatasetDict()
         for name, split in splits.items():
@@ -236,11 +255,14 @@ class TextClassification(TextSettings):
                 fn_kwargs=settings,
                 new_fingerprint=Hasher.hash([split._fingerprint, made_by]),
             )
+            ready[name].alone = getattr(model.config, "padding_changes_outputs", False)
             cut = int((np.asarray(ready[name]["length"][:]) >= limit).sum())
             if cut:
                 logger.info("%d of %d texts in %s reach %d tokens and are cut there (--max_length).",
                             cut, len(split), name, limit)  # fmt: skip
-        _warn_of_unknown_tokens(next(iter(ready.values())), processor.unk_token_id)
+        name = getattr(model, "name_or_path", "") or type(model).__name__
+        require_known_words(next(iter(ready.values())), processor, name)
+        require_inputs_that_fit(model, self.collator(processor), next(iter(ready.values())), name)
         return splits, ready
 
     def collator(self, processor: Any) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
@@ -324,6 +346,10 @@ class TextClassification(TextSettings):
         return given
 
     def pipeline(self, model: Any, processor: Any) -> Any:
+        if not hasattr(model.config, "padding_changes_outputs"):  # not one of ours
+            settle_padding(model, processor)
+        if processor.model_max_length >= NO_LIMIT:
+            processor.model_max_length = longest_input(model, processor) or DEFAULT_LENGTH
         return DecidingTextClassificationPipeline(model=model, tokenizer=processor)
 
 
@@ -343,15 +369,6 @@ def _shown_texts(split: Dataset) -> list[str]:
     both = zip(split["text"], split["text_pair"], strict=True) if "text_pair" in split.column_names else None
     whole = split["text"][:] if both is None else [f"{text} ⏐ {pair}" for text, pair in both]
     return [text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} …" for text in whole]
-
-
-def _warn_of_unknown_tokens(inputs: Dataset, unknown: int | None) -> None:
-    """Say where a tokenizer knows little of what the texts consist of, by the first of them."""
-    ids = [token for tokens in inputs[:1000]["input_ids"] for token in tokens]
-    share = ids.count(unknown) / max(1, len(ids))
-    if share > MANY_UNKNOWN:
-        logger.warning("%.0f %% of the tokens are unknown to the tokenizer: is this a model for the texts' language?",
-                       100 * share)  # fmt: skip
 
 
 def _short(texts: list[str]) -> str:
@@ -379,8 +396,22 @@ def _balanced_weights(train: Dataset) -> torch.Tensor:
     return balanced_weights(train["label"][:], len(_names(train)), multi_label=_several(train))
 
 
-def _tokenize(batch: dict[str, list[Any]], tokenizer: Any, limit: int, num_labels: int | None) -> dict[str, list[Any]]:
+def _tokenize(
+    batch: dict[str, list[Any]], tokenizer: Any, limit: int, num_labels: int | None, ignored: int | None
+) -> dict[str, list[Any]]:
+    """Model inputs of texts, with ``labels`` and ``length``.
+
+    Args:
+        batch: of examples.
+        tokenizer: of the model.
+        limit: most tokens.
+        num_labels: where a text may have several labels.
+        ignored: a token that is left out at the end of a text, but for its first.
+    """
     encoded = dict(tokenizer(batch["text"], batch.get("text_pair"), truncation=True, max_length=limit))
+    if ignored is not None:
+        ends = [next((i for i in range(len(ids), 1, -1) if ids[i - 1] != ignored), 1) for ids in encoded["input_ids"]]
+        encoded = {name: [row[:end] for row, end in zip(rows, ends, strict=True)] for name, rows in encoded.items()}
     if num_labels is None:
         encoded["labels"] = batch["label"]
     else:

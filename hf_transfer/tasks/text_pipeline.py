@@ -9,7 +9,6 @@ from hf_transfer.data.values import is_blank, read_text
 from hf_transfer.errors import InputError
 from hf_transfer.evaluation.classification import decided
 from hf_transfer.evaluation.decision import Decision
-from hf_transfer.models import longest_input
 
 
 class DecidingTextClassificationPipeline(TextClassificationPipeline):
@@ -39,8 +38,12 @@ class DecidingTextClassificationPipeline(TextClassificationPipeline):
         return super().__call__(inputs, **kwargs)
 
     def preprocess(self, inputs: Any, **tokenizer_kwargs: Any) -> Any:
-        limit = longest_input(self.tokenizer, self.model.config)
+        limit = self.tokenizer.model_max_length
         return super().preprocess(inputs, **{"truncation": True, "max_length": limit, **tokenizer_kwargs})
+
+    def _forward(self, model_inputs: Any) -> Any:
+        # Nothing else: XLNet's and T5's further outputs cannot be divided into those of each text.
+        return {"logits": super()._forward(model_inputs)["logits"]}
 
     def postprocess(
         self, model_outputs: Any, function_to_apply: Any = None, top_k: int | None = 1, _legacy: bool = True
@@ -74,7 +77,8 @@ class DecidingTextClassificationPipeline(TextClassificationPipeline):
         there = [i for i, record in enumerate(found) if record["error"] is None]
         if there:
             texts = [{name: text for name, (text, _) in read[i].items()} for i in there]
-            scores = self(texts, top_k=None, batch_size=batch_size)
+            alone = getattr(self.model.config, "padding_changes_outputs", False)
+            scores = self(texts, top_k=None, batch_size=1 if alone else batch_size)
             by_name = [{label["label"]: label["score"] for label in labels} for labels in scores]
             probabilities = np.array([[labels[name] for name in names] for labels in by_name])
             for i, record in zip(there, decided(probabilities, self._decision(), names), strict=True):

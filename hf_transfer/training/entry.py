@@ -37,6 +37,7 @@ class Entry:
         self.adds_up: nn.Module | None = None
         self._hidden: list[tuple[nn.Module, str, nn.Module, StandIn]] = []
         self.given = torch.empty(0)
+        self.mask: torch.Tensor | None = None
 
     def capture(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """The activations at the entry, [batch, positions, width], and no arithmetic behind it.
@@ -117,7 +118,9 @@ class Entry:
     def skipping(self) -> Iterator[None]:
         """Run the model from given activations on, inside the block."""
         masked = self.front is not None and hasattr(self.trunk, "_get_feature_vector_attention_mask")
-        hook = self.trunk.register_forward_pre_hook(self._take, with_kwargs=True)
+        hooks = [self.trunk.register_forward_pre_hook(self._take, with_kwargs=True)]
+        if self.model.main_input_name == "input_ids":
+            hooks.append(self.trunk.register_forward_hook(self._hand_on_last))
         try:
             self._hidden = [
                 (parent, name, module, StandIn(module, self.below[module], self))
@@ -130,8 +133,9 @@ class Entry:
                 self.trunk._get_feature_vector_attention_mask = lambda length, mask, **_: mask
             yield
         finally:
-            self.given = torch.empty(0)
-            hook.remove()
+            self.given, self.mask = torch.empty(0), None
+            for hook in hooks:
+                hook.remove()
             self._restore()
             self._hidden = []
             if masked:
@@ -157,6 +161,23 @@ class Entry:
     def _take(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         inputs = (*args, *kwargs.values())
         self.given = next(v for v in inputs if isinstance(v, torch.Tensor) and v.is_floating_point() and v.dim() == 3)
+        self.mask = kwargs.get("attention_mask")
+
+    def _hand_on_last(self, _: nn.Module, args: tuple, output: Any) -> Any:
+        """The state of each text's last token at the last position of the batch, where there is padding.
+
+        Decoders find the last token by its id. Given activations they know no ids, and classify the last position.
+        """
+        mask = self.mask
+        if mask is None or mask.dim() != 2 or not isinstance(output[0], torch.Tensor) or bool(mask[:, -1].all()):
+            return output
+        states = output[0]
+        last = states[torch.arange(len(states), device=states.device), mask.sum(dim=1) - 1]
+        states = torch.cat([states[:, :-1], last[:, None]], dim=1)
+        if isinstance(output, tuple):
+            return states, *output[1:]
+        output["last_hidden_state"] = states
+        return output
 
 
 class StandIn(nn.Module):

@@ -78,6 +78,20 @@ class TransferTrainer(Trainer):
         if self.args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As of Trainer, which sets the config's special tokens to the tokenizer's: here they stay as they were.
+
+        What is measured before and after, and read back from disk, depends on them: RoBERTa's positions begin behind
+        the padding id.
+        """
+        config = self.model.config.get_text_config()
+        before = {name: getattr(config, name, None) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            for name, token in before.items():
+                setattr(config, name, token)
+
     # --- batches ----------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:
