@@ -161,7 +161,8 @@ def training(asked: Any) -> None:
     from hf_transfer.data.loading import load_splits
     from hf_transfer.methods import Anatomy, apply_method
     from hf_transfer.models import quiet
-    from hf_transfer.training.fit import constant_part, fit, make_trainer, settle_training
+    from hf_transfer.training.fit import fit, make_trainer, settle_training
+    from hf_transfer.training.precomputed import constant_part
 
     method = MethodArguments(asked.method, trainable_layers=asked.trainable_layers)
     settings = {"num_train_epochs": float(asked.epochs), "per_device_train_batch_size": asked.batch_size,
@@ -197,9 +198,8 @@ def training(asked: Any) -> None:
 
         def run() -> Any:
             shutil.rmtree(Path(datasets.config.HF_DATASETS_CACHE) / "hf_transfer_activations", ignore_errors=True)
-            layers = method.trainable_layers if method.method == "frozen" else None
-            constant = constant_part(trainer, anatomy, {"train": inputs["train"]}, layers)
-            return fit(trainer, anatomy, constant, None)
+            constant = constant_part(trainer, anatomy, method, {"train": inputs["train"]})
+            return fit(trainer, anatomy, method, constant, None)
 
         compare({"stock": stock.train, "ours": run}, sum(lengths) * asked.epochs, "s of audio", asked.rounds)
         cost = run()

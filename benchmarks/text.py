@@ -36,7 +36,8 @@ from hf_transfer.arguments import Arguments, DataArguments, MethodArguments, Mod
 from hf_transfer.data.tables import load_file
 from hf_transfer.methods import AddedLinear, Anatomy, apply_method
 from hf_transfer.models import quiet
-from hf_transfer.training.fit import constant_part, fit, make_trainer, settle_training
+from hf_transfer.training.fit import fit, make_trainer, settle_training
+from hf_transfer.training.precomputed import constant_part
 
 
 def load(name: str, method: MethodArguments) -> tuple[Any, Anatomy]:
@@ -79,9 +80,8 @@ def our_way(asked: Any, table: Dataset, folder: str, settings: dict[str, Any]) -
 
     def run() -> Any:
         shutil.rmtree(datasets.config.HF_DATASETS_CACHE, ignore_errors=True)
-        layers = method.trainable_layers if method.method == "frozen" else None
-        constant = constant_part(trainer, anatomy, {"train": inputs["train"]}, layers)
-        return fit(trainer, anatomy, constant, None)
+        constant = constant_part(trainer, anatomy, method, {"train": inputs["train"]})
+        return fit(trainer, anatomy, method, constant, None)
 
     return run
 

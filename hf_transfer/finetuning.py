@@ -39,18 +39,17 @@ from hf_transfer.tasks.task import Task
 from hf_transfer.training.checkpoints import agreed_checkpoint, checkpoint_to_resume, describe_run, last_checkpoint
 from hf_transfer.training.cost import Meter
 from hf_transfer.training.fit import (
-    constants,
     fit,
     fit_head,
     in_float32,
     make_trainer,
-    predict,
     require_best_metric,
     settle_best_metric,
     settle_training,
 )
 from hf_transfer.training.health import require_finite
 from hf_transfer.training.interruption import checkpoint_when_stopped, polite_stops
+from hf_transfer.training.precomputed import constants, predict
 
 
 def finetune(
@@ -108,7 +107,7 @@ def finetune(
             )
             trainer.progress.head_seconds = head_seconds
             parameters = count_parameters(model)
-            cost = fit(trainer, run.anatomy, constant, checkpoint)
+            cost = fit(trainer, run.anatomy, method, constant, checkpoint)
         meter.add("training", trainer.progress.seconds_of_stopped())
         with meter.stage("after"), checkpoint_when_stopped(trainer):
             model = in_float32(trainer)
@@ -119,7 +118,6 @@ def finetune(
                 name: before_and_after(task, before[name], after[name], split, model.config, training.seed)
                 for name, split in measured.items()
             }
-        cost["padding_changes_outputs"] = constant is None and getattr(run.inputs["train"], "alone", False)
         report = {
             **_circumstances(task, arguments, run),
             **found.pop("test"),

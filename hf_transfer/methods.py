@@ -8,7 +8,7 @@ import copy
 import functools
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +85,11 @@ class Anatomy:
         """How many layers there are to freeze or train one by one."""
         return len(list(model.get_submodule(self.layers).children())) if self.layers else 0
 
+    def last_layers(self, model: torch.nn.Module, count: int) -> list[str]:
+        """Names of the last `count` layers."""
+        depth = self.depth(model)
+        return [f"{self.layers}.{i}" for i in range(depth - count, depth)]
+
 
 def _has_parameters(module: torch.nn.Module) -> bool:
     return next(module.parameters(), None) is not None
@@ -114,7 +119,7 @@ def apply_method(model: PreTrainedModel, anatomy: Anatomy, arguments: MethodArgu
     if arguments.method == "lora":
         return _with_adapters(model, anatomy, arguments, revision)
     if arguments.method == "frozen":
-        train_last_layers(model, anatomy, arguments.trainable_layers)
+        _train_last_layers(model, anatomy, arguments.trainable_layers)
         return model
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in anatomy.fixed)
@@ -142,14 +147,59 @@ def require_trainable(model: PreTrainedModel, anatomy: Anatomy, arguments: Metho
         raise InputError(f"--trainable_layers {count}: the model has {anatomy.depth(model)} layers.")
 
 
-def train_last_layers(model: PreTrainedModel, anatomy: Anatomy, count: int) -> None:
-    """Train the head and the last `count` layers; everything below stays fixed."""
+def _train_last_layers(model: PreTrainedModel, anatomy: Anatomy, count: int) -> None:
     model.requires_grad_(False)
-    for name in anatomy.head:
+    for name in [*anatomy.head, *anatomy.last_layers(model, count)]:
         model.get_submodule(name).requires_grad_(True)
-    if count:
-        for layer in list(model.get_submodule(str(anatomy.layers)).children())[-count:]:
-            layer.requires_grad_(True)
+
+
+def frozen_modules(model: Any, anatomy: Anatomy, arguments: MethodArguments) -> list[torch.nn.Module]:
+    """Modules that stay in eval mode while the method trains: without dropout, and running statistics stand still.
+
+    - ``frozen``: the trunk, but for its last ``trainable_layers`` and modules of the head inside it. SpecAugment is a
+      step of the trunk in train mode: there is none.
+    - ``lora``: the fixed front, and what has running statistics outside the heads: an adapter does not hold them, and
+      could not give the model back if they had moved.
+    - ``full`` and ``scratch``: the fixed front, and every other module none of whose parameters are trained.
+
+    Args:
+        model: as `apply_method` returns it, or as it was given to that.
+        anatomy: of the model without adapters.
+        arguments: the method.
+    """
+    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    modules = dict(plain.named_modules())
+    trunk = [name for name in modules if _inside(name, [anatomy.trunk])]
+    if arguments.method == "frozen":
+        trained = [*anatomy.head, *anatomy.last_layers(plain, arguments.trainable_layers)]
+        return [modules[name] for name in trunk if not _inside(name, trained)]
+    fixed = [] if anatomy.front is None else [anatomy.front]
+    if arguments.method == "lora":
+        fixed += [
+            name
+            for name, module in modules.items()
+            if _has_running_statistics(module) and not _inside(name, anatomy.head)
+        ]
+    else:
+        fixed += [name for name, module in modules.items() if _is_fixed(name, module, anatomy.fixed)]
+    return [module for name, module in modules.items() if _inside(name, fixed)]
+
+
+def _inside(name: str, prefixes: Collection[str]) -> bool:
+    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def _is_fixed(name: str, module: torch.nn.Module, fixed: frozenset[str]) -> bool:
+    parameters = [f"{name}.{parameter}" for parameter, _ in module.named_parameters()]
+    return bool(parameters) and fixed.issuperset(parameters)
+
+
+def _has_running_statistics(module: torch.nn.Module) -> bool:
+    """Whether it has state of its own that is saved with the model and is no parameter, as batch normalisation has."""
+    return any(
+        buffer is not None and buffer.is_floating_point() and name not in module._non_persistent_buffers_set
+        for name, buffer in module._buffers.items()
+    )
 
 
 def _with_adapters(model: PreTrainedModel, anatomy: Anatomy, arguments: MethodArguments, revision: str) -> PeftModel:
@@ -210,14 +260,18 @@ class AddedLinear(LoraLinear):
 
 
 def linear_layers(model: PreTrainedModel, anatomy: Anatomy) -> str:
-    """A regular expression for the names of all linear layers of the trunk, GPT-2's `Conv1D` too; head left out."""
+    """A regular expression for the names of all linear layers of the trunk, GPT-2's `Conv1D` too.
+
+    Those of the head and of the fixed front are left out.
+    """
     bypassed = BYPASSED.get(model.config.model_type)
     patterns = {
         re.sub(r"\\\.\d+\\\.", r"\.\\d+\.", re.escape(name))
         for name, module in model.named_modules()
         if isinstance(module, (torch.nn.Linear, Conv1D))
         and name.startswith(f"{anatomy.trunk}.")
-        and not any(name == head or name.startswith(f"{head}.") for head in anatomy.head)
+        and not _inside(name, anatomy.head)
+        and f"{name}.weight" not in anatomy.fixed
         and not (bypassed and re.search(bypassed, name))
     }
     return "|".join(sorted(patterns))

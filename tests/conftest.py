@@ -146,6 +146,15 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 # For what is compared weight by weight.
 WITHOUT_DROPOUT = {"gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}}
 DECODERS = ("gpt2", "llama", "qwen2", "gemma")
+# Its convolutions read the padding behind a text.
+ODD = {"convbert": ("ConvBertConfig", {**SMALL, "embedding_size": 32})}
+# A share of dropout wherever a config has a setting for it.
+DROPPING = {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.2, "dropout": 0.2, "attention_dropout": 0.2,
+            "seq_classif_dropout": 0.2, "mlp_dropout": 0.2, "embedding_dropout": 0.2, "classifier_dropout": 0.2,
+            "pooler_dropout": 0.2, "classifier_dropout_prob": 0.2, "summary_last_dropout": 0.2,
+            "resid_pdrop": 0.2, "embd_pdrop": 0.2, "attn_pdrop": 0.2,
+            "hidden_dropout": 0.2, "activation_dropout": 0.2, "feat_proj_dropout": 0.2, "final_dropout": 0.2,
+            "conformer_conv_dropout": 0.2}  # fmt: skip
 
 
 def build_tokenizer(folder: Path) -> None:
@@ -192,6 +201,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return made[key]
 
     return get
+
+
+def settings_of(config_class: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """Those of `changes` that a config knows."""
+    import transformers
+
+    config = getattr(transformers, config_class)()
+    return {name: value for name, value in changes.items() if hasattr(config, name)}
 
 
 def message_rows(count: int, labels: tuple[str, ...] = ("ham", "spam")) -> list[dict[str, str]]:

@@ -26,19 +26,24 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "hidden_dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "feat_proj_dropout": 0.0,
         "final_dropout": 0.0, "conformer_conv_dropout": 0.0, "conv_depthwise_kernel_size": 7,
     }),
+    # With batch normalisation in every layer.
+    "wav2vec2-conformer": ("Wav2Vec2ConformerConfig", {
+        **SMALL, **LAYER, "conformer_conv_dropout": 0.0, "conv_depthwise_kernel_size": 7,
+        "position_embeddings_type": "rotary",
+    }),
 }  # fmt: skip
 UPPER = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
 WORDS = ["ON", "OFF", "LIGHT", "STOP", "GO", "LEFT", "RIGHT", "UP"]
 
 
-def build_speech_model(folder: Path, family: str, *, vocabulary: bool = True) -> Path:
+def build_speech_model(folder: Path, family: str, *, vocabulary: bool = True, **changes: Any) -> Path:
     """Write a tiny CTC model, with a vocabulary of upper-case letters unless it is to be a pretrained-only one."""
     import torch
     import transformers
 
     name, settings = FAMILIES[family]
     torch.manual_seed(0)
-    config = getattr(transformers, name)(**settings)
+    config = getattr(transformers, name)(**{**settings, **changes})
     model_class = transformers.AutoModelForCTC if vocabulary else transformers.AutoModel
     model_class.from_config(config).save_pretrained(folder)
     if family == "wav2vec2-bert":

@@ -15,7 +15,7 @@ from hf_transfer.training.dropout import attention
 from hf_transfer.training.packing import Packing, _Gather, _Scatter
 
 # DeBERTa's attention and WavLM's are functions of their own, and Conformer layers look at their neighbours.
-UNPACKED = {"deberta-v2", "wavlm", "wav2vec2-bert"}
+UNPACKED = {"deberta-v2", "wavlm", "wav2vec2-bert", "wav2vec2-conformer"}
 FULL = {"method": "full"}
 OTHERS = [{"method": "lora"}, {"method": "frozen", "trainable_layers": 1}]
 

@@ -313,15 +313,6 @@ def test_a_checkpoint_of_a_head_alone_is_a_model_like_any_other(tiny, texts, tmp
         torch.testing.assert_close(kept[name], value, atol=1e-6, rtol=0, msg=name)
 
 
-def test_cached_and_live_checkpoints_are_not_mixed(tiny, texts, tmp_path, monkeypatch):
-    """From cached activations a head alone is trained on inputs of another scale."""
-    settings = {**OFTEN, **texts, "method": "frozen", "trainable_layers": 1}
-    leave_unfinished(tmp_path / "out", tiny(), settings)
-    monkeypatch.setattr("hf_transfer.training.feature_cache.FeatureCache.examples", lambda *_: None)
-    with pytest.raises(InputError, match="was written by a run with cached activations"):
-        run_of(tmp_path / "out", tiny(), {**settings, "resume_from_checkpoint": "true"})
-
-
 def test_a_checkpoint_of_another_base_model_is_refused(tiny, texts, tmp_path):
     """The folder has the name that it had, and other weights."""
     base = shutil.copytree(tiny(), tmp_path / "base")

@@ -50,6 +50,8 @@ def test_full_moves_all_but_the_feature_encoder(speech_model, accents, tmp_path,
     train(tmp_path / "out", speech_model(family), dataset_name=str(accents), method="full")
     changed, every = moved(speech_model(family), tmp_path / "out")
     unused = {name for name in every if "masked_spec_embed" in name or "num_batches_tracked" in name}
+    if family == "wav2vec2-conformer":  # rotary positions, and a convolution for others that is never called
+        unused |= {name for name in every if "inv_freq" in name or "pos_conv_embed" in name}
     assert every - changed - unused == {name for name in every if in_encoder(name)}
 
 
@@ -82,9 +84,9 @@ def test_lora_reaches_every_linear_layer_and_saves_the_head(speech_model, accent
 def test_frozen_moves_the_head_and_the_last_layers(speech_model, accents, tmp_path, family):
     train(tmp_path / "out", speech_model(family), dataset_name=str(accents), method="frozen", trainable_layers=1)
     changed, every = moved(speech_model(family), tmp_path / "out")
-    last = {name for name in every if ".layers.1." in name and "num_batches_tracked" not in name}
+    last = {name for name in every if ".layers.1." in name}
     assert {"lm_head.weight", "lm_head.bias"} <= changed
-    assert changed - {"lm_head.weight", "lm_head.bias"} <= last | {n for n in every if "running_" in n}
+    assert changed - {"lm_head.weight", "lm_head.bias"} <= last
     assert len(changed & last) > 0.8 * len(last)
 
 
@@ -525,9 +527,17 @@ def test_padding_changes_nothing_where_the_model_takes_a_mask(speech_model, fami
             torch.testing.assert_close(parameter.grad, of_both[name], atol=1e-5 * scale, rtol=1e-4, msg=name)
 
 
-@pytest.mark.parametrize(("family", "told"), [("wav2vec2-group", True), ("wav2vec2-layer", False)])
-def test_the_report_says_where_padding_matters(speech_model, accents, tmp_path, family, told):
-    report = train(tmp_path / "out", speech_model(family), dataset_name=str(accents), max_steps=1).report
+@pytest.mark.parametrize(
+    ("family", "settings", "told"),
+    [
+        ("wav2vec2-group", {"train_feature_encoder": True}, True),
+        ("wav2vec2-group", {}, False),  # the fixed encoder computes clips one by one
+        ("wav2vec2-layer", {"train_feature_encoder": True}, False),
+    ],
+)
+def test_the_report_says_where_padding_matters(speech_model, accents, tmp_path, family, settings, told):
+    task = SpeechRecognition(**settings)
+    report = train(tmp_path / "out", speech_model(family), task, dataset_name=str(accents), max_steps=1).report
     assert report["training"]["padding_changes_outputs"] is told
     assert ("padding changes its outputs" in (tmp_path / "out" / "README.md").read_text()) is told
 

@@ -228,13 +228,16 @@ class SpeechRecognition(SpeechSettings):
             load_language(loaded, own.language, model.model_revision)
         if renewed and own:
             new += renew_head(loaded, own.tokenizer, tokenizer)
+        fixed = pretrained and not self.train_feature_encoder and hasattr(loaded, "freeze_feature_encoder")
+        if fixed:
+            loaded.freeze_feature_encoder()
         if not processor.feature_extractor.return_attention_mask:
             logger.info(
-                "The model takes no attention mask, and padding changes its outputs: clips are measured one by one; "
-                "in training they share batches with clips of similar length."
+                "The model takes no attention mask, and padding changes what its feature encoder computes: %s.",
+                "clips go through that one by one"
+                if fixed
+                else "clips are measured one by one; in training they share batches with clips of similar length",
             )
-        if pretrained and not self.train_feature_encoder and hasattr(loaded, "freeze_feature_encoder"):
-            loaded.freeze_feature_encoder()
         # What is trained on and measured is heard whole in prediction too.
         loaded.config.whole_seconds = max(WHOLE_SECONDS, self.max_seconds)
         return loaded, new

@@ -59,7 +59,11 @@ class SpeechSettings:
         default=0.0, metadata={"help": "Share of training clips heard through a telephone line."}
     )
     mask_time_prob: float | None = field(
-        default=None, metadata={"help": "SpecAugment: share of the time that is masked (default: the checkpoint's)."}
+        default=None,
+        metadata={
+            "help": "SpecAugment: share of the time that is masked (default: the checkpoint's; --method frozen masks "
+            "nothing)."
+        },
     )
     mask_feature_prob: float | None = field(
         default=None, metadata={"help": "SpecAugment: share of the features masked (default: the checkpoint's)."}

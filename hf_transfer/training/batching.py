@@ -1,6 +1,6 @@
 """Which examples a process sees when, decided by the seed alone: not by how the work is divided."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,11 @@ def two_lengths(lengths: np.ndarray) -> list[int]:
     _, rows = np.unique(lengths, return_index=True)
     longer = min(max(1, len(rows) // 8), len(rows) - 1)
     return rows[np.unique([0, longer])].tolist()
+
+
+def to_device(device: torch.device, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The model's inputs of a batch, on `device`."""
+    return {name: value.to(device) for name, value in batch.items() if name not in ("labels", "length")}
 
 
 class TrainingBatches(Sampler[list[int]]):

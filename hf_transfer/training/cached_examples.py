@@ -16,16 +16,25 @@ class CachedExamples(Dataset):
         files: each [positions, width] in float32.
         places: for each example its file's number, its first row there and its number of rows, [n, 3].
         labels: of each example.
-        lengths: of each example, as it was.
+        lengths: of each example in the dataset that it is from: batches are made by them, as without a cache.
         seconds: that it took to compute all the activations.
+        counts_positions: whether a batch's ``length`` counts positions, and not what `lengths` counts.
     """
 
     def __init__(
-        self, files: list[np.ndarray], places: np.ndarray, labels: list[Any], lengths: list[int], seconds: float
+        self,
+        files: list[np.ndarray],
+        places: np.ndarray,
+        labels: list[Any],
+        lengths: list[int],
+        seconds: float,
+        *,
+        counts_positions: bool,
     ):
         self.files, self.places, self.labels, self.lengths = files, places, labels, lengths
         self.seconds = seconds
         self.positions = places[:, 2].tolist()
+        self.lengths_in_batches = self.positions if counts_positions else lengths
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -34,7 +43,10 @@ class CachedExamples(Dataset):
         return {"length": self.lengths, "labels": self.labels}[key]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        return [{"features": self._features(i), "labels": self.labels[i], "length": self.lengths[i]} for i in indices]
+        return [
+            {"features": self._features(i), "labels": self.labels[i], "length": self.lengths_in_batches[i]}
+            for i in indices
+        ]
 
     def _features(self, i: int) -> np.ndarray:
         file, start, count = self.places[i]

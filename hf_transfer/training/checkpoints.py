@@ -156,11 +156,6 @@ def problem_of(checkpoint: Path) -> str | None:
     return None
 
 
-def was_cached(checkpoint: Path) -> bool:
-    """Whether a checkpoint was trained from cached activations: a head alone sees them standardised."""
-    return bool(json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["run"].get("cached"))
-
-
 def checkpoint_to_resume(asked: str | None, folder: Path, run: Mapping[str, Any], *, despite: bool) -> Path | None:
     """The checkpoint that --resume_from_checkpoint means: ``true`` is the newest whole one in `folder`.
 

@@ -18,14 +18,13 @@ from tqdm.auto import tqdm
 from hf_transfer.errors import logger
 from hf_transfer.methods import Anatomy
 from hf_transfer.training.activation_store import ActivationStore
-from hf_transfer.training.batching import evaluation_batches, positions_of, two_lengths
+from hf_transfer.training.batching import evaluation_batches, positions_of, to_device, two_lengths
 from hf_transfer.training.cached_examples import CachedCollator, CachedExamples
 from hf_transfer.training.entry import Entry
+from hf_transfer.training.entry_check import EntryCheck, extremes
 
 # Part of the key: raise it when what is kept changes.
 VERSION = 2
-# Cached and live outputs that differ by more than rounding mean that this model cannot be entered half-way.
-TOLERANCE = 1e-4
 # Settings of a model's config that its activations do not depend on.
 OF_NO_MATTER = ("id2label", "label2id", "num_labels", "problem_type", "calibration", "text_pairs", "_name_or_path",
                 "architectures", "vocab_size")  # fmt: skip
@@ -38,14 +37,22 @@ class FeatureCache:
         model: the plain model before training.
         anatomy: its parts.
         first: index of the first layer that is not constant; None where only the fixed front is.
+        frozen: modules that stay in eval mode in training.
         collator: of the examples.
         accelerator: of all processes, which share the work.
     """
 
     def __init__(
-        self, model: Any, anatomy: Anatomy, first: int | None, collator: Callable[..., Any], accelerator: Any
+        self,
+        model: Any,
+        anatomy: Anatomy,
+        first: int | None,
+        frozen: list[torch.nn.Module],
+        collator: Callable[..., Any],
+        accelerator: Any,
     ):
         self.model, self.anatomy, self.collator, self.accelerator = model, anatomy, collator, accelerator
+        self.frozen = frozen
         self.entry = Entry(model, anatomy, first)
         self.first_token_only = False
         self.counts_positions = False  # whether a batch's ``length`` counts these and not what the dataset counts
@@ -53,56 +60,60 @@ class FeatureCache:
 
     # --- whether --------------------------------------------------------------------------------------------------
 
-    def enter(self, dataset: Any) -> bool:
-        """Find out how the constant part is skipped; False, and a line that says why, where it cannot be."""
-        obstacle = self._obstacle(dataset)
+    def enter(self, inputs: Mapping[str, Any]) -> bool:
+        """Find out how the constant part is skipped; False, and a line that says why, where it cannot be.
+
+        Args:
+            inputs: preprocessed examples by split.
+        """
+        obstacle = self._obstacle(inputs)
         if not self._everywhere(obstacle is None) and obstacle is None:
             obstacle = "another process found that they cannot be"
         if obstacle is not None and self.entry.first is not None:
             logger.info("Activations are not cached: %s.", obstacle)
         return obstacle is None
 
-    def _obstacle(self, dataset: Any) -> str | None:
-        config = self.model.config
+    def _obstacle(self, inputs: Mapping[str, Any]) -> str | None:
+        kind = self.model.config.model_type
         if self._new_below():
             return "some of the model's lower layers did not come from the checkpoint"
-        if getattr(dataset, "augmentation", None) is not None:
+        if getattr(inputs.get("train"), "augmentation", None) is not None:
             return "training clips are another way in each epoch (--speed_perturbation and the like)"
-        masks = getattr(config, "mask_time_prob", 0.0) > 0 or getattr(config, "mask_feature_prob", 0.0) > 0
-        if self.entry.first is not None and masks and getattr(config, "apply_spec_augment", False):
-            return "SpecAugment masks other parts of them in each epoch (--mask_time_prob 0 --mask_feature_prob 0)"
-        rows = two_lengths(np.asarray(dataset["length"][:]))
-        some = dataset.__getitems__(rows)
         self.model.eval()
         try:
-            with self._computing():
-                collated = self.collator(some)
-                self.entry.learn(self._on_device(collated))
-                live = [self.model(**self._on_device(self.collator([example])))["logits"][0] for example in some]
-            self.counts_positions = collated["length"].tolist() != [dataset["length"][i] for i in rows]
-            found = [self._captured(dataset, [i])[0] for i in rows]
-            with self.entry.skipping():
-                batch = self._batch(found)
-                self.first_token_only = self._reads_first_token_only(batch)
-                if self.first_token_only:
-                    batch = self._batch([states[:1] for states in found])
-                with self._computing():
-                    cached = self.model(**batch)["logits"]
-            largest = max(float(own.abs().max()) for own in live)
-            pairs = [
-                (row, own) if own.dim() == 1 else (row[: len(states)], own[: len(states)])
-                for row, own, states in zip(cached, live, found, strict=True)
-            ]
-            difference = max(float((row - own).abs().max()) for row, own in pairs)
+            difference = self._difference(inputs)
         except Exception as error:  # whatever a model's forward pass raises says the same: it cannot be entered here
-            return f"a {config.model_type} cannot be entered at a layer ({' '.join(str(error).split())[:100]})"
-        scale = max(1.0, largest) * (1.0 if self.accelerator.mixed_precision == "no" else 100.0)
-        if not difference <= TOLERANCE * scale:
-            return f"a {config.model_type} that is entered at a layer gives outputs that differ by {difference:.2g}"
+            return f"a {kind} cannot be entered at a layer ({' '.join(str(error).split())[:100]})"
+        finally:
+            self.model.eval()
+        return None if difference is None else f"{difference} (a {kind})"
+
+    def _difference(self, inputs: Mapping[str, Any]) -> str | None:
+        """Where activations that are computed once are not what a step computes, in words; None where they are.
+
+        Tried on two of the shorter training examples, in eval and in train mode, and on the longest example of all
+        beside the shortest.
+        """
+        check = EntryCheck(self)
+        train = inputs.get("train", next(iter(inputs.values())))
+        short = [(train, i) for i in two_lengths(np.asarray(train["length"][:]))]
+        collated = check.collated(short)
+        self.counts_positions = collated["length"].tolist() != [dataset["length"][i] for dataset, i in short]
+        with self.computing():
+            self.entry.learn(self.on_device(collated))
+        self.first_token_only = self._reads_first_token_only(check.states(short))
         if self.first_token_only:
-            with self._computing():
-                self.entry.keep_first_position(self._on_device(collated))
-        return None
+            with self.computing():
+                self.entry.keep_first_position(self.on_device(collated))
+        frozen = self.frozen if "train" in inputs else None
+        ends = extremes(inputs)
+        padded = short if len(short) > 1 else ends
+        found = check.padding_changes(padded) or check.difference(short, frozen)
+        if found and self.first_token_only:  # dropout of all positions draws other numbers than that of one
+            self.first_token_only, self.entry.adds_up = False, None
+            found = check.padding_changes(padded) or check.difference(short, frozen)
+        # What comes behind a fixed front is long to compute, and does not depend on where its input is from.
+        return found or (check.neighbours_change(ends) if self.entry.first is None else check.difference(ends))
 
     def _new_below(self) -> bool:
         """Whether newly initialised weights lie below the entry: they are trained, and others with another seed."""
@@ -113,27 +124,31 @@ class FeatureCache:
             return any(name.startswith(f"{self.anatomy.front}") for name in inside)
         return not all(any(f"{name}.".startswith(f"{own}.") for own in above) for name in inside)
 
-    def _batch(self, states: list[np.ndarray]) -> dict[str, torch.Tensor]:
+    def batch(self, states: list[np.ndarray]) -> dict[str, torch.Tensor]:
+        """Activations, each [positions, width], as inputs of the model that is entered there."""
         examples = [{"features": rows, "labels": 0, "length": len(rows)} for rows in states]
-        return self._on_device(self.cached_collator(examples))
+        return self.on_device(self.cached_collator(examples))
 
-    def _on_device(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    def on_device(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """The model's inputs of a batch."""
         return to_device(self.model.device, batch)
 
     @contextlib.contextmanager
-    def _computing(self) -> Iterator[None]:
+    def computing(self) -> Iterator[None]:
+        """In the precision of training, and nothing noted for gradients."""
         with torch.inference_mode(), self.accelerator.autocast():
             yield
 
-    def _reads_first_token_only(self, batch: dict[str, torch.Tensor]) -> bool:
+    def _reads_first_token_only(self, states: list[np.ndarray]) -> bool:
         """Whether the outputs depend on the first token's activation alone: then no other need be kept."""
-        states = batch[self.cached_collator.name]
-        if self.entry.first != len(self.entry.layers) or self.entry.first is None or states.shape[1] < 2:
+        longest = max(len(rows) for rows in states)
+        if self.entry.first != len(self.entry.layers) or self.entry.first is None or longest < 2:
             return False
-        states = states.clone().requires_grad_(True)
-        with torch.enable_grad():
-            logits = self.model(**{**batch, self.cached_collator.name: states.clone()})["logits"]
-            (gradient,) = torch.autograd.grad(logits.float().pow(2).sum() + logits.float().sum(), states)
+        name, batch = self.cached_collator.name, self.batch(states)
+        given = batch[name].clone().requires_grad_(True)
+        with self.entry.skipping(), torch.enable_grad():
+            logits = self.model(**{**batch, name: given.clone()})["logits"]
+            (gradient,) = torch.autograd.grad(logits.float().pow(2).sum() + logits.float().sum(), given)
         return not bool(gradient[:, 1:].abs().max() > 0)
 
     # --- what is kept ---------------------------------------------------------------------------------------------
@@ -174,8 +189,10 @@ class FeatureCache:
         files, kept = there
         for name, dataset in inputs.items():
             places, seconds = kept[name]
-            lengths = places[:, 2] if self.counts_positions else np.asarray(dataset["length"][:])
-            found[name] = CachedExamples(files, places, dataset["labels"][:], lengths.tolist(), seconds)
+            found[name] = CachedExamples(
+                files, places, dataset["labels"][:], np.asarray(dataset["length"][:]).tolist(), seconds,
+                counts_positions=self.counts_positions,
+            )  # fmt: skip
         return found
 
     def _everywhere(self, done: bool) -> bool:
@@ -223,19 +240,28 @@ class FeatureCache:
         lengths = positions_of(dataset)
         return np.ones_like(lengths) if self.first_token_only else lengths
 
-    def _captured(self, dataset: Any, indices: list[int]) -> list[np.ndarray]:
-        """The activations of examples, each [positions, width]."""
-        batch = self._on_device(self.collator(dataset.__getitems__(indices)))
+    def captured(self, collated: Mapping[str, Any], positions: list[int] | None) -> list[np.ndarray]:
+        """The activations of a batch of examples, each [positions, width].
+
+        Args:
+            collated: the batch.
+            positions: how many there are of each; None where the attention mask tells.
+        """
+        batch = self.on_device(collated)
         self.model.eval()
-        with self._computing():
+        with self.computing():
             states = self.entry.capture(batch).float().cpu().numpy()
         if self.first_token_only:
             return [rows[:1] for rows in states]
-        positions = getattr(dataset, "positions", None)
         if positions is not None:
-            return [rows[: positions[i]] for i, rows in zip(indices, states, strict=True)]
+            return [rows[:count] for rows, count in zip(states, positions, strict=True)]
         mask = batch["attention_mask"].cpu().numpy() > 0
         return [rows[real] for rows, real in zip(states, mask, strict=True)]
+
+    def _captured(self, dataset: Any, indices: list[int]) -> list[np.ndarray]:
+        positions = getattr(dataset, "positions", None)
+        own = None if positions is None else [positions[i] for i in indices]
+        return self.captured(self.collator(dataset.__getitems__(indices)), own)
 
     def _key(self, tf32: bool) -> str:
         """Changes with everything that the activations depend on, but for the examples."""
@@ -275,8 +301,3 @@ def _digests(dataset: Any) -> np.ndarray:
                 for row in zip(*rows[start : start + 1000].values(), strict=True))  # fmt: skip
     found = [int.from_bytes(hashlib.blake2b(str(each).encode(), digest_size=8).digest()) for each in told]
     return np.array(found, np.uint64)
-
-
-def to_device(device: torch.device, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The model's inputs of a batch, on `device`."""
-    return {name: value.to(device) for name, value in batch.items() if name not in ("labels", "length")}

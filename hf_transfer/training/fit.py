@@ -1,30 +1,27 @@
-"""Training with one method: live, or from cached activations where the trunk does not change."""
+"""Training with one method. What is frozen is computed live or read from a cache: the result is the same."""
 
 import contextlib
 import copy
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from transformers import EarlyStoppingCallback
 
 from hf_transfer.arguments import Arguments, MethodArguments
 from hf_transfer.errors import Failure, InputError, logger, nearest
 from hf_transfer.evaluation.groups import measure_groups, over_groups
-from hf_transfer.methods import Anatomy, default_learning_rate, train_last_layers
-from hf_transfer.training.cached_examples import CachedCollator, CachedExamples
-from hf_transfer.training.checkpoints import was_cached
+from hf_transfer.methods import Anatomy, apply_method, default_learning_rate, frozen_modules
 from hf_transfer.training.cost import training_cost
 from hf_transfer.training.dropout import quick_dropout
-from hf_transfer.training.entry import Entry
-from hf_transfer.training.feature_cache import FeatureCache
+from hf_transfer.training.entry_check import front_takes_lengths
+from hf_transfer.training.front import MaskedCollator, front_without_padding
 from hf_transfer.training.interruption import checkpoint_on_signal
 from hf_transfer.training.packing import packed
+from hf_transfer.training.precomputed import HEAD_ALONE, Constant
 from hf_transfer.training.standardisation import standardised_input
 from hf_transfer.training.trainer import TransferTrainer
 
@@ -135,119 +132,20 @@ def settle_best_metric(arguments: Arguments, metrics: dict[str, float], splits: 
     training.greater_is_better = task.greater_is_better and not lower
 
 
-@dataclass(frozen=True)
-class Constant:
-    """The part of the work that training does not change, done.
-
-    Attributes:
-        entry: into the model above it.
-        examples: by split, with activations as input.
-        collator: of those.
-        layers: how many layers are run above it; None where it is the fixed front alone.
-    """
-
-    entry: Entry
-    examples: Mapping[str, CachedExamples]
-    collator: CachedCollator
-    layers: int | None
-
-    @contextlib.contextmanager
-    def beneath(self, trainer: TransferTrainer) -> Iterator[None]:
-        """Let the trainer work from the activations inside the block."""
-        kept = (trainer.train_dataset, trainer.eval_dataset, trainer.data_collator)
-        trainer.whole_model = self.entry.whole
-        trainer.train_dataset, trainer.eval_dataset = self.examples.get("train"), self.examples.get("validation")
-        trainer.data_collator = self.collator
-        try:
-            with self.entry.skipping():
-                yield
-        finally:
-            trainer.train_dataset, trainer.eval_dataset, trainer.data_collator = kept
-            trainer.whole_model = contextlib.nullcontext
-
-
-def constant_part(
-    trainer: TransferTrainer, anatomy: Anatomy, inputs: Mapping[str, Any], layers: int | None, *, small: bool = False
-) -> Constant | None:
-    """What lies below the last `layers`, or the fixed front where that is None; nothing where it cannot be skipped.
-
-    Args:
-        trainer: of the untrained model.
-        anatomy: the model's parts.
-        inputs: preprocessed examples by split.
-        layers: how many of the last layers are not constant.
-        small: only where one position of each example is all that the rest of the model reads.
-    """
-    args, depth = trainer.args, anatomy.depth(trainer.model)
-    # These reach into the modules that are skipped.
-    reached = args.gradient_checkpointing or args.activation_checkpointing or args.neftune_noise_alpha
-    if reached or (anatomy.front is None if layers is None else not depth or layers >= depth):
-        return None
-    first = None if layers is None else depth - layers
-    cache = FeatureCache(trainer.model, anatomy, first, trainer.data_collator, trainer.accelerator)
-    if not cache.enter(inputs.get("train", next(iter(inputs.values())))) or (small and not cache.first_token_only):
-        return None
-    examples = cache.examples(inputs, args)
-    return None if examples is None else Constant(cache.entry, examples, cache.cached_collator, layers)
-
-
-def constants(
-    trainer: TransferTrainer, anatomy: Anatomy, method: MethodArguments, inputs: Mapping[str, Any], measured: Any
-) -> tuple[Constant | None, Constant | None]:
-    """What need not be computed twice: until training begins, and from then on.
-
-    Args:
-        trainer: of the untrained model.
-        anatomy: the model's parts.
-        method: what will be trained.
-        inputs: preprocessed examples by split.
-        measured: names of the splits that are measured before training.
-    """
-    if method.method == "scratch":
-        return None, None
-    mixed = trainer.accelerator.mixed_precision != "no"
-    if mixed:  # what is measured before and after is computed as the model is shipped, in float32
-        inputs = {name: inputs[name] for name in inputs if name not in measured}
-    constant = constant_part(trainer, anatomy, inputs, method.trainable_layers if method.method == "frozen" else None)
-    if method.head_first:
-        return constant_part(trainer, anatomy, inputs, 0), constant
-    # A recogniser reads every position: it would be looked at in vain.
-    if constant is None and method.method != "frozen" and anatomy.front is None and not mixed:
-        return constant_part(trainer, anatomy, {name: inputs[name] for name in measured}, 0, small=True), None
-    return constant, constant
-
-
-def predict(trainer: TransferTrainer, inputs: Mapping[str, Any], constant: Constant | None) -> dict[str, np.ndarray]:
-    """What is kept of the outputs for each of `inputs`, [examples]; from their activations where there are any.
-
-    Computed as the model is shipped, in float32.
-    """
-    if constant is None or trainer.accelerator.mixed_precision != "no":
-        return {name: trainer.predict(dataset).predictions for name, dataset in inputs.items()}
-    with constant.beneath(trainer):
-        return {name: trainer.predict(constant.examples[name]).predictions for name in inputs}
-
-
 def fit(
     trainer: TransferTrainer,
     anatomy: Anatomy,
+    method: MethodArguments,
     constant: Constant | None,
     checkpoint: Path | None,
 ) -> dict[str, Any]:
     """Train, from `checkpoint` on where there is one and from what is constant, and say what it cost."""
     trainer.progress.started = time.perf_counter()
-    cached = constant is not None
-    if checkpoint is not None and was_cached(checkpoint) != cached:
-        raise InputError(
-            f"{checkpoint} was written by a run {'with' if was_cached(checkpoint) else 'without'} cached "
-            "activations, and this one is the other way: is the disk fuller or emptier, or the model's device "
-            "another? Make it as it was, or start anew in another --output_dir."
-        )
-    trainer.run = {**trainer.run, "cached": cached}
     examples = trainer.train_dataset
+    _say_what_is_off(trainer, method)
     with (
         quick_dropout(trainer.model),
-        _beneath(trainer, anatomy, constant),
+        _as_method(trainer, anatomy, method, constant) as padding_counts,
         packed(trainer, anatomy) as without_padding,
         checkpoint_on_signal(trainer),
     ):
@@ -256,9 +154,9 @@ def fit(
         except UnpicklingError as error:
             # Loaded with weights_only: what holds more than tensors and numbers was not written by a run.
             raise Failure(f"{checkpoint} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
-        cost = training_cost(trainer, examples, cached=cached, packed=without_padding)
+        cost = training_cost(trainer, examples, cached=constant is not None, packed=without_padding)
     _say_what_is_kept(trainer)  # a run that a signal stopped has not come so far
-    return cost
+    return cost | {"padding_changes_outputs": padding_counts}
 
 
 def in_float32(trainer: TransferTrainer) -> Any:
@@ -274,14 +172,53 @@ def _say_what_is_kept(trainer: TransferTrainer) -> None:
                     ended, state.global_step, best)  # fmt: skip
 
 
+def _say_what_is_off(trainer: TransferTrainer, method: MethodArguments) -> None:
+    """What the checkpoint's config or a flag asks of a trunk in train mode, and `frozen` does not do."""
+    if method.method != "frozen":
+        return
+    config, off = trainer.model.config, []
+    masks = max(getattr(config, name, 0.0) for name in ("mask_time_prob", "mask_feature_prob"))
+    if getattr(config, "apply_spec_augment", False) and masks > 0:
+        off.append("SpecAugment (--mask_time_prob, --mask_feature_prob)")
+    if trainer.args.neftune_noise_alpha:
+        off.append("NEFTune (--neftune_noise_alpha)")
+    if off:
+        logger.info("--method frozen leaves the trunk in eval mode: no %s.", ", no ".join(off))
+
+
 @contextlib.contextmanager
-def _beneath(trainer: TransferTrainer, anatomy: Anatomy, constant: Constant | None) -> Iterator[None]:
+def _as_method(
+    trainer: TransferTrainer, anatomy: Anatomy, method: MethodArguments, constant: Constant | None
+) -> Iterator[bool]:
+    """Train as `method` does, from `constant` or live; yields whether padding changes what the model computes."""
+    model = trainer.model
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    alone = getattr(trainer.train_dataset, "alone", False)
+    frozen = frozen_modules(model, anatomy, method)
     with contextlib.ExitStack() as stack:
         if constant is not None:
             stack.enter_context(constant.beneath(trainer))
-            if constant.layers == 0:
-                stack.enter_context(standardised_input(trainer, anatomy.head))
+            alone = False
+        elif alone and front_takes_lengths(trainer, plain, anatomy):
+            stack.enter_context(_masked(trainer, plain))
+            stack.enter_context(front_without_padding(plain, anatomy))
+            alone = False
+        there = set(model.modules())  # a step goes over each of them
+        trainer.frozen = [module for module in frozen if module in there]
+        stack.callback(trainer.frozen.clear)
+        if method.method == "frozen" and not method.trainable_layers:
+            stack.enter_context(standardised_input(trainer, anatomy.head))
+        yield alone
+
+
+@contextlib.contextmanager
+def _masked(trainer: TransferTrainer, plain: Any) -> Iterator[None]:
+    collator = trainer.data_collator
+    trainer.data_collator = MaskedCollator(collator, plain.main_input_name)
+    try:
         yield
+    finally:
+        trainer.data_collator = collator
 
 
 def fit_head(trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, constant: Constant | None) -> float:
@@ -298,8 +235,8 @@ def fit_head(trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, c
     trainer.args.learning_rate = arguments.task.learning_rates["head"]
     trainer.args.save_strategy = trainer.args.eval_strategy = "no"
     trainer.remove_callback(EarlyStoppingCallback)  # nothing is evaluated here
-    train_last_layers(trainer.model, anatomy, 0)
-    with _beneath(trainer, anatomy, constant):
+    apply_method(trainer.model, anatomy, HEAD_ALONE, revision=arguments.model.model_revision)
+    with _as_method(trainer, anatomy, HEAD_ALONE, constant):
         trainer.train()
         activations = getattr(trainer.train_dataset, "seconds", 0.0)
     trainer.args = asked

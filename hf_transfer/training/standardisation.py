@@ -1,15 +1,16 @@
 """Heads trained on standardised inputs, and written for inputs as they are."""
 
 import contextlib
+import copy
 import functools
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from hf_transfer.training.batching import evaluation_batches, positions_of
-from hf_transfer.training.feature_cache import to_device
+from hf_transfer.training.batching import evaluation_batches, positions_of, to_device
 
 
 @contextlib.contextmanager
@@ -99,6 +100,7 @@ class Coordinates:
 def _first_linear(trainer: Any, head: tuple[str, ...]) -> nn.Linear | None:
     """The head's linear layer that is called first, if it has a bias to take up the mean."""
     called: list[nn.Linear] = []
+    trainer.model.eval()
     with contextlib.ExitStack() as hooks, torch.inference_mode():
         for name in head:
             for module in trainer.model.get_submodule(name).modules():
@@ -110,32 +112,54 @@ def _first_linear(trainer: Any, head: tuple[str, ...]) -> nn.Linear | None:
 
 
 def _moments(trainer: Any, linear: nn.Linear) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and spread of what the layer is given of the training examples, padding left out, each [in_features]."""
+    """Mean and spread of what the layer is given of the training examples, padding left out, each [in_features].
+
+    Of the examples as they are, without augmentation; every process computes a share of them.
+    """
     device = linear.weight.device
     exact = torch.device("cpu") if device.type == "mps" else device  # Apple's GPUs have no float64
     total = torch.zeros(linear.in_features, dtype=torch.float64, device=exact)
-    squares, count = total.clone(), 0
-    given: list[torch.Tensor] = []
-
-    def note(_: nn.Module, args: tuple) -> None:
-        given.append(args[0])
-
-    examples = trainer.train_dataset
+    squares, count = total.clone(), total.new_zeros(1)
+    inputs: list[torch.Tensor] = []
+    examples, args, accelerator = trainer.train_dataset, trainer.args, trainer.accelerator
+    if getattr(examples, "augmentation", None) is not None:
+        examples = copy.copy(examples)
+        examples.augmentation = None
+    positions = positions_of(examples)
+    batches = evaluation_batches(examples, positions, args, processes=args.world_size, rank=args.process_index)
     trainer.model.eval()
-    with linear.register_forward_pre_hook(note), torch.inference_mode():
-        for indices in evaluation_batches(examples, positions_of(examples), trainer.args):
+    with (
+        linear.register_forward_pre_hook(lambda _, args: inputs.append(args[0])),
+        torch.inference_mode(),
+        accelerator.autocast(),
+    ):
+        for indices in batches:
             batch = to_device(trainer.model.device, trainer.data_collator(examples.__getitems__(indices)))
             trainer.model(**batch)
-            real = batch["attention_mask"] > 0
-            while given:
-                states = given.pop()
-                rows = states[real] if states.shape[:-1] == real.shape else states.reshape(-1, linear.in_features)
-                rows = rows.to(exact).double()
+            while inputs:
+                rows = _real(inputs.pop(), batch, positions[indices]).to(exact).double()
                 total.add_(rows.sum(dim=0))
                 squares.add_(rows.square().sum(dim=0))
-                count += len(rows)
+                count.add_(len(rows))
+    if args.world_size > 1:
+        total, squares, count = (accelerator.reduce(each, reduction="sum") for each in (total, squares, count))
     mean = total / count
     spread = (squares / count - mean.square()).clamp(min=0).sqrt()
     # A dimension that never varies stays as it is.
     spread = torch.where(spread > 1e-4, spread, torch.ones_like(spread))
     return mean.float().to(device), spread.float().to(device)
+
+
+def _real(states: torch.Tensor, batch: dict[str, torch.Tensor], positions: np.ndarray) -> torch.Tensor:
+    """The rows of `states` [batch, ..., width] that are not padding, [rows, width].
+
+    Padding is known from the attention mask; where that is of other positions (the samples of a clip), from how many
+    there are of each example.
+    """
+    mask = batch.get("attention_mask")
+    if mask is not None and mask.shape == states.shape[:-1]:
+        return states[mask > 0]
+    if states.dim() == 3 and states.shape[1] == positions.max():
+        places = torch.arange(states.shape[1], device=states.device)
+        return states[places < torch.from_numpy(positions).to(states.device)[:, None]]
+    return states.reshape(-1, states.shape[-1])

@@ -64,6 +64,8 @@ class TransferTrainer(Trainer):
         self.staging: Path | None = None
         # A block in which the model has all of its parts, where some are left out of training; it is not run there.
         self.whole_model: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+        # Trainer puts the whole model into train mode before each step; these stay in eval mode.
+        self.frozen: list[torch.nn.Module] = []
         self.first_weights: dict[str, torch.Tensor] | None = None
         # What knows of the signals that have come: see `interruption`. Passes over examples end early by it.
         self.stop: Any = None
@@ -183,6 +185,8 @@ class TransferTrainer(Trainer):
         """A micro-batch's share of the step's mean loss, times the processes that average their gradients."""
         inputs = dict(inputs)
         labels, lengths = inputs.pop("labels"), inputs.pop("length")
+        for module in self.frozen:
+            module.training = False
         outputs = model(**inputs)
         loss = self.compute_loss_func(outputs, labels, lengths, num_items_in_batch)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:

@@ -1,0 +1,118 @@
+"""The part of a model that a method does not change, computed once for all examples."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hf_transfer.arguments import MethodArguments
+from hf_transfer.methods import Anatomy, frozen_modules
+from hf_transfer.training.cached_examples import CachedCollator, CachedExamples
+from hf_transfer.training.entry import Entry
+from hf_transfer.training.feature_cache import FeatureCache
+from hf_transfer.training.trainer import TransferTrainer
+
+HEAD_ALONE = MethodArguments(method="frozen")
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The part of the work that training does not change, done.
+
+    Attributes:
+        entry: into the model above it.
+        examples: by split, with activations as input.
+        collator: of those.
+    """
+
+    entry: Entry
+    examples: Mapping[str, CachedExamples]
+    collator: CachedCollator
+
+    @contextlib.contextmanager
+    def beneath(self, trainer: TransferTrainer) -> Iterator[None]:
+        """Let the trainer work from the activations inside the block."""
+        kept = (trainer.train_dataset, trainer.eval_dataset, trainer.data_collator)
+        trainer.whole_model = self.entry.whole
+        trainer.train_dataset, trainer.eval_dataset = self.examples.get("train"), self.examples.get("validation")
+        trainer.data_collator = self.collator
+        try:
+            with self.entry.skipping():
+                yield
+        finally:
+            trainer.train_dataset, trainer.eval_dataset, trainer.data_collator = kept
+            trainer.whole_model = contextlib.nullcontext
+
+
+def constant_part(
+    trainer: TransferTrainer,
+    anatomy: Anatomy,
+    method: MethodArguments,
+    inputs: Mapping[str, Any],
+    *,
+    small: bool = False,
+) -> Constant | None:
+    """What `method` does not change: all below the layers that ``frozen`` trains, or the fixed front of the others.
+
+    Nothing where it cannot be skipped.
+
+    Args:
+        trainer: of the untrained model.
+        anatomy: the model's parts.
+        method: what will be trained.
+        inputs: preprocessed examples by split.
+        small: only where one position of each example is all that the rest of the model reads.
+    """
+    layers = method.trainable_layers if method.method == "frozen" else None
+    args, depth = trainer.args, anatomy.depth(trainer.model)
+    # These reach into the modules that are skipped.
+    reached = args.gradient_checkpointing or args.activation_checkpointing or args.neftune_noise_alpha
+    if reached or (anatomy.front is None if layers is None else not depth or layers >= depth):
+        return None
+    first = None if layers is None else depth - layers
+    frozen = frozen_modules(trainer.model, anatomy, method)
+    cache = FeatureCache(trainer.model, anatomy, first, frozen, trainer.data_collator, trainer.accelerator)
+    if not cache.enter(inputs) or (small and not cache.first_token_only):
+        return None
+    examples = cache.examples(inputs, args)
+    return None if examples is None else Constant(cache.entry, examples, cache.cached_collator)
+
+
+def constants(
+    trainer: TransferTrainer, anatomy: Anatomy, method: MethodArguments, inputs: Mapping[str, Any], measured: Any
+) -> tuple[Constant | None, Constant | None]:
+    """What need not be computed twice: until training begins, and from then on.
+
+    Args:
+        trainer: of the untrained model.
+        anatomy: the model's parts.
+        method: what will be trained.
+        inputs: preprocessed examples by split.
+        measured: names of the splits that are measured before training.
+    """
+    if method.method == "scratch":
+        return None, None
+    mixed = trainer.accelerator.mixed_precision != "no"
+    if mixed:  # what is measured before and after is computed as the model is shipped, in float32
+        inputs = {name: inputs[name] for name in inputs if name not in measured}
+    constant = constant_part(trainer, anatomy, method, inputs)
+    if method.head_first:
+        return constant_part(trainer, anatomy, HEAD_ALONE, inputs), constant
+    # A recogniser reads every position: it would be looked at in vain.
+    if constant is None and method.method != "frozen" and anatomy.front is None and not mixed:
+        test = {name: inputs[name] for name in measured}
+        return constant_part(trainer, anatomy, HEAD_ALONE, test, small=True), None
+    return constant, constant
+
+
+def predict(trainer: TransferTrainer, inputs: Mapping[str, Any], constant: Constant | None) -> dict[str, np.ndarray]:
+    """What is kept of the outputs for each of `inputs`, [examples]; from their activations where there are any.
+
+    Computed as the model is shipped, in float32.
+    """
+    if constant is None or trainer.accelerator.mixed_precision != "no":
+        return {name: trainer.predict(dataset).predictions for name, dataset in inputs.items()}
+    with constant.beneath(trainer):
+        return {name: trainer.predict(constant.examples[name]).predictions for name in inputs}
