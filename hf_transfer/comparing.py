@@ -14,11 +14,13 @@ from datasets import Dataset, DatasetDict
 
 from hf_transfer.arguments import Arguments, ModelArguments, fitting
 from hf_transfer.errors import Failure, InputError, logger
+from hf_transfer.evaluation.metric_names import greater_is_better
 from hf_transfer.evaluation.several_runs import measure_several, recommend
 from hf_transfer.finetuning import finetune
 from hf_transfer.models import load_config
 from hf_transfer.parsing import build_arguments, keyword_arguments
 from hf_transfer.reporting.comparison import reason, summary
+from hf_transfer.reporting.figures import figure
 from hf_transfer.reporting.publishing import local_name
 from hf_transfer.reporting.report import Finetuned, duration, in_notebook, training_seconds
 from hf_transfer.series import METHODS, checked_methods, claimed, said_once, write_record
@@ -141,7 +143,7 @@ def _ways(methods: Sequence[str], models: Sequence[Any]) -> dict[str, tuple[Any,
 
 def _line(report: Mapping[str, Any]) -> str:
     key, name = report["data"]["answer"]
-    return f"{name} {report['metrics'][key]:.3f}, {duration(report['seconds']['total'])}."
+    return f"{name} {figure(report['metrics'][key], key)}, {duration(report['seconds']['total'])}."
 
 
 def _of_source(reports: list[dict[str, Any]], metric: str) -> dict[str, float] | None:
@@ -154,7 +156,7 @@ def _of_source(reports: list[dict[str, Any]], metric: str) -> dict[str, float] |
     }
 
 
-def _learned(gains: list[list[float] | None], greater_is_better: bool) -> bool:
+def _learned(gains: list[list[float] | None], metric: str) -> bool:
     """Whether training from all seeds together made it better by more than chance.
 
     Seeds share their test examples: the interval of their mean is at most as wide as theirs are on average.
@@ -163,7 +165,7 @@ def _learned(gains: list[list[float] | None], greater_is_better: bool) -> bool:
     if not known:
         return False
     low, high = (statistics.mean(ends) for ends in zip(*known, strict=True))
-    return low > 0 if greater_is_better else high < 0
+    return low > 0 if greater_is_better(metric) else high < 0
 
 
 def _kept_predictions(task: Any, result: Finetuned) -> Any:
@@ -201,7 +203,7 @@ def _report(
     facts = first[0]["data"]
     metric, metric_name = facts["answer"]
     predictions = _all_predictions(task, done)
-    measured = measure_several(predictions, metric, greater_is_better=task.greater_is_better, seed=seed)
+    measured = measure_several(predictions, metric, greater_is_better=greater_is_better(metric), seed=seed)
     found = {
         name: {
             "model": ways[name][0],
@@ -214,11 +216,11 @@ def _report(
             "peak_memory_bytes": max(report["training"]["peak_memory_bytes"] for report in own),
             "bytes": sum(file.stat().st_size for file in done[name][0].folder.glob("*.safetensors")),
             "source": _of_source(own, metric),
-            "learned": _learned([report["gain"].get(metric) for report in own], task.greater_is_better),
+            "learned": _learned([report["gain"].get(metric) for report in own], metric),
             "folders": [f"{name}/{result.folder.name}" for result in done[name]],
         }
         for name, own in sorted(
-            reports.items(), key=lambda item: measured[item[0]]["metrics"][metric], reverse=task.greater_is_better
+            reports.items(), key=lambda item: measured[item[0]]["metrics"][metric], reverse=greater_is_better(metric)
         )
     }
     best, recommended = recommend(measured, {name: one["training_seconds"] for name, one in found.items()})
@@ -226,7 +228,7 @@ def _report(
         "task": task.pipeline_tag,
         "metric": metric,
         "metric_name": metric_name,
-        "greater_is_better": task.greater_is_better,
+        "greater_is_better": greater_is_better(metric),
         "source": local_name(facts["source"]),
         "examples": facts["examples"],
         "seeds": [report["seed"] for report in first],

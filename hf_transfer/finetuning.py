@@ -112,6 +112,7 @@ def finetune(
         with meter.stage("after"), checkpoint_when_stopped(trainer):
             model = in_float32(trainer)
             require_finite(model, training.learning_rate or 0.0, str(output.work))
+            task.finish(model)
             after = predict(trainer, {name: run.inputs[name] for name in run.inputs if name != "train"}, constant)
             decision = task.decide(after.get("validation"), run.splits.get("validation"), model.config)
             found = {
@@ -215,8 +216,8 @@ def _circumstances(task: Task, arguments: Arguments, run: _Prepared) -> dict[str
         },
         "commits": run.commits,
         "adapter": arguments.method.leaves_adapter,
+        "template": task.template,
         "headline": list(task.headline),
-        "greater_is_better": task.greater_is_better,
         "seed": arguments.training.seed,
         "data": run.facts,
         "device": device_name(arguments.training.device),

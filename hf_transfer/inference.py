@@ -99,8 +99,8 @@ def predict(pipeline: Any, rows: Iterable[Mapping[str, Any]], *, batch_size: int
         batch_size: inputs at once.
 
     Yields:
-        For each row its input and what the pipeline's ``decide`` gives: ``label``, ``score`` and ``scores``, or
-        ``text`` and ``words``.
+        For each row its input and what the pipeline's ``decide`` gives: ``label``, ``score`` and ``scores``; or
+        ``prediction``, a number; or ``text`` and ``words``.
     """
     iterator = iter(rows)
     while chunk := list(itertools.islice(iterator, pipeline.rows_at_once)):
@@ -154,7 +154,8 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
     data = DataArguments(test_file=test_file, **of_data)
     model = ModelArguments(model_name_or_path=str(path_or_hub_id))
     table = load_file(test_file, column_names=data.column_names, delimiter=data.delimiter)
-    task = task_class(**columns_as_trained(path_or_hub_id, task_class, table.column_names) | of_task)
+    columns = columns_as_trained(path_or_hub_id, task_class, table.column_names)
+    task = task_class(**columns | task_class.settings_of(config) | of_task)
     table = divided_by_column(table, test_file).get("test", table)
     show_bars_for(len(table))
     splits, left_out = task.standardise(named_groups(DatasetDict({"test": table}), data), data, model, config)

@@ -13,8 +13,10 @@ from datasets import Dataset, DatasetDict
 from hf_transfer.arguments import fitting
 from hf_transfer.errors import Failure, InputError, logger
 from hf_transfer.evaluation.learning_curve import describe_curves
+from hf_transfer.evaluation.metric_names import greater_is_better
 from hf_transfer.finetuning import finetune
 from hf_transfer.parsing import build_arguments, keyword_arguments
+from hf_transfer.reporting.figures import figure
 from hf_transfer.reporting.output_folder import remove_run, written_whole
 from hf_transfer.reporting.publishing import local_name
 from hf_transfer.reporting.report import in_notebook, training_seconds
@@ -119,7 +121,9 @@ class _Runs:
             found = self.done[method, size, draw] = self._run(method, size, draw)
             with (self.folder / KEPT).open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(found) + "\n")
-        said = found.get("failed") or f"{found['metric_name']} {found['metrics'][found['metric']]:.3f}"
+        said = found.get("failed")
+        if said is None:
+            said = f"{found['metric_name']} {figure(found['metrics'][found['metric']], found['metric'])}"
         logger.info("%s%s, %s examples, draw %d: %s", place, method, size or "all", draw + 1, said)
         return found
 
@@ -155,7 +159,7 @@ def _report(
         "source": local_name(whole["source"]),
         "metric": whole["metric"],
         "metric_name": whole["metric_name"],
-        "greater_is_better": task.greater_is_better,
+        "greater_is_better": greater_is_better(whole["metric"]),
         "test_examples": whole["test_examples"],
         "train_examples": whole["examples"],
         "draws": draws,
@@ -163,7 +167,7 @@ def _report(
         "device": whole["device"],
         "runs": runs,
         "failed": failed,
-        **describe_curves(runs, whole["metric"], greater_is_better=task.greater_is_better, seed=seed),
+        **describe_curves(runs, whole["metric"], greater_is_better=greater_is_better(whole["metric"]), seed=seed),
     }
 
 

@@ -226,6 +226,21 @@ def message_rows(count: int, labels: tuple[str, ...] = ("ham", "spam")) -> list[
     return rows
 
 
+def number_rows(count: int, unit: float = 1.0, zero: float = 0.0) -> list[dict[str, Any]]:
+    """Texts with a number that shows in their words: how often one of them occurs, in any unit."""
+    import random
+
+    source = random.Random(3)
+    rows = []
+    for i in range(count):
+        amount = source.randrange(6)
+        words = source.choices(WORDS, k=6 + i % 5) + ["great"] * amount
+        source.shuffle(words)
+        rows.append({"text": " ".join(words) + f" {i}", "label": (amount + 0.25 * (i % 3)) * unit + zero,
+                     "channel": "sms" if i % 4 else "chat"})  # fmt: skip
+    return rows
+
+
 def write_csv(file: Path, rows: list[dict[str, Any]], **options: Any) -> Path:
     with file.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(rows[0]), **options)

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from conftest import message_rows, write_csv
+from conftest import message_rows, number_rows, write_csv
 
 from hf_transfer import SpeechRecognition, TextClassification, finetune
 
@@ -32,7 +32,7 @@ class Tags(HTMLParser):
 
 @pytest.fixture(scope="module")
 def pages(tiny, speech_model, accents, tmp_path_factory):
-    """Folders of two runs: of texts in groups, and of clips with a source accent."""
+    """Folders of three runs: of texts in groups, of texts with numbers, and of clips with a source accent."""
     place = tmp_path_factory.mktemp("pages")
     rows = [{**row, "channel": ("sms", "e-mail")[i % 2]} for i, row in enumerate(message_rows(400))]
     finetune(
@@ -44,7 +44,13 @@ def pages(tiny, speech_model, accents, tmp_path_factory):
         SpeechRecognition(), model_name_or_path=str(speech_model()), dataset_name=str(accents), disable_tqdm=True,
         output_dir=str(place / "speech"), max_steps=4, group_column_name="accent", source_group="north",
     )  # fmt: skip
-    return {name: place / name for name in ("text", "speech")}
+    finetune(
+        TextClassification(problem_type="regression"), model_name_or_path=str(tiny()), disable_tqdm=True,
+        train_file=str(write_csv(place / "n.csv", number_rows(240, 1000, 50_000))), output_dir=str(place / "number"),
+        max_steps=40, learning_rate=2e-3, group_column_name="channel", source_group="chat", eval_strategy="steps",
+        eval_steps=10,
+    )  # fmt: skip
+    return {name: place / name for name in ("text", "number", "speech")}
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +78,7 @@ def look_at(browser, file, *, scheme="light", width=1200):
     return page, wrong
 
 
-@pytest.mark.parametrize("name", ["text", "speech"])
+@pytest.mark.parametrize("name", ["text", "number", "speech"])
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_page_is_complete_without_a_network(pages, browser, name, scheme, width):
@@ -126,6 +132,23 @@ def test_a_page_shows_what_the_report_holds(pages, browser):
     worst = page.locator("tr", has_text=report["worst"][0]["text"])
     assert worst.count() >= 1
     assert report["worst"][0]["label"] in worst.first.inner_text()
+    page.close()
+
+
+def test_a_page_of_numbers_shows_them_against_the_true_ones(pages, browser):
+    report = json.loads((pages["number"] / "report.json").read_text())
+    page, _ = look_at(browser, pages["number"] / "report.html")
+    assert page.locator(".answer").inner_text().startswith("Mean absolute error 1")
+    titles = page.locator("h2, h3").all_inner_texts()
+    assert {"Predicted against true", "Errors", "Labels", "By group: mean_absolute_error"} <= set(titles)
+    assert not {"Confusion", "Reliability"} & set(titles)
+    # Metrics in different units stand on different axes.
+    assert page.locator("figure:has(h3:text-is('Test split')) svg").count() == 3
+    assert {f"On validation: {name}" for name in report["headline"]} <= set(titles)
+    points = page.locator("figure:has(h3:text-is('Predicted against true')) svg use[style*='--series-1']")
+    assert points.count() == report["data"]["examples"]["test"]
+    worst = page.locator("tr", has_text=report["worst"][0]["text"])
+    assert f"{report['worst'][0]['label']:.0f}" in worst.first.inner_text()
     page.close()
 
 

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 import torch
-from conftest import message_rows, write_csv
+from conftest import message_rows, number_rows, write_csv
 from processes import fork
 from safetensors.torch import load_file, save_file
 
@@ -35,6 +35,13 @@ def texts(tmp_path):
 
 
 @pytest.fixture
+def numbers(tmp_path):
+    file = write_csv(tmp_path / "n.csv", number_rows(100, 1000, 50_000))
+    return {"train_file": str(file), "problem_type": "regression", "metric_for_best_model": "mean_squared_error",
+            "load_best_model_at_end": True}  # fmt: skip
+
+
+@pytest.fixture
 def clips(accents):
     return {"dataset_name": str(accents), "validation_size": 0.2, "speed_perturbation": 0.2, "noise_probability": 0.5,
             "mask_time_prob": 0.2}  # fmt: skip
@@ -42,8 +49,10 @@ def clips(accents):
 
 def run_of(output, model, settings):
     speech = "dataset_name" in settings
-    own = ("speed_perturbation", "noise_probability", "mask_time_prob")
-    task = SpeechRecognition(**{key: settings[key] for key in own}) if speech else TextClassification()
+    own = ("speed_perturbation", "noise_probability", "mask_time_prob", "problem_type")
+    task = (SpeechRecognition if speech else TextClassification)(
+        **{key: settings[key] for key in own if key in settings}
+    )
     others = {key: value for key, value in settings.items() if key not in own}
     return finetune(task, output_dir=str(output), model_name_or_path=str(model), **others)
 
@@ -83,6 +92,8 @@ def history_of(report):
         ("text", {"method": "frozen", "trainable_layers": 1}, SEALING, 15),
         ("text", {"method": "scratch"}, ROTATION, 3),
         ("text", {"method": "lora", "head_first": True}, CARD, 1),
+        ("number", {"method": "lora"}, STEP, 15),
+        ("number", {"method": "frozen"}, CARD, 1),
         ("speech", {"method": "full"}, STEP, 15),
         ("speech", {"method": "lora"}, SEALING, 15),
         ("speech", {"method": "frozen", "trainable_layers": 1}, EVALUATION, 4),
@@ -90,12 +101,13 @@ def history_of(report):
     ],
 )
 def test_a_killed_run_goes_on_as_if_it_had_not_been(
-    tiny, speech_model, texts, clips, tmp_path, task, method, where, call
+    tiny, speech_model, texts, numbers, clips, tmp_path, task, method, where, call
 ):
-    model, settings = (tiny(), texts) if task == "text" else (speech_model(), clips)
+    model = speech_model() if task == "speech" else tiny()
+    settings = {"text": texts, "number": numbers, "speech": clips}[task]
     settings = {**OFTEN, **settings, **method}
     never = run_of(tmp_path / "never", model, settings)
-    recipe = "recipes/spam.py" if task == "text" else "recipes/accent.py"
+    recipe = "recipes/accent.py" if task == "speech" else "recipes/spam.py"
     killed = fork("tests/killed.py", where, call, recipe, "--model_name_or_path", model, "--output_dir",
                   tmp_path / "out", *as_flags(settings))  # fmt: skip
     assert killed.returncode == -9, killed.stderr
@@ -386,6 +398,28 @@ def test_a_collapsed_classifier_is_stopped_unless_told(tiny, tmp_path):
         run_of(tmp_path / "out", tiny(), settings)
     assert not (tmp_path / "out").exists()
     run_of(tmp_path / "on", tiny(), settings | {"stop_when_sick": False})
+
+
+def test_a_model_that_gives_one_number_is_stopped(tiny, tmp_path):
+    rows = [{"text": "the same words", "label": label} for label in (1.5, 2.5)] * 60
+    settings = {"train_file": str(write_csv(tmp_path / "m.csv", rows)), "logging_steps": 2, "num_train_epochs": 40.0,
+                "per_device_train_batch_size": 16, "learning_rate": 0.0, "report_to": "none",
+                "disable_tqdm": True, "problem_type": "regression"}  # fmt: skip
+    with pytest.raises(Failure, match=r"got the same number.*Lower --learning_rate.*--stop_when_sick false"):
+        run_of(tmp_path / "out", tiny(), settings)
+
+
+def test_labels_far_from_the_others_are_no_divergence(tiny, tmp_path):
+    """Batches are of texts of similar length: the last one holds all the labels that are large."""
+    rows = [{"text": "see " * (12 if i % 8 else 1) + str(i), "label": 0.1 * (i % 5) + 1000 * (i % 8 == 0)}
+            for i in range(64)]  # fmt: skip
+    settings = {"train_file": str(write_csv(tmp_path / "m.csv", rows)), "validation_size": 0.0,
+                "test_file": str(write_csv(tmp_path / "t.csv", number_rows(10))), "logging_steps": 1,
+                "num_train_epochs": 1.0, "per_device_train_batch_size": 8, "learning_rate": 1e-6, "seed": 12,
+                "report_to": "none", "disable_tqdm": True, "problem_type": "regression"}  # fmt: skip
+    report = run_of(tmp_path / "out", tiny(), settings).report
+    losses = [entry["loss"] for entry in report["history"] if "loss" in entry]
+    assert losses[-1] > 3 * max(1.0, losses[0])  # which would be a divergence where labels are even
 
 
 def test_a_few_steps_with_one_answer_are_no_collapse(tiny, tmp_path):

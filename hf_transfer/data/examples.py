@@ -10,6 +10,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from hf_transfer.data.groups import group_name
 from hf_transfer.data.label_form import LabelForm
 from hf_transfer.data.leakage import UNIT
+from hf_transfer.data.numbers import REMEDIES, NumberForm, number_hint
 from hf_transfer.data.splits import require_columns
 from hf_transfer.data.tables import READER
 from hf_transfer.data.values import plain_name, plain_names, read_text, same_value, shown
@@ -21,8 +22,10 @@ MISSING_AS_TEXT = ("nan", "<na>", "nat", "null", "#n/a")
 IN_TRAINING = {"there is no text": "no text"}
 
 
-def read_examples(split: Dataset, name: str, columns: dict[str, str], form: LabelForm, *, drop: bool) -> Dataset:
-    """A split with the columns ``text``, ``label`` (text, or a list of it) and what else `columns` names.
+def read_examples(
+    split: Dataset, name: str, columns: dict[str, str], form: LabelForm | NumberForm, *, drop: bool
+) -> Dataset:
+    """A split with the columns ``text``, ``label`` (text, a list of it, or a number) and what else `columns` names.
 
     Args:
         split: the user's rows.
@@ -35,9 +38,7 @@ def read_examples(split: Dataset, name: str, columns: dict[str, str], form: Labe
         InputError: a column is absent, or rows lack text or label; the message names the first of them.
     """
     require_columns(split, name, columns)
-    features = {own: Value("string") for own in columns}
-    if form.several:
-        features["label"] = List(Value("string"))
+    features = {own: Value("string") for own in columns} | {"label": form.feature}
     read = split.map(
         _read_batch,
         batched=True,
@@ -68,6 +69,7 @@ def _without_problems(read: Dataset, name: str, *, drop: bool) -> Dataset:
             f"{len(rows)} of {len(problems)} rows in the {name} split cannot be used ({first}; rows counted from 1, "
             "without the header). Mend or remove them, or leave them out with --drop_incomplete."
             f"{several_in_a_cell({label for label in read['label'][:] if isinstance(label, str)})}"
+            f"{''.join(cure for kind, cure in REMEDIES.items() if any(p.startswith(kind) for p in problems if p))}"
         )
     if rows:
         kinds = Counter(problems[i].split(":")[0] for i in rows)
@@ -81,7 +83,7 @@ def _without_problems(read: Dataset, name: str, *, drop: bool) -> Dataset:
 def _read_batch(
     batch: dict[str, list[Any]],
     columns: dict[str, str],
-    form: LabelForm,
+    form: LabelForm | NumberForm,
     reader: int,  # part of the cache's fingerprint, as in `load_tables`
 ) -> dict[str, list[Any]]:
     read: dict[str, list[Any]] = {own: [] for own in [*columns, "problem"]}
@@ -176,7 +178,7 @@ def encode_labels(
                 f"The {name} split holds labels that training never saw: {', '.join(map(repr, unknown[:5]))} "
                 f"({sum(own[label] for label in unknown)} rows). Training has: "
                 f"{', '.join(map(repr, names[:20]))}. Add examples of them to training, or correct the spelling."
-                f"{several_in_a_cell([*unknown, *names])}"
+                f"{several_in_a_cell([*unknown, *names])}{number_hint([*unknown, *names])}"
             )
     labels = List(ClassLabel(names=names)) if several else ClassLabel(names=names)
     encoded = DatasetDict()
@@ -246,8 +248,12 @@ def learnable_labels(
     if len(train) < 2 * len(names) and not several:
         raise InputError(
             f"The training split has {len(train)} examples for {len(names)} labels ({', '.join(names[:5])}, ...); "
-            "expected two examples a label at the least. Is --label_column_name the right column?"
+            f"expected two examples a label at the least. Is --label_column_name the right column?{number_hint(names)}"
         )
+    if hint := "" if several or given else number_hint(names):
+        if any(not float(name).is_integer() for name in names):
+            raise InputError(f"{hint.strip()} If they are names of classes, write them as words: 'v{names[0]}'.")
+        logger.info("%s", hint.strip())
     if positive_label is not None:
         positive_label = same_value(names).get(plain_name(positive_label), positive_label)
         if len(names) != 2 or positive_label not in names:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from datasets import ClassLabel, Dataset, LargeList, List
+from datasets import ClassLabel, Dataset, LargeList, List, Value
 
 from hf_transfer.data.values import as_text, is_blank, is_missing, shown
 from hf_transfer.errors import InputError, logger
@@ -40,6 +40,11 @@ class LabelForm:
     def several(self) -> bool:
         """Whether an example may have several labels."""
         return self.kind != "one"
+
+    @property
+    def feature(self) -> Value | List:
+        """Of the column that `read` fills."""
+        return List(Value("string")) if self.several else Value("string")
 
     def read(self, value: Any) -> tuple[Any, str | None]:
         """The name in a cell, or the list of names where there may be several; and what is wrong, if something is."""

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from hf_transfer.evaluation.metric_names import greater_is_better
+
 
 def measure_groups(task: Any, before: Any, after: Any, split: Dataset, config: Any) -> dict[str, Any]:
     """Every metric of each group after training, and before (``<name>_before``), with the number of examples.
@@ -40,7 +42,7 @@ def over_groups(task: Any, groups: dict[str, Any]) -> dict[str, float]:
         return {}
     name = task.headline[0]
     values = {group: found[name] for group, found in groups.items()}
-    worst = min(values.values()) if task.greater_is_better else max(values.values())
+    worst = min(values.values()) if greater_is_better(name) else max(values.values())
     return {
         **{f"{name}_{group}": value for group, value in values.items()},
         f"{name}_worst_group": worst,

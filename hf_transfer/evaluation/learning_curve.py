@@ -118,6 +118,8 @@ def _resampled_mean(values: Array, generator: np.random.Generator) -> float:
 
 def _fitted(sizes: Sequence[int], errors: Sequence[float], at: int) -> float | None:
     n, e = np.asarray(sizes, dtype=float), np.asarray(errors, dtype=float)
+    unit = float(np.abs(e).max()) or 1.0  # errors may be of any size: the optimizer's steps and tolerances are not
+    e = e / unit
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", OptimizeWarning)
@@ -130,7 +132,7 @@ def _fitted(sizes: Sequence[int], errors: Sequence[float], at: int) -> float | N
     missed = np.square(e - floor - height * (n / n[0]) ** -power).sum()
     if missed > UNEXPLAINED * np.square(e - e.mean()).sum():
         return None
-    return float(floor + height * (at / n[0]) ** -power)
+    return unit * float(floor + height * (at / n[0]) ** -power)
 
 
 def _worth(curves: dict[str, dict[str, Any]], *, greater_is_better: bool) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 
@@ -85,6 +86,19 @@ def _plain(text: Any, limit: int = 28) -> str:
     return shown.replace("$", r"\$")
 
 
+def _without_exponents(*axis: Axis) -> None:
+    """Ticks of an axis with very large or small values as 50k, 3M or 0.0002: matplotlib's common factor is cut off."""
+
+    def shown(value: float, _: Any) -> str:
+        factor, letter = (1e6, "M") if abs(value) >= 1e6 else (1e3, "k") if abs(value) >= 1e4 else (1, "")
+        return f"{value / factor:.5g}{letter}"
+
+    for one in axis:
+        largest = float(np.abs(one.get_view_interval()).max())
+        if not 1e-3 <= largest < 1e4:
+            one.set_major_formatter(FuncFormatter(shown))
+
+
 def _with_style(draw: Any) -> Any:
     def drawn(*args: Any, **kwargs: Any) -> Markup:
         with matplotlib.rc_context(STYLE):
@@ -111,6 +125,7 @@ def changes(rows: Sequence[Mapping[str, Any]], *, label: str, axis: str) -> Mark
         if row["low"] is not None:
             axes.plot([row["low"], row["high"]], [y, y], color=SERIES[0], linewidth=4, alpha=0.45, zorder=2)
         axes.plot(row["after"], y, "o", color=SERIES[0], markersize=5, zorder=3)
+    _without_exponents(axes.xaxis)
     axes.set_yticks(range(len(rows)), names)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlabel(_plain(axis, 60))
@@ -172,6 +187,7 @@ def lines(
         axes.tick_params(axis="x", labelrotation=45 if turned else 0)
     if len(series) > 1:
         axes.legend()
+    _without_exponents(axes.yaxis)
     return _svg(figure, label)
 
 
@@ -234,7 +250,36 @@ def histogram(edges: Sequence[float], counts: Mapping[str, Sequence[int]], *, la
     axes.set_xlabel(_plain(x, 60))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
     axes.xaxis.set_major_locator(MaxNLocator(6))
+    _without_exponents(axes.xaxis)
     axes.legend()
+    return _svg(figure, label)
+
+
+@_with_style
+def scatter(xs: Sequence[float], ys: Sequence[float], *, label: str, x: str, y: str) -> Markup:
+    """Points, both axes of one scale, and the line of x = y.
+
+    Args:
+        xs: to the right [points].
+        ys: upwards [points].
+        label: what the chart shows, for readers who do not see it.
+        x: what runs to the right.
+        y: what runs upwards.
+    """
+    figure, axes = _figure(3.4, left=0.75)
+    lowest, highest = min(*xs, *ys), max(*xs, *ys)
+    room = 0.04 * (highest - lowest) or max(abs(highest), 1.0)
+    ends = lowest - room, highest + room
+    axes.plot(ends, ends, color=FAINT, linewidth=1)
+    axes.plot(xs, ys, "o", color=SERIES[0], markersize=3.5, alpha=0.45, markeredgewidth=0)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(6))
+    axes.set_xlim(ends)
+    axes.set_ylim(ends)
+    _without_exponents(axes.xaxis, axes.yaxis)
+    axes.set_xlabel(_plain(x, 60))
+    axes.set_ylabel(_plain(y, 60))
+    axes.grid(color=FAINT, linewidth=0.4)
     return _svg(figure, label)
 
 

@@ -1,9 +1,10 @@
 """A comparison of runs in words: which to take and why, and the table on the screen."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_transfer.reporting.figures import between, figure
 from hf_transfer.reporting.report import duration
 
 
@@ -12,20 +13,22 @@ def reason(report: Mapping[str, Any]) -> str:
     untrained = report["untrained"].get(report["runs"][report["recommended"]]["model"])
     if report["runs"][report["recommended"]]["learned"] or untrained is None:
         return _why(report)
-    return f"{_why(report)} But it is no better than before training ({untrained:.3f}) beyond chance."
+    shown = figure(untrained, report["metric"])
+    return f"{_why(report)} But it is no better than before training ({shown}) beyond chance."
 
 
 def _why(report: Mapping[str, Any]) -> str:
     runs, best, taken = report["runs"], report["best"], report["recommended"]
     name, metric = report["metric_name"], report["metric"]
-    value = f"{name} {runs[taken]['metrics'][metric]:.3f}"
+    value = f"{name} {figure(runs[taken]['metrics'][metric], metric)}"
     if taken != best:
         ratio = runs[taken]["training_seconds"] / max(runs[best]["training_seconds"], 1e-9)
+        error, top = figure(runs[taken]["standard_error"], metric), figure(runs[best]["metrics"][metric], metric)
         return (
-            f"{value} is within a standard error ({runs[taken]['standard_error']:.3f}) of the best "
-            f"({best}, {runs[best]['metrics'][metric]:.3f}), in {ratio:.2f} of its training time. It trains "
-            f"{runs[taken]['trained_share']:.1%} of the weights ({best}: {runs[best]['trained_share']:.1%}) and takes "
-            f"{size(runs[taken]['bytes'])} on disk ({size(runs[best]['bytes'])})."
+            f"{value} is within a standard error ({error}) of the best ({best}, {top}), in {ratio:.2f} of its "
+            f"training time. It trains {runs[taken]['trained_share']:.1%} of the weights ({best}: "
+            f"{runs[best]['trained_share']:.1%}) and takes {size(runs[taken]['bytes'])} on disk "
+            f"({size(runs[best]['bytes'])})."
         )
     others = {way: run for way, run in runs.items() if way != best}
     if not others:
@@ -33,14 +36,21 @@ def _why(report: Mapping[str, Any]) -> str:
     beyond = [way for way, run in others.items() if not run["against_best"][0] <= 0 <= run["against_best"][1]]
     unclear = [way for way in others if way not in beyond]
     said = [f"better than {', '.join(beyond)} beyond chance (95 %)"] if beyond else []
-    behind = [f"{way} ({runs[way]['difference']:+.3f}, standard error {runs[way]['standard_error']:.3f})"
-              for way in unclear]  # fmt: skip
+    behind = [
+        f"{way} ({figure(runs[way]['difference'], metric, sign=True)}, standard error "
+        f"{figure(runs[way]['standard_error'], metric)})"
+        for way in unclear
+    ]
     said += (
         [f"within chance of {', '.join(behind)}; no other is both cheaper to train and within a standard error"]
         if unclear
         else []
     )
     return f"{value} is the best: {'; '.join(said)}."
+
+
+def _to(values: Sequence[float], metric: str, *, sign: bool = False) -> str:
+    return " to ".join(figure(value, metric, sign=sign) for value in values)
 
 
 def size(count: float) -> str:
@@ -57,10 +67,10 @@ def summary(report: Mapping[str, Any], folder: Path) -> str:
     rows = [head]
     for way, run in report["runs"].items():
         rows.append((
-            way + (" *" if way == report["recommended"] else ""), f"{run['metrics'][metric]:.3f}",
-            "[{:.3f}, {:.3f}]".format(*run["confidence"][metric]),
-            "best" if way == report["best"] else "{:+.3f} to {:+.3f}".format(*run["against_best"]),
-            *([f"{run['source']['before']:.3f} to {run['source']['after']:.3f}"] if source else []),
+            way + (" *" if way == report["recommended"] else ""), figure(run["metrics"][metric], metric),
+            between(run["confidence"][metric], metric),
+            "best" if way == report["best"] else _to(run["against_best"], metric, sign=True),
+            *([_to((run["source"]["before"], run["source"]["after"]), metric)] if source else []),
             f"{run['trained_share']:.1%}", duration(run["training_seconds"]), duration(run["seconds"]),
             size(run["peak_memory_bytes"]), size(run["bytes"]),
         ))  # fmt: skip
@@ -72,12 +82,15 @@ def summary(report: Mapping[str, Any], folder: Path) -> str:
         f"Measured on {report['examples']['test']} test examples, {seeds} seed{'s' if seeds > 1 else ''} each."
         + (" How much seeds differ is not known." if seeds == 1 else ""),
         *(
-            [f"A difference of {report['detectable']:.3f} would be told from chance in four of five such comparisons."]
+            [
+                f"A difference of {figure(report['detectable'], metric)} would be told from chance in four of five "
+                "such comparisons."
+            ]
             if report["detectable"]
             else []
         ),
         *(
-            f"Before training{' of ' + str(model) if len(report['untrained']) > 1 else ''}: {value:.3f}."
+            f"Before training{' of ' + str(model) if len(report['untrained']) > 1 else ''}: {figure(value, metric)}."
             for model, value in report["untrained"].items()
             if value is not None
         ),

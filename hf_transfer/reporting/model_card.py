@@ -8,8 +8,10 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader
 
 from hf_transfer.evaluation.bootstrap import RESAMPLES
+from hf_transfer.evaluation.metric_names import IN_LABEL_UNIT
+from hf_transfer.reporting.figures import between, figure
 from hf_transfer.reporting.publishing import is_local_dataset, is_local_model, last_part, model_name
-from hf_transfer.reporting.report import false_positives
+from hf_transfer.reporting.report import always_mean, false_positives
 
 # One template a task, named by its pipeline tag, on top of base.md.
 CARDS = Path(__file__).with_name("cards")
@@ -59,14 +61,14 @@ def model_card(report: dict[str, Any], arguments: dict[str, Any]) -> str:
                 dataset_name=source,
                 dataset_split="test",
                 metric_type=key,
-                metric_value=round(value, 5),
+                metric_value=float(f"{value:.5g}") if key in IN_LABEL_UNIT else round(value, 5),
             )
             for key, value in numbers.items()
             if value == value
         ],
     )
     cards = Environment(loader=FileSystemLoader(CARDS), trim_blocks=True, lstrip_blocks=True)
-    text = cards.get_template(f"{report['task']}.md").render(
+    text = cards.get_template(f"{report.get('template', report['task'])}.md").render(
         name=cell(name.split("/")[-1]),
         base_model=cell(model_name(report)),
         model_id=name if arguments.get("hub_model_id") else arguments["output_dir"],
@@ -77,10 +79,10 @@ def model_card(report: dict[str, Any], arguments: dict[str, Any]) -> str:
         before=_before(report),
         false_positives=false_positives(report) if "false_positives" in report else None,
         cell=cell,
-        number=lambda value: "" if value is None else f"{value:.3f}",
-        interval=lambda key, of=report: (
-            "[{:.3f}, {:.3f}]".format(*of["confidence"][key]) if key in of["confidence"] else ""
-        ),
+        always_mean=always_mean(report) if "always_mean" in report["data"] else "",
+        label=lambda value: figure(value, "mean_absolute_error"),
+        number=lambda value, metric="": "" if value is None else figure(value, metric),
+        interval=lambda key, of=report: between(of["confidence"].get(key), key),
     )
     text = re.sub(r"\|\n\n\|", "|\n|", re.sub(r"\n{3,}", "\n\n", text))
     return f"---\n{data.to_yaml()}\n---\n\n{text}\n"
@@ -98,7 +100,8 @@ def _hyperparameters(arguments: dict[str, Any]) -> dict[str, Any]:
     unused = {"lora": ("trainable_layers",), "frozen": ("lora", "head_first")}.get(
         arguments["method"], ("lora", "trainable_layers")
     )
-    return {key: arguments[key] for key in HYPERPARAMETERS if key in arguments and not key.startswith(unused)}
+    told = {key: arguments[key] for key in HYPERPARAMETERS if key in arguments and not key.startswith(unused)}
+    return {key: value for key, value in told.items() if value != "none"}
 
 
 def cell(value: Any) -> str:

@@ -8,8 +8,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from hf_transfer.evaluation.metric_names import IN_LABEL_UNIT, unit_of
+from hf_transfer.reporting.figures import between, figure
 from hf_transfer.reporting.publishing import is_local_dataset, last_part, model_name
-from hf_transfer.reporting.report import answer, verdict
+from hf_transfer.reporting.report import always_mean, answer, source_change, verdict
 
 # base.html, and on top of it a template a task, named by its pipeline tag.
 PAGES = Path(__file__).with_name("pages")
@@ -26,7 +28,7 @@ def report_page(report: Mapping[str, Any], arguments: Mapping[str, Any], media: 
     name = Path(str(arguments.get("hub_model_id") or arguments["output_dir"])).name
     source = report["data"]["source"]
     return render(
-        f"{report['task']}.html",
+        f"{report.get('template', report['task'])}.html",
         title=name,
         answer=answer(report),
         report=report,
@@ -35,12 +37,15 @@ def report_page(report: Mapping[str, Any], arguments: Mapping[str, Any], media: 
         base_model=model_name(report),
         source=last_part(source) if is_local_dataset(report, source) else source,
         curves=learning_curves(report["history"]),
+        axes=by_unit(report["headline"]),
+        source_change=source_change(report) if "source" in report else "",
+        always_mean=always_mean(report) if "always_mean" in report["data"] else "",
         media=media,
     )
 
 
-def learning_curves(history: list[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """What was logged while training, by unit, as lines over steps: ``loss``, and the metrics of evaluations."""
+def learning_curves(history: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """What was logged while training, as lines over steps: ``loss``, and by unit the ``metrics`` of evaluations."""
     found: dict[str, dict[str, Any]] = {}
     for entry in history:
         for key, value in entry.items():
@@ -52,7 +57,17 @@ def learning_curves(history: list[Mapping[str, Any]]) -> dict[str, list[dict[str
     losses = [found[key] | {"name": name} for key, name in names.items() if key in found]
     speeds = ("_runtime", "_per_second", "_preparation_time")
     metrics = [line for key, line in found.items() if key not in ("loss", "eval_loss") and not key.endswith(speeds)]
-    return {"loss": losses, "metrics": metrics}
+    units = by_unit([line["name"] for line in metrics])
+    return {"loss": losses, "metrics": [[line for line in metrics if line["name"] in unit] for unit in units]}
+
+
+def by_unit(names: Sequence[str]) -> list[list[str]]:
+    """Metrics that can stand on one axis together; those of groups (``wer_GROUP``) are of the unit of the metric."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        unit = next((unit for unit in sorted(IN_LABEL_UNIT) if name.startswith(unit)), unit_of(name))
+        found.setdefault(unit, []).append(name)
+    return list(found.values())
 
 
 def render(template: str, **values: Any) -> str:
@@ -73,6 +88,8 @@ def _templates() -> Environment:
         undefined=StrictUndefined,
     )
     own = {
+        "figure": figure,
+        "between": between,
         "shell": quote,
         "brief": brief,
         "number": number,

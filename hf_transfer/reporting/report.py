@@ -18,6 +18,9 @@ import torch
 import yaml
 from markupsafe import escape
 
+from hf_transfer.evaluation.metric_names import greater_is_better
+from hf_transfer.reporting.figures import between, figure
+
 # The packages whose versions decide what a run gives.
 PACKAGES = ("hf-transfer-learning", "torch", "torchaudio", "transformers", "datasets", "peft", "accelerate",
             "evaluate", "huggingface_hub", "numpy")  # fmt: skip
@@ -79,14 +82,10 @@ def answer(report: Mapping[str, Any]) -> str:
     key, name = report["data"]["answer"]
     before, after = report["baseline"].get(key), report["metrics"][key]
     ends = report["confidence"].get(key)
-    shown = f"{name} {_short(before)} → {_short(after)}" + (f" [{_short(ends[0])}, {_short(ends[1])}]" if ends else "")
+    shown = f"{name} {figure(before, key, 2)} → {figure(after, key, 2)} {between(ends, key, 2)}".rstrip()
     share = 100 * report["parameters"]["trainable"] / report["parameters"]["total"]
     trained = f"{share:.2g}" if share < 10 else f"{share:.0f}"
     return f"{shown} with {trained} % of the weights trained, in {duration(report['seconds']['total'])}."
-
-
-def _short(value: float | None) -> str:
-    return "–" if value is None or value != value else f"{value:.2f}"
 
 
 def duration(seconds: float) -> str:
@@ -132,18 +131,19 @@ def summary(report: dict[str, Any], folder: Path) -> str:
     parts = {"": report} | ({"source ": report["source"]} if "source" in report else {})
     for part, of in parts.items():
         for name in report["headline"]:
-            low, high = of["confidence"].get(name, (None, None))
-            interval = f"[{low:.3f}, {high:.3f}]" if low is not None else ""
-            rows.append((part + name, f"{of['baseline'][name]:.3f}", f"{of['metrics'][name]:.3f}", interval))
-    width = max(len(row[0]) for row in rows)
-    lines = [f"{'':{width}}  before   after   95 % interval"]
-    lines += [f"{name:{width}}  {before:>6}  {after:>6}   {interval}" for name, before, after, interval in rows]
+            values = (figure(of[when][name], name) for when in ("baseline", "metrics"))
+            rows.append((part + name, *values, between(of["confidence"].get(name), name)))
+    width, wide = max(len(row[0]) for row in rows), max(6, *(len(value) for row in rows for value in row[1:3]))
+    lines = [f"{'':{width}}  {'before':>{wide}}  {'after':>{wide}}   95 % interval"]
+    lines += [f"{name:{width}}  {before:>{wide}}  {after:>{wide}}   {ends}" for name, before, after, ends in rows]
     data, parameters, training = report["data"], report["parameters"], report["training"]
     if data.get("majority_class_rate") is not None:
         rate = data["majority_class_rate"]
         accuracy = report["metrics"]["accuracy"]
         better = "" if rate < accuracy else f" That is {'better' if rate > accuracy else 'as good'}: do not ship this."
         lines.append(f"Always answering the commonest label: accuracy {rate:.3f}.{better}")
+    if "always_mean" in data:
+        lines.append(always_mean(report))
     if "false_positives" in report and report["decision"]["threshold"] is not None:
         lines.append(false_positives(report))
     silent = report["metrics"].get("empty_hypotheses", 0.0)
@@ -167,7 +167,19 @@ def source_change(report: Mapping[str, Any]) -> str:
     change = of["metrics"][name] - of["baseline"][name]
     low, high = of["gain"].get(name, (change, change))
     chance = ", within chance" if low <= 0 <= high else ""
-    return f"On the source examples {name} changed by {change:+.3f} ({low:+.3f} to {high:+.3f}, 95 %){chance}."
+    shown, least, most = (figure(value, name, sign=True) for value in (change, low, high))
+    return f"On the source examples {name} changed by {shown} ({least} to {most}, 95 %){chance}."
+
+
+def always_mean(report: Mapping[str, Any]) -> str:
+    """What always answering the mean of the training labels gives, and that the model is no better where it is not."""
+    name = "mean_squared_error"
+    constant, own = report["data"]["always_mean"], report["metrics"][name]
+    told = f"Always answering the mean of the training labels, {figure(constant['value'], 'mean_absolute_error')}: "
+    told += f"{name} {figure(constant[name], name)}."
+    if own < constant[name]:
+        return told
+    return f"{told} That is {'better' if own > constant[name] else 'as good'}: do not ship this."
 
 
 def false_positives(report: Mapping[str, Any]) -> str:
@@ -223,15 +235,16 @@ class Verdict(NamedTuple):
 
 def verdict(report: Mapping[str, Any]) -> Verdict:
     """Whether the metric that the run's result is told by got better, by its interval."""
-    name, better_up = report["data"]["answer"][0], report["greater_is_better"]
+    name = report["data"]["answer"][0]
     low, high = report["gain"].get(name, (0.0, 0.0))
     if report["data"]["examples"]["test"] < FEWEST:
         return Verdict("unclear", "too few to tell whether anything was gained.")
     if low <= 0 <= high:
-        return Verdict("unclear", f"the change of {name} is within chance ({low:+.3f} to {high:+.3f}, 95 %).")
-    least, most = sorted((abs(low), abs(high)))
+        ends = " to ".join(figure(end, name, sign=True) for end in (low, high))
+        return Verdict("unclear", f"the change of {name} is within chance ({ends}, 95 %).")
+    least, most = (figure(value, name) for value in sorted((abs(low), abs(high))))
     rose = low > 0
-    change = f"{'rose' if rose else 'fell'} by between {least:.3f} and {most:.3f} (95 %)"
-    if rose == better_up:
+    change = f"{'rose' if rose else 'fell'} by between {least} and {most} (95 %)"
+    if rose == greater_is_better(name):
         return Verdict("good", f"{name} {change}.")
     return Verdict("bad", f"{name} {change.upper()}: do not ship this.")

@@ -1,15 +1,17 @@
 """A study of learning curves in words: a table of sizes, what more labels would bring, what pretraining was worth."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hf_transfer.evaluation.learning_curve import FEWEST_DRAWS
+from hf_transfer.reporting.figures import figure
 
 
 def summary(report: Mapping[str, Any], folder: Path) -> str:
     """The curves as a table, and what follows from them."""
-    curves = report["curves"]
+    curves, shown = report["curves"], partial(figure, metric=report["metric"])
     sizes = sorted({n for curve in curves.values() for n in curve["examples"]})
     rows = [("examples", *curves)]
     for n in sizes:
@@ -17,7 +19,7 @@ def summary(report: Mapping[str, Any], folder: Path) -> str:
         for curve in curves.values():
             i = curve["examples"].index(n) if n in curve["examples"] else None
             cells.append(
-                "" if i is None else f"{curve['mean'][i]:.3f} ({curve['low'][i]:.3f} to {curve['high'][i]:.3f})"
+                "" if i is None else "{} ({} to {})".format(*(shown(curve[key][i]) for key in ("mean", "low", "high")))
             )
         rows.append((str(n), *cells))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -51,10 +53,11 @@ def sentences(report: Mapping[str, Any]) -> list[str]:
         number = "One draw" if report["draws"] == 1 else f"{report['draws']} draws"
         found.append(f"{number} of each size: chance may have decided this.")
     for method, ahead in report["forecast"].items():
-        between = f"between {ahead['low']:.3f} and {ahead['high']:.3f}, " if "low" in ahead else ""
+        shown = {key: figure(value, report["metric"]) for key, value in ahead.items()}
+        between = f"between {shown['low']} and {shown['high']}, " if "low" in ahead else ""
         found.append(
             f"{method}: another {ahead['examples'] // 2:,} labels would probably bring {report['metric_name']} from "
-            f"{ahead['now']:.3f} to {ahead['value']:.3f} ({between}if the curve goes on as it did)."
+            f"{shown['now']} to {shown['value']} ({between}if the curve goes on as it did)."
         )
     return found
 

@@ -60,9 +60,9 @@ class SpeechRecognition(SpeechSettings):
 
     pipeline_tag: ClassVar[str] = "automatic-speech-recognition"
     main_input: ClassVar[str] = "audio"
+    template: ClassVar[str] = "automatic-speech-recognition"
     headline: ClassVar[tuple[str, ...]] = ("wer", "cer")
     metrics: ClassVar[tuple[str, ...]] = ("wer", "cer", "empty_hypotheses")
-    greater_is_better: ClassVar[bool] = False
     decides: ClassVar[bool] = False
     # Sixteen clips a step, eight at a time: half a minute of speech each takes gigabytes in a large model.
     defaults: ClassVar[Mapping[str, Any]] = {
@@ -84,6 +84,10 @@ class SpeechRecognition(SpeechSettings):
     auto_model: ClassVar[Any] = AutoModelForCTC
     architecture_suffix: ClassVar[str] = "ForCTC"
     _argument_group_name: ClassVar[str] = "speech recognition"
+
+    @classmethod
+    def settings_of(cls, config: Any) -> dict[str, Any]:
+        return {}
 
     # --- data -------------------------------------------------------------------------------------------------
 
@@ -321,6 +325,9 @@ class SpeechRecognition(SpeechSettings):
         return read
 
     # --- quality ----------------------------------------------------------------------------------------------
+
+    def finish(self, model: Any) -> None:
+        pass
 
     def decide(self, outputs: Any, split: Dataset | None, config: Any) -> dict[str, Any]:
         return {}

@@ -17,23 +17,13 @@ class Task(Protocol):
     """
 
     pipeline_tag: ClassVar[str]
-    """The task's name on the Hub; ``reporting/cards/<name>.md`` is its model card, ``pages/<name>.html`` its page."""
+    """The task's name on the Hub."""
     main_input: ClassVar[str]
     """What the pipeline is given in the first place: ``text``, ``audio``."""
-    headline: ClassVar[tuple[str, ...]]
-    """The metrics that summaries name, the one that decides first."""
-    metrics: ClassVar[tuple[str, ...]]
-    """Every metric that `measure` may give; which of them it does, the labels decide."""
-    greater_is_better: ClassVar[bool]
-    """Whether they are better when they are greater."""
     defaults: ClassVar[Mapping[str, Any]]
     """Training arguments by flag name that are the task's own unless the user says otherwise, however a run starts."""
     learning_rates: ClassVar[Mapping[str, float]]
     """Peak learning rates by method, and of a head alone (``head``): see `methods.default_learning_rate`."""
-    decides: ClassVar[bool]
-    """Whether `decide` needs a validation split; where it does not, none is made unless training is evaluated."""
-    chooses: bool
-    """Whether something is to be chosen on validation examples: without them, `check` refuses."""
     epochs: ClassVar[int]
     """Passes over the training data, unless the user says otherwise,"""
     minimum_steps: ClassVar[int]
@@ -42,6 +32,30 @@ class Task(Protocol):
     """The `transformers.AutoModelFor...` class."""
     architecture_suffix: ClassVar[str]
     """How the architectures of its models end in a config.json."""
+
+    @property
+    def template(self) -> str:
+        """The name of its model card, ``reporting/cards/<name>.md``, and of its page, ``pages/<name>.html``."""
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """The metrics that summaries name, the one that decides first; see `evaluation.metric_names`."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Every metric that `measure` may give; which of them it does, the labels decide."""
+
+    @property
+    def decides(self) -> bool:
+        """Whether `decide` needs a validation split; where not, none is made unless training is evaluated."""
+
+    @property
+    def chooses(self) -> bool:
+        """Whether something is to be chosen on validation examples: without them, `check` refuses."""
+
+    @classmethod
+    def settings_of(cls, config: Any) -> dict[str, Any]:
+        """The settings that the config of a fine-tuned model decides."""
 
     def require_settings(self, model: ModelArguments) -> None:
         """Refuse, before the data are read, settings that do not fit the model."""
@@ -116,6 +130,9 @@ class Task(Protocol):
             predict: what the trainer computes of such inputs in batches.
             pipeline: that uses the same model.
         """
+
+    def finish(self, model: Any) -> None:
+        """Make of the trained model what is measured and shipped."""
 
     def decide(self, outputs: Any, split: Dataset | None, config: Any) -> dict[str, Any]:
         """Fit on the validation split's outputs how outputs become decisions, and keep it in the config."""

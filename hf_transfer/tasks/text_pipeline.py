@@ -9,6 +9,7 @@ from hf_transfer.data.values import is_blank, read_text
 from hf_transfer.errors import InputError
 from hf_transfer.evaluation.classification import decided
 from hf_transfer.evaluation.decision import Decision
+from hf_transfer.targets.number import PROBLEM_TYPE, numbers_of
 
 
 class DecidingTextClassificationPipeline(TextClassificationPipeline):
@@ -16,7 +17,8 @@ class DecidingTextClassificationPipeline(TextClassificationPipeline):
 
     As there, a text gives ``[{"label", "score"}]`` and a list of texts such a dictionary each: here the label is the
     one decided, and the score its calibrated probability. Where a text may have several labels, it gives a list of
-    them. ``top_k=None`` gives the scores of all labels, the likeliest first.
+    them. ``top_k=None`` gives the scores of all labels, the likeliest first. Where the label is a number, it is the
+    ``score``, as in transformers' pipeline, in the unit of the labels.
     """
 
     rows_at_once = 1024
@@ -45,11 +47,18 @@ class DecidingTextClassificationPipeline(TextClassificationPipeline):
         # Nothing else: XLNet's and T5's further outputs cannot be divided into those of each text.
         return {"logits": super()._forward(model_inputs)["logits"]}
 
+    def _predicts_a_number(self) -> bool:
+        return self.model.config.problem_type == PROBLEM_TYPE
+
     def postprocess(
         self, model_outputs: Any, function_to_apply: Any = None, top_k: int | None = 1, _legacy: bool = True
     ) -> Any:
         if function_to_apply is not None:
             return super().postprocess(model_outputs, function_to_apply, top_k, _legacy)
+        if self._predicts_a_number():
+            (number,) = numbers_of(model_outputs["logits"], self.model.config).tolist()
+            answer = {"label": self.model.config.id2label[0], "score": number}
+            return answer if top_k == 1 and _legacy else [answer]
         decision, names = self._decision(), self._names()
         probabilities = decision.probabilities(model_outputs["logits"].float().cpu().numpy())
         (record,) = decided(probabilities, decision, names)
@@ -63,13 +72,15 @@ class DecidingTextClassificationPipeline(TextClassificationPipeline):
         return found[:top_k]
 
     def decide(self, rows: list[dict[str, Any]], *, batch_size: int) -> list[dict[str, Any]]:
-        """For each row the decided label (or labels), its score, and the scores of all labels; or an ``error``."""
+        """For each row the decided label (or labels), its score, and the scores of all labels; or an ``error``.
+
+        Where the label is a number, ``prediction``.
+        """
         paired = getattr(self.model.config, "text_pairs", False)
         for row in rows:
             if ("text_pair" in row) != paired:
                 wanted = "pairs: give text and text_pair" if paired else "single texts: give no text_pair"
                 raise InputError(f"The model classifies {wanted} (found {', '.join(row)}).")
-        names = self._names()
         read = [{name: read_text(value) for name, value in row.items()} for row in rows]
         found: list[dict[str, Any]] = [
             {"error": next((problem for _, problem in cells.values() if problem), None)} for cells in read
@@ -79,6 +90,11 @@ class DecidingTextClassificationPipeline(TextClassificationPipeline):
             texts = [{name: text for name, (text, _) in read[i].items()} for i in there]
             alone = getattr(self.model.config, "padding_changes_outputs", False)
             scores = self(texts, top_k=None, batch_size=1 if alone else batch_size)
+            if self._predicts_a_number():
+                for i, (number,) in zip(there, scores, strict=True):
+                    found[i] = {"prediction": number["score"]}
+                return found
+            names = self._names()
             by_name = [{label["label"]: label["score"] for label in labels} for labels in scores]
             probabilities = np.array([[labels[name] for name in names] for labels in by_name])
             for i, record in zip(there, decided(probabilities, self._decision(), names), strict=True):

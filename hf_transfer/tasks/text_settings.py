@@ -21,7 +21,11 @@ class TextSettings:
     )
     label_column_name: str | None = field(
         default=None,
-        metadata={"help": "Column of the labels: text, integers, lists of them, or vectors of 0 and 1."},
+        metadata={"help": "Column of the labels: text, integers, lists of them, vectors of 0 and 1; or numbers."},
+    )
+    problem_type: Literal["classification", "regression"] = field(
+        default="classification",
+        metadata={"help": "What labels are: names of classes (one a text, or several), or numbers to predict."},
     )
     label_separator: str | None = field(
         default=None, metadata={"help": "What separates the labels of one text, where it may have several."}
@@ -50,6 +54,8 @@ class TextSettings:
     )
 
     def __post_init__(self) -> None:
+        if self.problem_type == "regression":
+            self._refuse_what_is_of_classes()
         if self.threshold is not None and self.max_false_positive_rate is not None:
             raise InputError("--threshold and --max_false_positive_rate are both given: expected one of them.")
         if self.threshold not in (None, "best_f1") and not is_probability(self.threshold):
@@ -59,7 +65,12 @@ class TextSettings:
         if self.max_length is not None and self.max_length < 4:
             raise InputError(f"--max_length is {self.max_length}: expected 4 tokens or more.")
 
-    @property
-    def chooses(self) -> bool:
-        """Whether a threshold is to be chosen on validation examples."""
-        return self.threshold == "best_f1" or self.max_false_positive_rate is not None
+    def _refuse_what_is_of_classes(self) -> None:
+        of_classes = (
+            "label_separator", "class_names", "positive_label", "class_weights", "threshold", "max_false_positive_rate"
+        )  # fmt: skip
+        for name in of_classes:
+            if getattr(self, name) not in (None, "none"):
+                raise InputError(
+                    f"--{name} is of classes, and --problem_type regression learns numbers. Leave one of them out."
+                )

@@ -207,7 +207,10 @@ def evaluation_batches(
 
 
 class PaddedExamples(Dataset):
-    """The examples of a dataset, and for an index ``-1 - i`` example i with labels that no loss counts (-100)."""
+    """The examples of a dataset, and for an index ``-1 - i`` example i with labels that no loss counts.
+
+    See `losses.counted`.
+    """
 
     def __init__(self, dataset: Any):
         self.dataset = dataset
@@ -219,8 +222,11 @@ class PaddedExamples(Dataset):
         examples = self.dataset.__getitems__([i if i >= 0 else -1 - i for i in indices])
         for index, example in zip(indices, examples, strict=True):
             if index < 0:
-                labels = example["labels"]
-                example["labels"] = (
-                    [-100.0 if isinstance(v, float) else -100 for v in labels] if isinstance(labels, list) else -100
-                )
+                example["labels"] = _uncounted(example["labels"])
         return examples
+
+
+def _uncounted(labels: Any) -> Any:
+    if isinstance(labels, list):
+        return [-100.0 if isinstance(label, float) else -100 for label in labels]
+    return float("nan") if isinstance(labels, float) else -100

@@ -21,6 +21,7 @@ from hf_transfer.arguments import OF_NO_EFFECT, Arguments, differences, fitting
 from hf_transfer.durable import to_disk
 from hf_transfer.errors import Failure, InputError, logger
 from hf_transfer.owned_folders import MANIFEST, remove_folder
+from hf_transfer.training.losses import restored_counts
 
 if TYPE_CHECKING:
     from hf_transfer.training.standardisation import Coordinates
@@ -324,7 +325,7 @@ class Progress(TrainerCallback):
             trainer._tr_loss = torch.tensor(self.restored["loss"], device=device)
             trainer._globalstep_last_logged = self.restored["last_logged"]
             watched = self.restored["watched"]
-            trainer.compute_loss_func.counts[:] = [torch.tensor(counts, device=device) for counts in watched]
+            trainer.compute_loss_func.counts[:] = [restored_counts(counts, device) for counts in watched]
             due, control.should_save = self.restored.get("evaluation_due"), bool(self.restored.get("save_due"))
             self.restored = None
             if due:

@@ -26,8 +26,8 @@ from hf_transfer.training.entry_check import EntryCheck, extremes
 # Part of the key: raise it when what is kept changes.
 VERSION = 2
 # Settings of a model's config that its activations do not depend on.
-OF_NO_MATTER = ("id2label", "label2id", "num_labels", "problem_type", "calibration", "text_pairs", "_name_or_path",
-                "architectures", "vocab_size")  # fmt: skip
+OF_NO_MATTER = ("id2label", "label2id", "num_labels", "problem_type", "calibration", "label_scale", "text_pairs",
+                "_name_or_path", "architectures", "vocab_size")  # fmt: skip
 
 
 class FeatureCache:

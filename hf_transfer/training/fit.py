@@ -14,6 +14,7 @@ from transformers import EarlyStoppingCallback
 from hf_transfer.arguments import Arguments, MethodArguments
 from hf_transfer.errors import Failure, InputError, logger, nearest
 from hf_transfer.evaluation.groups import measure_groups, over_groups
+from hf_transfer.evaluation.metric_names import greater_is_better
 from hf_transfer.methods import Anatomy, apply_method, default_learning_rate, frozen_modules
 from hf_transfer.training.cost import training_cost
 from hf_transfer.training.dropout import quick_dropout
@@ -128,8 +129,8 @@ def settle_best_metric(arguments: Arguments, metrics: dict[str, float], splits: 
     known = ["loss", *metrics, *over_groups(task, dict.fromkeys(sorted(groups), metrics))]
     if name not in known:
         raise InputError(f"--metric_for_best_model {name}: evaluation gives {', '.join(known)}.{nearest(name, known)}")
-    lower = name == "loss" or name.startswith("expected_calibration_error")
-    training.greater_is_better = task.greater_is_better and not lower
+    of_groups = name not in ("loss", *metrics)
+    training.greater_is_better = greater_is_better(task.headline[0] if of_groups else name)
 
 
 def fit(

@@ -18,6 +18,9 @@ SILENT_SHARE, SPEAKING_SHARE = 0.99, 0.9
 SPEAKING_LOSS = 2.0
 # Labels less even than this are answered with the commonest one for good reason; and so are all, at first.
 COMMONEST_LABEL, SETTLING_SHARE = 0.95, 1 / 3
+# Numbers whose spread is this small a part of that of the true ones are one, up to rounding. Before a small model has
+# learned anything it may be a thousandth.
+ONE_NUMBER = 1e-5
 # Far above: so many times the loss at the beginning, or that of a model that knows nothing if this is more.
 FAR_ABOVE, FAR_ABOVE_LOGS = 3.0, 5
 # Mixed precision skips steps whose gradients overflow, and lowers its scale: a few in a row are no harm.
@@ -72,7 +75,11 @@ class Health(TrainerCallback, ExportableState):
         if "empty_hypotheses" in logs:
             self._listen(args, state, loss, logs["empty_hypotheses"])
         if "commonest_prediction" in logs:
-            self._compare(args, state, logs["commonest_prediction"], logs["commonest_label"])
+            one = logs["commonest_prediction"] >= 1.0 and logs["commonest_label"] <= COMMONEST_LABEL
+            self._compare(args, state, one, "all got the same label: the classifier has collapsed")
+        if "prediction_spread" in logs:
+            one = logs["prediction_spread"] < ONE_NUMBER
+            self._compare(args, state, one, "all got the same number: the model has collapsed")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write no checkpoint while the signs are bad: it would push out the last good one."""
@@ -128,16 +135,15 @@ class Health(TrainerCallback, ExportableState):
             self._stop(args, state, f"the recogniser has collapsed to blanks: it wrote nothing for {clips} clips. "
                                     f"{_calmer(args)}")  # fmt: skip
 
-    def _compare(self, args: Any, state: Any, predicted: float, right: float) -> None:
-        if predicted < 1.0 or right > COMMONEST_LABEL:
+    def _compare(self, args: Any, state: Any, one_answer: bool, what: str) -> None:
+        if not one_answer:
             self.one_answer_logs, self.one_answer_since = 0, state.global_step
             return
         self.one_answer_logs += 1
         texts = (state.global_step - self.one_answer_since) * _examples_a_step(args)
         settled = state.global_step >= SETTLING_SHARE * state.max_steps
         if settled and self.one_answer_logs >= COLLAPSED_LOGS and texts >= COLLAPSED_TEXTS:
-            self._stop(args, state, f"the last {texts} texts all got the same label: the classifier has collapsed. "
-                                    f"{_calmer(args)}")  # fmt: skip
+            self._stop(args, state, f"the last {texts} texts {what}. {_calmer(args)}")
 
     def _stop_diverged(self, args: Any, state: Any) -> None:
         told = f"the loss is {self.loss:.3g}, where it began at {self.first_loss:.3g}, and {self.chance:.3g} is chance"

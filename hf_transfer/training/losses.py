@@ -15,6 +15,27 @@ def _add(counts: list[torch.Tensor], new: torch.Tensor) -> None:
     counts[:] = [counts[0] + new] if counts else [new]
 
 
+def restored_counts(counts: list[Any], device: torch.device) -> torch.Tensor:
+    """What was counted, from a checkpoint's numbers: whole ones, or sums as precise as they are added up."""
+    sums = counts and isinstance(counts[0], float)
+    return torch.tensor(counts, device=device, dtype=_precise(device) if sums else None)
+
+
+def _precise(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def counted(labels: torch.Tensor) -> torch.Tensor:
+    """Which examples of a batch a loss counts, [batch]: the labels of padding are -100, or NaN where they are numbers.
+
+    Args:
+        labels: ids [batch], numbers [batch], or several of an example [batch, labels].
+    """
+    if labels.dim() == 1 and labels.is_floating_point():
+        return ~labels.isnan()
+    return labels.reshape(len(labels), -1)[:, 0] != -100
+
+
 def balanced_weights(labels: Sequence[Any], num_labels: int, *, multi_label: bool) -> torch.Tensor:
     """n / (labels x n of the label), as scikit-learn's ``balanced``: they average 1 over the training examples.
 
@@ -87,6 +108,45 @@ class ClassificationLoss:
             "commonest_prediction": max(predicted) / max(1, sum(predicted)),
             "commonest_label": max(right) / max(1, sum(right)),
         }
+
+
+@dataclass
+class SquaredErrorLoss:
+    """Squared error of one number an example, in the unit of the given labels.
+
+    Attributes:
+        chance: of always answering 0, the mean of standardised labels: 1 over all of them, and more on batches that
+            hold labels far from the others.
+    """
+
+    chance: float = 1.0
+    counts: list[torch.Tensor] = field(default_factory=list, repr=False)
+
+    def __call__(self, outputs: Any, labels: Any, lengths: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        numbers = outputs["logits"].float().squeeze(-1)
+        there = counted(labels)
+        truth = torch.where(there, labels, 0.0).float()
+        each = torch.where(there, (numbers - truth).square(), 0.0)
+        if numbers.requires_grad:
+            self._watch(numbers.detach(), truth, there)
+        return each.sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+    def _watch(self, numbers: torch.Tensor, truth: torch.Tensor, there: torch.Tensor) -> None:
+        """Sum up on the device: asking for the numbers here would make each step wait."""
+        # Numbers that are almost the same differ in their last digits alone.
+        precise = torch.stack([torch.where(there, numbers, 0.0), truth]).to(_precise(numbers.device))
+        sums = torch.stack([precise.sum(dim=1), precise.square().sum(dim=1)], dim=1).flatten()
+        _add(self.counts, torch.cat([there.sum().to(sums.dtype)[None], sums]))
+
+    def watched(self) -> dict[str, float]:
+        """``prediction_spread``: the standard deviation of the predicted numbers over that of the true ones."""
+        if not self.counts:
+            return {}
+        count, *sums = self.counts[0].tolist()
+        self.counts.clear()
+        self.chance = max(1.0, sums[3] / count)
+        predicted, true = (squares / count - (total / count) ** 2 for total, squares in (sums[:2], sums[2:]))
+        return {"prediction_spread": math.sqrt(max(0.0, predicted) / true)} if true > 0 else {}
 
 
 @dataclass

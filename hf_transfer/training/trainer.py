@@ -22,6 +22,7 @@ from hf_transfer.errors import logger
 from hf_transfer.training.batching import PaddedExamples, TrainingBatches, evaluation_batches, positions_of
 from hf_transfer.training.checkpoints import STAGING, Progress, remove_old, seal, written_beside
 from hf_transfer.training.health import Health, require_finite
+from hf_transfer.training.losses import counted
 from hf_transfer.training.progress_shown import ProgressLines, QuietProgress
 
 
@@ -172,8 +173,7 @@ class TransferTrainer(Trainer):
         """Examples in the whole step, over its micro-batches and all processes; padding examples do not count."""
         if not batch_samples:
             return None
-        counts = [(batch["labels"].reshape(len(batch["labels"]), -1)[:, 0] != -100).sum() for batch in batch_samples]
-        total = torch.stack(counts).sum()
+        total = torch.stack([counted(batch["labels"]).sum() for batch in batch_samples]).sum()
         # Alone, it stays where the labels are: to copy it to a GPU would wait for the step before.
         if self.args.world_size > 1 and self.args.average_tokens_across_devices:
             total = self.accelerator.gather(total.reshape(1).to(device)).sum()

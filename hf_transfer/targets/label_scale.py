@@ -1,0 +1,122 @@
+"""Mean and standard deviation of the training labels: trained on standardised labels, shipped in the labels' unit.
+
+Adam's steps have a size of their own: what is learned would depend on the unit of the labels. So the head learns
+standardised ones, with their mean at 0 and a standard deviation of 1, and its last layer is written for the unit of
+the labels at the end: the model that is shipped gives such numbers by itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from hf_transfer.errors import InputError
+from hf_transfer.evaluation.metrics import Array
+
+
+@dataclass(frozen=True)
+class LabelScale:
+    """From a model's outputs to numbers in the unit of the labels: times `deviation`, plus `mean`.
+
+    It is kept in the config of a model whose outputs are not in that unit: of a checkpoint, and of a finished model
+    whose last layer has no bias that could take up the mean.
+    """
+
+    mean: float = 0.0
+    deviation: float = 1.0
+
+    @classmethod
+    def of(cls, labels: Sequence[float]) -> "LabelScale":
+        """That of training labels.
+
+        Raises:
+            InputError: they are all the same.
+        """
+        values = np.asarray(labels, dtype=np.float64)
+        if np.ptp(values) == 0:
+            raise InputError(
+                f"All {len(values)} training labels are {values[0]:g}: there is nothing to learn. Is "
+                "--label_column_name the right column?"
+            )
+        return cls(float(values.mean()), float(values.std()))
+
+    @classmethod
+    def read(cls, config: Any) -> "LabelScale":
+        """That of a model's outputs, by its config."""
+        return cls(**(getattr(config, "label_scale", None) or {}))
+
+    def write(self, config: Any) -> None:
+        """Keep it in a model's config; nothing where the outputs are in the unit of the labels."""
+        forget(config)
+        if self != LabelScale():
+            config.label_scale = {"mean": self.mean, "deviation": self.deviation}
+
+    def in_unit(self, outputs: Any) -> Array:
+        """Outputs of a model as numbers in the unit of the labels, [n] in float64."""
+        return np.asarray(outputs, dtype=np.float64) * self.deviation + self.mean
+
+    def standardised(self, labels: Sequence[float]) -> list[float]:
+        """Labels as the model's outputs are to be."""
+        return ((np.asarray(labels, dtype=np.float64) - self.mean) / self.deviation).tolist()
+
+
+def forget(config: Any) -> None:
+    """Remove the scale that a checkpoint's config brings along."""
+    if hasattr(config, "label_scale"):
+        del config.label_scale
+
+
+def standardise_head(model: Any, scale: LabelScale) -> None:
+    """Write the last layer of a trained head for standardised labels; the function is the same in their unit.
+
+    Args:
+        model: whose config says in which unit its outputs are.
+        scale: of the labels; of a layer without a bias the mean stays what it was.
+    """
+    before, layer = LabelScale.read(model.config), output_layer(model)
+    if layer.bias is None:
+        scale = LabelScale(before.mean, scale.deviation)
+    _rescale(layer, before.deviation / scale.deviation, (before.mean - scale.mean) / scale.deviation)
+    scale.write(model.config)
+
+
+def write_in_label_unit(model: Any) -> None:
+    """Write the last layer for the unit of the labels, so that the model's outputs are in it.
+
+    Of a layer without a bias all but the mean, which stays in the config: `LabelScale.read`.
+    """
+    scale, layer = LabelScale.read(model.config), output_layer(model)
+    _rescale(layer, scale.deviation, scale.mean)
+    LabelScale(0.0 if layer.bias is not None else scale.mean).write(model.config)
+
+
+def _rescale(layer: nn.Linear, factor: float, shift: float) -> None:
+    """Its outputs times `factor`, and plus `shift` where it has a bias."""
+    layer.weight.data.copy_(layer.weight.data.double() * factor)
+    if layer.bias is not None:
+        layer.bias.data.copy_(layer.bias.data.double() * factor + shift)
+
+
+def output_layer(model: Any) -> nn.Linear:
+    """The linear layer that makes the number, outside the trunk; that which is trained, where peft keeps a copy.
+
+    Raises:
+        InputError: there is none.
+    """
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    found = [
+        module
+        for name, module in plain.named_modules()
+        if isinstance(module, nn.Linear)
+        and module.out_features == 1
+        and not name.startswith(f"{plain.base_model_prefix}.")
+        and "original_module" not in name
+    ]
+    if not found:
+        raise InputError(
+            f"--problem_type regression: the head of a {plain.config.model_type} ends in no linear layer "
+            "(torch.nn.Linear). Choose another model."
+        )
+    return found[-1]

@@ -1,0 +1,205 @@
+"""A number as target: ratings, prices, lengths; trained on the squared error of standardised labels."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, LargeList, List
+
+from hf_transfer.data.examples import read_examples
+from hf_transfer.data.numbers import NumberForm
+from hf_transfer.errors import InputError, logger
+from hf_transfer.evaluation import regression
+from hf_transfer.evaluation.bootstrap import Resampled
+from hf_transfer.targets.label_scale import LabelScale, standardise_head, write_in_label_unit
+from hf_transfer.training.losses import SquaredErrorLoss
+
+PROBLEM_TYPE = "regression"
+# How many kinds of labels, by their size, a split is stratified by.
+STRATA, BINS = 10, 24
+# A standard deviation of fewer steps of float32 than these cannot be learned as it should be.
+FEWEST_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class NumberTarget:
+    """A number an example: the column ``label`` holds float64."""
+
+    template: ClassVar[str] = "text-regression"
+    headline: ClassVar[tuple[str, ...]] = ("mean_absolute_error", "mean_squared_error", "spearman")
+    metrics: ClassVar[tuple[str, ...]] = headline
+    label_columns: ClassVar[tuple[str, ...]] = (
+        "label",
+        "labels",
+        "score",
+        "rating",
+        "stars",
+        "target",
+        "value",
+        "price",
+    )
+    decides: ClassVar[bool] = False
+    chooses: ClassVar[bool] = False
+
+    # --- data -------------------------------------------------------------------------------------------------
+
+    def read(
+        self,
+        splits: Mapping[str, Dataset],
+        columns: Mapping[str, dict[str, str]],
+        config: Any,
+        *,
+        drop: bool,
+    ) -> Mapping[str, Dataset]:
+        read = {
+            name: read_examples(split, name, columns[name], _form(split, name, columns[name]["label"]), drop=drop)
+            for name, split in splits.items()
+        }
+        if config is None:
+            labels = read["train"]["label"][:]
+            logger.info("Labels are numbers: %g to %g in training (--problem_type).", min(labels), max(labels))
+        return read
+
+    def strata(self, split: Dataset) -> list[Any]:
+        """Which tenth of the labels each is among: equal labels are among the same."""
+        labels = np.asarray(split["label"][:])
+        edges = np.quantile(labels, np.arange(1, STRATA) / STRATA)
+        return np.searchsorted(edges, labels).tolist()
+
+    def check(self, splits: DatasetDict, identities: Mapping[str, list[str]]) -> list[str]:
+        scale = LabelScale.of(splits["train"]["label"][:])
+        found = []
+        step = float(np.spacing(np.float32(np.abs(splits["train"]["label"][:]).max())))
+        if step * FEWEST_STEPS > scale.deviation:
+            found.append(
+                f"The labels are about {scale.mean:g} and differ by {scale.deviation:.2g}, which models, computing in "
+                f"float32, hardly tell apart at that size: subtract {scale.mean:g} from them."
+            )
+            logger.warning("%s", found[0])
+        if np.ptp(splits["test"]["label"][:]) == 0:
+            found.append("All test labels are the same number: whether their order is right is not measured.")
+            logger.info("%s", found[-1])
+        return found + _several_numbers(splits, identities)
+
+    def facts(self, splits: DatasetDict) -> dict[str, Any]:
+        labels = {name: np.asarray(split["label"][:]) for name, split in splits.items()}
+        mean = float(labels["train"].mean())
+        edges = np.histogram_bin_edges(np.concatenate(list(labels.values())), bins=BINS)
+        always_mean = regression.measure(np.full(len(labels["test"]), mean), labels["test"])
+        return {
+            "pairs": "text_pair" in splits["train"].column_names,
+            "numbers": {
+                "edges": edges.tolist(),
+                "splits": {
+                    name: {
+                        "lowest": float(own.min()),
+                        "mean": float(own.mean()),
+                        "median": float(np.median(own)),
+                        "highest": float(own.max()),
+                        "standard_deviation": float(own.std()),
+                        "counts": np.histogram(own, edges)[0].tolist(),
+                    }
+                    for name, own in labels.items()
+                },
+            },
+            "always_mean": {"value": mean, **{name: always_mean[name] for name in self.headline[:2]}},
+            "answer": ("mean_absolute_error", "Mean absolute error"),
+        }
+
+    # --- model ------------------------------------------------------------------------------------------------
+
+    def model_settings(self, splits: DatasetDict) -> dict[str, Any]:
+        return {"id2label": {0: "LABEL_0"}, "label2id": {"LABEL_0": 0}, "problem_type": PROBLEM_TYPE}
+
+    def fit_head(self, model: Any, old: Any, new: list[str], splits: DatasetDict, *, pretrained: bool) -> list[str]:
+        """As of `Target`; the last layer is written for standardised labels: see `label_scale`."""
+        scale = LabelScale.of(splits["train"]["label"][:])
+        trunk = f"{model.base_model_prefix}."
+        if not pretrained or any(not name.startswith(trunk) for name in new):
+            if pretrained and type(model).__name__ in (old.architectures or ()):
+                logger.info("The checkpoint's head has %d labels, and a number is learned: a new head is made.",
+                            old.num_labels)  # fmt: skip
+            scale.write(model.config)
+            return []
+        logger.info("The checkpoint's regression head is kept.")
+        standardise_head(model, scale)
+        return []
+
+    def model_labels(self, split: Dataset, config: Any) -> Callable[[list[Any]], list[Any]]:
+        return partial(LabelScale.standardised, LabelScale.read(config))
+
+    def loss_function(self, train: Dataset, label_smoothing: float) -> SquaredErrorLoss:
+        if label_smoothing:
+            raise InputError("--label_smoothing_factor is of classes, and a number has none. Leave it out.")
+        return SquaredErrorLoss()
+
+    def readout(self, model: Any) -> Callable[..., list[Any]]:
+        """``readout(logits, lengths)``: the number of each example in the unit of the labels."""
+        return lambda logits, lengths: numbers_of(logits, model.config).tolist()
+
+    def finish(self, model: Any) -> None:
+        write_in_label_unit(model)
+
+    # --- quality ----------------------------------------------------------------------------------------------
+
+    def decide(self, outputs: Any, split: Dataset | None, config: Any) -> dict[str, Any]:
+        """Nothing: ``added`` is what is added to the outputs, where the model's last layer has no bias to hold it."""
+        return {"added": LabelScale.read(config).mean}
+
+    def measure(self, outputs: Any, split: Dataset, config: Any) -> dict[str, float]:
+        return regression.measure(_floats(outputs), _floats(split["label"][:]))
+
+    def intervals(self, before: Any, after: Any, split: Dataset, config: Any, seed: int) -> dict[str, Any]:
+        return regression.intervals(_floats(before), _floats(after), _floats(split["label"][:]), seed)
+
+    def findings(self, outputs: Any, split: Dataset, config: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        numbers, truth = _floats(outputs), _floats(split["label"][:])
+        return regression.findings(numbers, truth), regression.farthest(numbers, truth)
+
+    def records(self, outputs: Any, split: Dataset, config: Any) -> list[dict[str, Any]]:
+        labels = split["label"][:]
+        return [{"label": label, "prediction": float(one)} for label, one in zip(labels, outputs, strict=True)]
+
+    def resampled(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> Resampled:
+        truth, numbers = (_floats([record[key] for record in records]) for key in ("label", "prediction"))
+        return Resampled(np.arange(len(records)), regression.weighted_metrics(truth, numbers))
+
+
+def _form(split: Dataset, name: str, column: str) -> NumberForm:
+    feature = split.features[column]
+    if isinstance(feature, (List, LargeList, dict)):
+        raise InputError(
+            f"Column {column!r} of the {name} split holds lists or objects; --problem_type regression takes a "
+            "number a row."
+        )
+    return NumberForm(tuple(feature.names) if isinstance(feature, ClassLabel) else None)
+
+
+def numbers_of(logits: Any, config: Any) -> np.ndarray:
+    """The numbers [n], in the unit of the labels, that a model of `config` means by its logits [n, 1]."""
+    return LabelScale.read(config).in_unit(logits.float().squeeze(-1).cpu().numpy())
+
+
+def _floats(values: Any) -> np.ndarray:
+    return np.asarray(values, dtype=np.float64)
+
+
+def _several_numbers(splits: DatasetDict, identities: Mapping[str, list[str]]) -> list[str]:
+    """In a sentence, that examples have one number here and another there."""
+    lowest: dict[str, float] = {}
+    highest: dict[str, float] = {}
+    for name, split in splits.items():
+        for identity, label in zip(identities[name], split["label"][:], strict=True):
+            lowest[identity] = min(label, lowest.get(identity, label))
+            highest[identity] = max(label, highest.get(identity, label))
+    apart = [highest[identity] - lowest[identity] for identity in lowest if highest[identity] > lowest[identity]]
+    if not apart:
+        return []
+    told = (
+        f"{len(apart):,} texts have different labels in different rows, up to {max(apart):g} apart: no model can be "
+        "right about each of them; it learns their mean."
+    )
+    logger.info("%s", told)
+    return [told]
