@@ -176,7 +176,7 @@ def training(asked: Any) -> None:
         task = SpeechRecognition(speed_perturbation=0.0)
         arguments = Arguments(task, ModelArguments(str(folder)), DataArguments(train_file=str(file)), method,
                               TransferTrainingArguments(name, **settings))  # fmt: skip
-        splits, _ = task.standardise(load_splits(arguments.data), arguments.data, arguments.model)
+        splits, *_ = task.standardise(load_splits(arguments.data), arguments.data, arguments.model)
         processor = task.load_processor(arguments.model, splits)
         splits["test"] = splits["train"]
 

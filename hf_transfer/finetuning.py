@@ -18,7 +18,7 @@ from hf_transfer.arguments import Arguments, DataArguments, ModelArguments, Tran
 from hf_transfer.caches import usable_caches
 from hf_transfer.data.drawn_splits import complete_splits, cut_to_sizes
 from hf_transfer.data.groups import named_groups, only_groups
-from hf_transfer.data.leakage import overlap, shared_units, unit_column
+from hf_transfer.data.leakage import measured_over, overlap, shared_units, unit_column
 from hf_transfer.data.loading import hub_commit, load_splits
 from hf_transfer.data.source import REPLAYED, replay, separate_source
 from hf_transfer.data.splits import SPLITS
@@ -319,11 +319,11 @@ def _prepare_splits(
     given = _in_memory(dataset, data) if dataset is not None else load_splits(data)
     commit = hub_commit(given["train"]) if dataset is None and data.dataset_name else None
     asked = data.split_by is not None
-    columns = given["train"].column_names
-    data = dataclasses.replace(data, split_by=unit_column(data, columns, task.unit_column(columns)))
+    names = given["train"].column_names
+    data = dataclasses.replace(data, split_by=unit_column(data, names, task.unit_column(names)))
     given = only_groups(named_groups(given, data), data)
     show_bars_for(sum(len(split) for split in given.values()))
-    splits, left_out = task.standardise(given, data, arguments.model)
+    splits, left_out, columns = task.standardise(given, data, arguments.model)
     strata = {name: task.strata(split) for name, split in splits.items()}
     evaluates = str(arguments.training.eval_strategy) not in ("no", "IntervalStrategy.NO")
     if data.validation_size is None and not (task.decides or evaluates):
@@ -342,9 +342,11 @@ def _prepare_splits(
     return splits, {
         "source": source,
         "commit": commit,
+        "columns": columns,
         "left_out": {name: {why: n for why, n in counts.items() if n} for name, counts in left_out.items()},
         "made": made,
         "also_in_training": also_in_training,
+        "intervals_over": measured_over(splits["test"], data.split_by),
         "caveats": caveats,
     }
 

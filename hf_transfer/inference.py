@@ -1,6 +1,7 @@
 """Using a model: `load_finetuned()`, prediction over files, evaluation on new data."""
 
 import itertools
+import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -158,7 +159,8 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
     task = task_class(**columns | task_class.settings_of(config) | of_task)
     table = divided_by_column(table, test_file).get("test", table)
     show_bars_for(len(table))
-    splits, left_out = task.standardise(named_groups(DatasetDict({"test": table}), data), data, model, config)
+    given = named_groups(DatasetDict({"test": table}), data)
+    splits, left_out, _ = task.standardise(given, data, model, config)
     processor = task.load_processor(model)
     splits, inputs = task.preprocess(splits, processor, pipeline.model, seed=0)
     with tempfile.TemporaryDirectory() as folder:
@@ -197,8 +199,11 @@ def columns_as_trained(path_or_hub_id: str | Path, task_class: Any, columns: Seq
         task_class: of the model.
         columns: of the table.
     """
-    file = Path(path_or_hub_id) / "arguments.yaml"
-    told = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    fields = task_class.__dataclass_fields__
-    names = [name for name in fields if name.endswith("_column_name") and told.get(name) in columns]
-    return {name: told[name] for name in [*names, *("class_names",) * ("class_names" in fields)] if name in told}
+    folder, fields = Path(path_or_hub_id), task_class.__dataclass_fields__
+    if not (folder / "report.json").is_file():
+        return {}
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    trained = {f"{own}_column_name": column for own, column in report["data"].get("columns", {}).items()}
+    found = {name: column for name, column in trained.items() if name in fields and column in columns}
+    told = yaml.safe_load((folder / "arguments.yaml").read_text(encoding="utf-8"))
+    return found | ({"class_names": told["class_names"]} if "class_names" in fields and "class_names" in told else {})

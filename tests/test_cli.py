@@ -371,6 +371,17 @@ def test_predict_takes_the_columns_that_the_model_was_trained_with(tiny, command
     assert evaluate(tmp_path / "out", str(file))["examples"] == 60
 
 
+def test_columns_that_training_found_by_itself_are_found_again(tiny, command, tmp_path):
+    rows = [{"sms": row["text"], "class": row["label"]} for row in message_rows(60)]
+    finetune(TextClassification(), train_file=str(write_csv(tmp_path / "m.csv", rows)), max_steps=2, disable_tqdm=True,
+             model_name_or_path=str(tiny()), output_dir=str(tmp_path / "out"))  # fmt: skip
+    wider = [{"text": "a translation", "label": str(i)} | row for i, row in enumerate(rows)]
+    file = write_csv(tmp_path / "wider.csv", wider)
+    result = command("predict", tmp_path / "out", "--file", file)
+    assert [record["text"] for record in lines(result.out)] == [row["sms"] for row in rows]
+    assert evaluate(tmp_path / "out", str(file))["examples"] == 60
+
+
 def test_vectors_of_labels_from_training_to_evaluation(tiny, command, tmp_path):
     vectors = [[0, 1, 0], [1, 0, 1], [0, 0, 0], [1, 1, 0]]
     rows = [{"text": row["text"], "labels": vectors[i % 4]} for i, row in enumerate(message_rows(40))]

@@ -7,7 +7,7 @@ from scipy.stats import binomtest
 from sklearn import metrics as reference
 
 from hf_transfer.evaluation import metrics
-from hf_transfer.evaluation.bootstrap import bootstrap
+from hf_transfer.evaluation.bootstrap import Resampled, bootstrap
 from hf_transfer.evaluation.classification import intervals, measure
 from hf_transfer.evaluation.decision import (
     Decision,
@@ -86,7 +86,8 @@ def test_bootstrap_covers_the_truth_as_often_as_it_says():
     held = 0
     for draw in range(100):
         right = (generator.random(200) < 0.8).astype(float)
-        ends = bootstrap(lambda weights, right=right: {"accuracy": weights @ right / 200}, 200, seed=draw)["accuracy"]
+        accuracy = Resampled(np.arange(200), lambda weights, right=right: {"accuracy": weights @ right / 200})
+        ends = bootstrap(accuracy, seed=draw)["accuracy"]
         held += ends[0] <= 0.8 <= ends[1]
     assert 88 <= held <= 100
 
@@ -120,11 +121,13 @@ def test_thresholds_do_what_was_asked():
 def test_a_perfect_score_is_not_certain():
     """60 right of 60: the exact interval begins near 0.94."""
     right = np.ones(60)
-    found = bootstrap(lambda weights: {"accuracy": weights @ right / weights.sum(axis=1)}, 60, seed=0)
+    accuracy = Resampled(np.arange(60), lambda weights: {"accuracy": weights @ right / weights.sum(axis=1)})
+    found = bootstrap(accuracy, seed=0)
     assert found["accuracy"] == [pytest.approx(0.9404, abs=1e-4), 1.0]
-    changed = bootstrap(lambda weights: {("gain", "accuracy"): weights @ right / weights.sum(axis=1),
-                                         ("gain", "lost"): -(weights @ right) / weights.sum(axis=1),
-                                         ("gain", "same"): 0 * (weights @ right)}, 60, seed=0)  # fmt: skip
+    gains = Resampled(np.arange(60), lambda weights: {("gain", "accuracy"): weights @ right / weights.sum(axis=1),
+                                                      ("gain", "lost"): -(weights @ right) / weights.sum(axis=1),
+                                                      ("gain", "same"): 0 * (weights @ right)})  # fmt: skip
+    changed = bootstrap(gains, seed=0)
     assert changed["gain", "accuracy"] == found["accuracy"]  # from none right to all
     assert changed["gain", "lost"] == [-1.0, pytest.approx(-0.9404, abs=1e-4)]
     assert changed["gain", "same"] == [0.0, 0.0]

@@ -6,7 +6,7 @@ from scipy.special import expit, softmax
 
 from hf_transfer.evaluation import transcription
 from hf_transfer.evaluation.bootstrap import Resampled
-from hf_transfer.evaluation.classification import intervals
+from hf_transfer.evaluation.classification import intervals, share_interval
 from hf_transfer.evaluation.decision import Decision, calibrate, negatives_needed, threshold_for_false_positive_rate
 from hf_transfer.evaluation.several_runs import measure_several
 
@@ -119,6 +119,26 @@ def test_intervals_of_the_word_error_rate_hold_the_truth_over_speakers(speakers,
         low, high = transcription.intervals(said, heard, heard, names, seed=i)["after"]["wer"]
         held += low <= true <= high
     assert 0.9 <= held / DRAWS <= 0.99
+
+
+@pytest.mark.parametrize(("patients", "spread", "texts"), [(12, 1.0, 15), (40, 1.5, 6)])
+def test_intervals_hold_the_truth_where_the_examples_of_a_patient_are_alike(patients, spread, texts):
+    """Each patient has a chance of his own to be read rightly: examples are counted by patients."""
+    generator = np.random.default_rng(4)
+    true = float(expit(1.2 + spread * np.random.default_rng(9).standard_normal(200_000)).mean())
+    names = [str(patient) for patient in range(patients) for _ in range(texts)]
+    held, held_alone = 0, 0
+    for i in range(DRAWS):
+        rate = expit(1.2 + spread * generator.standard_normal(patients)).repeat(texts)
+        truth = generator.integers(0, 2, patients * texts)
+        logits = 3.0 * np.eye(2)[np.where(generator.random(len(truth)) < rate, truth, 1 - truth)]
+        by_patient = intervals(logits, logits, truth, Decision(), seed=i, units=names)["after"]
+        low, high = by_patient["accuracy"]
+        held += low <= true <= high
+        low, high = share_interval(int((logits.argmax(axis=1) == truth).sum()), len(truth))
+        held_alone += low <= true <= high
+    assert 0.9 <= held / DRAWS <= 0.99
+    assert held_alone / DRAWS < 0.85
 
 
 @pytest.mark.parametrize(("negatives", "limit"), [(299, 0.01), (1300, 0.01), (100, 0.05), (400, 0.1)])

@@ -10,6 +10,7 @@ from speech import write_clips
 
 from hf_transfer import InputError, SpeechRecognition, TextClassification, finetune
 from hf_transfer.data.drawing import draw
+from hf_transfer.evaluation.classification import share_interval
 from hf_transfer.finetuning import _prepare_splits
 from hf_transfer.parsing import make_arguments
 
@@ -347,7 +348,7 @@ def test_groups_may_be_what_is_kept_whole(tmp_path):
 
 def test_the_split_by_which_a_run_was_measured_is_in_report_card_and_arguments(tiny, tmp_path):
     result = finetune(
-        TextClassification(), model_name_or_path=str(tiny()), dataset=table([8] * 15, "ward"), split_by="ward",
+        TextClassification(), model_name_or_path=str(tiny()), dataset=table([2] * 60, "ward"), split_by="ward",
         output_dir=str(tmp_path / "out"), max_steps=1, disable_tqdm=True,
     )  # fmt: skip
     assert result.report["data"]["made"]["test"] == {
@@ -357,7 +358,13 @@ def test_the_split_by_which_a_run_was_measured_is_in_report_card_and_arguments(t
     assert "whole values of &#39;ward&#39;" in (tmp_path / "out" / "report.html").read_text()
     assert "split_by: ward\n" in (tmp_path / "out" / "arguments.yaml").read_text()
     records = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").open()]
-    assert len({record["text"].split()[1] for record in records}) * 8 == len(records) == 24
+    assert len({record["text"].split()[1] for record in records}) * 2 == len(records) == 24
+    assert result.report["data"]["intervals_over"] == "values of 'ward'"
+    # Twelve wards were measured, not 24 examples.
+    assert len({record["unit"] for record in records}) == 12
+    right = sum(record["label"] == record["prediction"] for record in records)
+    low, high = share_interval(right, 24)
+    assert result.report["confidence"]["accuracy"] != [low, high]
 
 
 # --- groups without a name --------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ ROWS = message_rows(40)
 def read(drop=False, column_names=None, delimiter=None, task=None, **data):
     """Texts and labels by split, as a run would learn them."""
     arguments = DataArguments(column_names=column_names, delimiter=delimiter, drop_incomplete=drop, **data)
-    splits, _ = (task or TextClassification()).standardise(load_splits(arguments), arguments, ModelArguments())
+    splits, *_ = (task or TextClassification()).standardise(load_splits(arguments), arguments, ModelArguments())
     found = {}
     for name, split in splits.items():
         feature = split.features["label"]
@@ -312,7 +312,7 @@ def test_text_in_columns_without_a_name_is_said(tmp_path, caplog):
         (["TRUE", "FALSE"], ["False", "True"]),
         (["1.0", "0"], ["0", "1"]),
         (["01", "1.0"], ["01", "1.0"]),
-        (["1.1", "1.10"], ["1.1", "1.10"]),
+        (["v1.1", "v1.10"], ["v1.1", "v1.10"]),
         (["true", "mostly true"], ["mostly true", "true"]),
     ],
 )
@@ -352,7 +352,7 @@ def test_a_label_called_nan_keeps_the_order_and_gets_a_remark(tmp_path, caplog):
     for order in (["10", "nan", "9", "2"], ["nan", "9", "10", "2"], ["2", "9", "nan", "10"]):
         rows = [{"text": f"text {i}", "label": order[i % 4]} for i in range(40)]
         table = load_splits(DataArguments(train_file=str(write_csv(tmp_path / "m.csv", rows))))
-        splits, _ = TextClassification().standardise(table, DataArguments(), ModelArguments())
+        splits, *_ = TextClassification().standardise(table, DataArguments(), ModelArguments())
         assert splits["train"].features["label"].names == ["2", "9", "10", "nan"]
     assert "A label is called 'nan' (10 examples)" in caplog.text
 

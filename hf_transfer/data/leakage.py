@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 
 import numpy as np
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -23,6 +23,8 @@ USUAL_UNITS = {
     "patients": ("patient", "patientid", "subjectid"),
     "cameras": ("camera", "cameraid"),
 }
+# From so many speakers, patients or cameras on, resampling whole ones tells how much they differ.
+ENOUGH_TO_RESAMPLE = 10
 # Of no width, and in no text a sign of its own: soft hyphen, zero-width space, word joiner, byte order mark.
 INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
 
@@ -51,6 +53,35 @@ def usual_unit_column(columns: Sequence[str], other: Sequence[str | None] = ()) 
                 if _letters(column) == name and column not in other:
                     return column
     return None
+
+
+def unit_names(split: Dataset) -> list[str] | None:
+    """Whom each example of a standardised split is of: the value of --split_by, or its speaker; None if unknown."""
+    known = next((name for name in (UNIT, "speaker") if name in split.column_names), None)
+    return None if known is None else split[known][:]
+
+
+def drawn_together(names: Sequence[str] | None, n: int) -> Array:
+    """For each of `n` examples the number of what is resampled together, [n]: its speaker, patient or camera.
+
+    Examples of one are alike. Where fewer than `ENOUGH_TO_RESAMPLE` are known, each example is resampled by itself.
+
+    Args:
+        names: of the speaker of each example; `NAMELESS` where there is none. None where they are not known at all.
+        n: number of examples.
+    """
+    if names is None or len({*names} - {NAMELESS}) < ENOUGH_TO_RESAMPLE:
+        return np.arange(n)
+    alone = [f"{NAMELESS} {i}" if name == NAMELESS else name for i, name in enumerate(names)]
+    return np.unique(np.asarray(alone), return_inverse=True)[1]
+
+
+def measured_over(test: Dataset, column: str | None) -> str:
+    """What the intervals of a test split are over, in a word: ``examples``, or the whole ``patients`` of `column`."""
+    names = unit_names(test)
+    if drawn_together(names, len(test)).max() + 1 == len(test):
+        return "examples"
+    return unit_noun(str(column)) if UNIT in test.column_names else "speakers"
 
 
 def unit_column(data: DataArguments, columns: Sequence[str], usual: str | None) -> str | None:

@@ -18,45 +18,47 @@ _CELLS_AT_ONCE = 4_000_000
 
 @dataclass(frozen=True)
 class Resampled:
-    """What a bootstrap over stored predictions needs.
+    """What a bootstrap needs.
 
     Attributes:
-        units: for each example the number of what is drawn together: itself, or its speaker, [n].
-        metrics: from weights of the examples [..., n] to values [...] by name.
+        units: for each example the number of what is drawn together, see `data.leakage.drawn_together`, [n].
+        metrics: from weights of the examples [..., n], the multiplicity of each in each resample, to values [...] by
+            name. A name that is a tuple ``("gain", metric)`` is a difference of two metrics.
         support: of metrics that rest on fewer examples than all, the numbers of examples of each of their
             labels, [labels].
     """
 
     units: Array
-    metrics: Callable[[Array], dict[str, Array]]
+    metrics: Callable[[Array], dict[Any, Array]]
     support: Mapping[str, Array] = field(default_factory=dict)
 
+    def counts(self, name: Any) -> Array:
+        """The numbers of what is drawn by itself that a metric rests on, one a label."""
+        drawn = int(self.units.max()) + 1
+        support = self.support if drawn == len(self.units) else {}
+        return support.get(name[1] if isinstance(name, tuple) else name, np.array([drawn]))
 
-def bootstrap(
-    statistic: Callable[[Array], dict[Any, Array]], n: int, *, seed: int, support: Mapping[str, Array] | None = None
-) -> dict[Any, list[float]]:
-    """95 % intervals of every value that `statistic` gives.
+
+def bootstrap(resampled: Resampled, *, seed: int) -> dict[Any, list[float]]:
+    """95 % intervals of every metric.
 
     Args:
-        statistic: from weights [resamples, n], the multiplicity of each example in each resample, to values
-            [resamples] by name. A name that is a tuple ``("gain", metric)`` is a difference of two metrics.
-        n: number of examples.
+        resampled: metrics, and examples.
         seed: of the resampling.
-        support: see `Resampled`.
 
     Returns:
         ``[low, high]`` by name, NaN resamples (a label did not occur) left out; empty without examples. Values are
         bias-corrected and accelerated, differences plain percentiles; both are widened for few examples, see `spread`.
         Where all resamples agree on 0 or 1 the other end is an exact binomial one: see `exact_end`.
     """
-    if n == 0:
+    units, metrics = resampled.units, resampled.metrics
+    if len(units) == 0:
         return {}
-    resamples = over_weights(statistic, multiplicities(n, seed))
-    without = over_weights(statistic, left_out(n))
+    resamples = over_weights(metrics, multiplicities(units, seed))
+    without = over_weights(metrics, left_out(units))
     found = {}
-    for name, value in statistic(np.ones((1, n))).items():
-        measured = float(np.atleast_1d(value)[0])
-        counts = (support or {}).get(name[1] if isinstance(name, tuple) else name, np.array([n]))
+    for name, value in metrics(np.ones((1, len(units)))).items():
+        measured, counts = float(np.atleast_1d(value)[0]), resampled.counts(name)
         if np.isnan(measured) or np.isnan(resamples[name]).all() or not counts.sum():
             continue  # nothing is known of it
         if isinstance(name, tuple) and name[0] == "gain":
@@ -72,23 +74,23 @@ def over_weights(statistic: Callable[[Array], dict[Any, Array]], weights: Iterab
     return {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in parts[0]}
 
 
-def multiplicities(n: int, seed: int) -> Iterator[Array]:
-    """How often each of `n` is drawn in each resample, [some resamples, n] at a time."""
-    generator = np.random.default_rng(seed)
-    at_once = max(1, min(RESAMPLES, _CELLS_AT_ONCE // n))
+def multiplicities(units: Array, seed: int) -> Iterator[Array]:
+    """How often each example is drawn in each resample, [some resamples, n] at a time; see `Resampled`."""
+    generator, n = np.random.default_rng(seed), int(units.max()) + 1
+    at_once = max(1, min(RESAMPLES, _CELLS_AT_ONCE // len(units)))
     for start in range(0, RESAMPLES, at_once):
         rows = min(at_once, RESAMPLES - start)
         drawn = generator.integers(n, size=(rows, n)) + np.arange(rows)[:, None] * n
-        yield np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(float)
+        yield np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)[:, units].astype(float)
 
 
-def left_out(n: int) -> Iterator[Array]:
-    """Weights of the jackknife: 0 for one part of `n` examples and 1 for the others, [some parts, n] at a time."""
-    parts = min(n, PARTS)
-    at_once = max(1, _CELLS_AT_ONCE // n)
+def left_out(units: Array) -> Iterator[Array]:
+    """Weights of the jackknife: 0 for the examples of one part and 1 for all others, [some parts, n] at a time."""
+    parts = min(int(units.max()) + 1, PARTS)
+    at_once = max(1, _CELLS_AT_ONCE // len(units))
     for start in range(0, parts, at_once):
         rows = np.arange(start, min(start + at_once, parts))
-        yield (np.arange(n) % parts != rows[:, None]).astype(float)
+        yield (units % parts != rows[:, None]).astype(float)
 
 
 def accelerated_interval(

@@ -1,7 +1,7 @@
 """Quality of a classifier, from its logits: metrics, intervals, the fitted decision, records."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,8 +9,9 @@ import numpy as np
 from datasets import Dataset, List
 from scipy.stats import binomtest
 
+from hf_transfer.data.leakage import drawn_together
 from hf_transfer.errors import InputError, logger
-from hf_transfer.evaluation.bootstrap import bootstrap
+from hf_transfer.evaluation.bootstrap import Resampled, bootstrap
 from hf_transfer.evaluation.decision import (
     ENOUGH_TO_FIT,
     Decision,
@@ -142,8 +143,12 @@ def measure(logits: Any, truth: Array, decision: Decision) -> dict[str, float]:
     return metrics
 
 
-def intervals(before: Any, after: Any, truth: Array, decision: Decision, seed: int) -> dict[str, Any]:
-    """95 % bootstrap intervals over examples: of the metrics after, and of after minus before, paired.
+def intervals(
+    before: Any, after: Any, truth: Array, decision: Decision, seed: int, units: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """95 % intervals of the metrics after, and of after minus before, paired.
+
+    Over examples; over whole patients or the like where enough are known: see `drawn_together`.
 
     Args:
         before: logits [n, num_labels] of the untrained model, decided by the likeliest label.
@@ -151,21 +156,25 @@ def intervals(before: Any, after: Any, truth: Array, decision: Decision, seed: i
         truth: references.
         decision: of the trained model.
         seed: of the resampling.
+        units: the patient, speaker or camera of each example [n], where they are known.
     """
     earlier = _weighted_metrics(before, truth, Decision(multi_label=decision.multi_label))
     probabilities = decision.probabilities(after)
     labels, num_labels = decision.labels(probabilities), probabilities.shape[1]
     later = weighted_metrics(truth, labels, probabilities)
+    together = drawn_together(units, len(truth))
 
     def both(weights: Array) -> dict[Any, Array]:
         old, new = earlier(weights), later(weights)
         return {("after", name): new[name] for name in new} | {("gain", name): new[name] - old[name] for name in new}
 
-    found = bootstrap(both, len(truth), seed=seed, support=support(truth, labels, num_labels))
+    found = bootstrap(Resampled(together, both, support(truth, labels, num_labels)), seed=seed)
     if len(np.unique(labels)) < 2:
         found.pop(("after", "matthews_correlation"), None)  # undefined where all answers are the same
     after_ends, gain = ({key[1]: ends for key, ends in found.items() if key[0] == kind} for kind in ("after", "gain"))
-    return {"after": after_ends | _proportions(truth, labels, num_labels), "gain": gain}
+    if together.max() + 1 == len(together):  # each by itself
+        after_ends |= _proportions(truth, labels, num_labels)
+    return {"after": after_ends, "gain": gain}
 
 
 def _proportions(truth: Array, labels: Array, num_labels: int) -> dict[str, list[float]]:
@@ -259,17 +268,18 @@ def decided(probabilities: Array, decision: Decision, names: list[str]) -> list[
     return found
 
 
-def findings(logits: Any, truth: Array, decision: Decision) -> dict[str, Any]:
+def findings(logits: Any, truth: Array, decision: Decision, units: Sequence[str] | None = None) -> dict[str, Any]:
     """What charts are drawn from: ``confusion_matrix``, ``precision_recall``, ``reliability``, as far as they apply.
 
     Args:
         logits: [n, num_labels].
         truth: references.
         decision: of the model.
+        units: see `intervals`.
 
     Returns:
         ``false_positives``, where there are two labels: the ``count`` of test examples of label 0 that are taken for
-        label 1, ``of`` how many, and the ``interval`` of their share (95 %, exact); ``confusion_matrix`` [labels,
+        label 1, ``of`` how many, and the ``interval`` of their share (95 %); ``confusion_matrix`` [labels,
         predictions]; ``precision_recall`` of label 1 where there are two labels, with
         the point ``chosen`` by the threshold; ``reliability``, the mean ``confidence`` and ``accuracy`` of bins of
         ``examples``, as trained and with the temperature. Nothing where an example may have several labels.
@@ -283,11 +293,7 @@ def findings(logits: Any, truth: Array, decision: Decision) -> dict[str, Any]:
         reliability["calibrated"] = reliability_bins(probabilities, truth)
     found: dict[str, Any] = {"reliability": reliability}
     if size == 2 and not truth.all():
-        taken = labels[truth == 0]
-        share = binomtest(int(taken.sum()), len(taken)).proportion_ci(method="exact")
-        found["false_positives"] = {
-            "count": int(taken.sum()), "of": len(taken), "interval": [float(share.low), float(share.high)]
-        }  # fmt: skip
+        found["false_positives"] = _false_positives(labels == 1, truth == 0, drawn_together(units, len(truth)))
     if size <= MOST_LABELS:
         found["confusion_matrix"] = confusion_matrix(truth, labels, size).astype(int).tolist()
     if size == 2 and len(set(truth.tolist())) == 2:
@@ -300,6 +306,20 @@ def findings(logits: Any, truth: Array, decision: Decision) -> dict[str, Any]:
             }
         }
     return found
+
+
+def _false_positives(taken: Array, negative: Array, together: Array) -> dict[str, Any]:
+    count, of = int((taken & negative).sum()), int(negative.sum())
+    if together.max() + 1 == len(together):
+        share = binomtest(count, of).proportion_ci(method="exact")
+        return {"count": count, "of": of, "interval": [float(share.low), float(share.high)]}
+
+    def rate(weights: Array) -> dict[str, Array]:
+        weights = weights * negative
+        with np.errstate(invalid="ignore"):  # no negative was drawn
+            return {"rate": (weights * taken).sum(axis=1) / weights.sum(axis=1)}
+
+    return {"count": count, "of": of, "interval": bootstrap(Resampled(together, rate), seed=0)["rate"]}
 
 
 def least_likely(logits: Any, truth: Array, decision: Decision, names: list[str]) -> list[dict[str, Any]]:

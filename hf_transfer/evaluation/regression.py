@@ -4,7 +4,7 @@ The computations take a weight an example, with any leading axes, so that the sa
 bootstrap distribution: a resample is a vector of multiplicities.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import datasets
@@ -12,7 +12,8 @@ import evaluate
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hf_transfer.evaluation.bootstrap import bootstrap
+from hf_transfer.data.leakage import drawn_together
+from hf_transfer.evaluation.bootstrap import Resampled, bootstrap
 from hf_transfer.evaluation.metrics import Array, MetricInMemory
 
 # How many examples a report shows as the worst, and how many points a chart.
@@ -119,36 +120,41 @@ def weighted_metrics(truth: Array, predictions: Array) -> Callable[[Array], dict
     return lambda weights: regression_metrics(truth, predictions, weights)
 
 
-def intervals(before: Array, after: Array, truth: Array, seed: int) -> dict[str, Any]:
-    """95 % bootstrap intervals over examples: of the metrics after, and of after minus before, paired.
+def intervals(
+    before: Array, after: Array, truth: Array, seed: int, units: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """95 % bootstrap intervals of the metrics after, and of after minus before, paired.
+
+    Over examples; over whole patients or the like where enough are known: see `drawn_together`.
 
     Args:
         before: numbers that the untrained model predicts [n].
         after: numbers that the trained model predicts [n].
         truth: true numbers [n].
         seed: of the resampling.
+        units: the patient, speaker or camera of each example [n], where they are known.
     """
-
     whole = np.ones(len(truth))
-    units = _units(regression_metrics(truth, before, whole), regression_metrics(truth, after, whole))
+    together = drawn_together(units, len(truth))
+    scales = _scales(regression_metrics(truth, before, whole), regression_metrics(truth, after, whole))
 
     def both(weights: Array) -> dict[Any, Array]:
-        old, new = regression_metrics(truth, before, weights), regression_metrics(truth, after, weights)
-        return {("after", name): new[name] / unit for name, unit in units.items()} | {
-            ("gain", name): (new[name] - old[name]) / unit for name, unit in units.items()
+        old, new = (regression_metrics(truth, numbers, weights) for numbers in (before, after))
+        return {("after", name): new[name] / scale for name, scale in scales.items()} | {
+            ("gain", name): (new[name] - old[name]) / scale for name, scale in scales.items()
         }
 
-    found = bootstrap(both, len(truth), seed=seed)
+    found = bootstrap(Resampled(together, both), seed=seed)
     intervals: dict[str, dict[str, list[float]]] = {"after": {}, "gain": {}}
     for (kind, name), ends in found.items():
-        intervals[kind][name] = [end * units[name] for end in ends]
+        intervals[kind][name] = [end * scales[name] for end in ends]
     for name in ERRORS:
         if np.array_equal(after, truth):  # 0 in every resample is the end of a share, and no error of numbers
             intervals["after"][name] = [0.0, 0.0]
     return intervals
 
 
-def _units(*measured: dict[str, Array]) -> dict[str, float]:
+def _scales(*measured: dict[str, Array]) -> dict[str, float]:
     """What each metric is counted in while it is resampled: a thousandth of an error, 1 for a correlation.
 
     Shares end at 0 and 1, and the bootstrap keeps to these ends. Errors have no such ends, in whatever unit.

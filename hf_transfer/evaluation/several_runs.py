@@ -111,20 +111,18 @@ def measure_several(
     """
     ways, seeds = list(runs), min(len(each) for each in runs.values())
     units = runs[ways[0]][0].units
-    count = int(units.max()) + 1
 
     def every(weights: Array) -> dict[Any, Array]:
-        of_examples = weights[:, units]
         return {
             (name, way, i): value
             for way, each in runs.items()
             for i, run in enumerate(each[:seeds])
-            for name, value in run.metrics(of_examples).items()
+            for name, value in run.metrics(weights).items()
         }
 
-    resamples = over_weights(every, multiplicities(count, seed))
-    without = over_weights(every, left_out(count))
-    measured = over_weights(every, [np.ones((1, count))])
+    resamples = over_weights(every, multiplicities(units, seed))
+    without = over_weights(every, left_out(units))
+    measured = over_weights(every, [np.ones((1, len(units)))])
     found: dict[str, dict[str, Any]] = {way: {"metrics": {}, "confidence": {}} for way in ways}
     spreads = {}
     for name in dict.fromkeys(key[0] for key in measured):
@@ -135,7 +133,7 @@ def measure_several(
         spreads[name] = _Spread.of(drawn, whole[..., 0])
         for k, way in enumerate(ways):
             found[way]["metrics"][name] = value = float(whole[k].mean())
-            counts = np.mean([run.support.get(name, np.array([count])) for run in runs[way][:seeds]], axis=0)
+            counts = np.mean([run.counts(name) for run in runs[way][:seeds]], axis=0)
             if np.isnan(value) or np.isnan(drawn[k].mean(axis=0)).all() or not counts.sum():
                 continue
             found[way]["confidence"][name] = accelerated_interval(

@@ -9,12 +9,11 @@ import evaluate
 import jiwer
 import numpy as np
 
-from hf_transfer.evaluation.bootstrap import bootstrap
+from hf_transfer.data.leakage import drawn_together
+from hf_transfer.evaluation.bootstrap import Resampled, bootstrap
 from hf_transfer.evaluation.metrics import Array, MetricInMemory
 
 COMMONEST, WORST = 20, 10
-# With fewer speakers, resampling speakers says nothing of their spread: clips are resampled then.
-ENOUGH_SPEAKERS = 10
 RATES = {"wer": ("word_errors", "words"), "cer": ("letter_errors", "letters")}
 
 
@@ -65,7 +64,7 @@ def intervals(
 ) -> dict[str, Any]:
     """95 % bootstrap intervals of the rates after, and of after minus before, paired.
 
-    Clips are resampled; where ten speakers or more are known, speakers are, as clips of one speaker are alike.
+    Whole speakers are resampled, where enough are known: see `drawn_together`.
 
     Args:
         references: transcripts [n].
@@ -75,24 +74,13 @@ def intervals(
         seed: of the resampling.
     """
     earlier, later = count_errors(references, before), count_errors(references, after)
-    which = units(speakers, len(references))
-    earlier, later = (
-        {name: np.bincount(which, values) for name, values in counts.items()} for counts in (earlier, later)
-    )
 
     def both(weights: Array) -> dict[Any, Array]:
         old, new = rates(earlier, weights), rates(later, weights)
         return {("after", name): new[name] for name in new} | {("gain", name): new[name] - old[name] for name in new}
 
-    found = bootstrap(both, len(later["words"]), seed=seed)
+    found = bootstrap(Resampled(drawn_together(speakers, len(references)), both), seed=seed)
     return {kind: {key[1]: ends for key, ends in found.items() if key[0] == kind} for kind in ("after", "gain")}
-
-
-def units(speakers: Sequence[str] | None, clips: int) -> Array:
-    """What is resampled together, by number for each clip: speakers where enough are known, else each clip alone."""
-    if speakers is None or len(set(speakers)) < ENOUGH_SPEAKERS:
-        return np.arange(clips)
-    return np.unique(np.asarray(speakers), return_inverse=True)[1]
 
 
 def commonest_errors(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, list[dict[str, Any]]]:

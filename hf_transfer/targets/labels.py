@@ -17,7 +17,9 @@ from hf_transfer.data.examples import (
     read_examples,
     several_in_a_cell,
 )
+from hf_transfer.data.groups import NAMELESS
 from hf_transfer.data.label_form import label_form
+from hf_transfer.data.leakage import UNIT, drawn_together, unit_names
 from hf_transfer.errors import InputError, logger
 from hf_transfer.evaluation import classification
 from hf_transfer.evaluation.bootstrap import Resampled
@@ -170,13 +172,15 @@ class LabelTarget:
     def intervals(self, before: Any, after: Any, split: Dataset, config: Any, seed: int) -> dict[str, Any]:
         references = classification.references(split)
         decision = _decision(split, config)
-        return classification.intervals(np.stack(before), np.stack(after), references, decision, seed)
+        return classification.intervals(
+            np.stack(before), np.stack(after), references, decision, seed, unit_names(split)
+        )
 
     def findings(self, outputs: Any, split: Dataset, config: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         logits, decision, names = np.stack(outputs), _decision(split, config), _names(split)
         truth = classification.references(split)
         worst = classification.least_likely(logits, truth, decision, names)
-        return classification.findings(logits, truth, decision), worst
+        return classification.findings(logits, truth, decision, unit_names(split)), worst
 
     def records(self, outputs: Any, split: Dataset, config: Any) -> list[dict[str, Any]]:
         decision, names = _decision(split, config), _names(split)
@@ -198,7 +202,7 @@ class LabelTarget:
         scores = np.array([[record["scores"][name] for name in names] for record in records])
         truth, labels = (ids([record[key] for record in records]) for key in ("label", "prediction"))
         return Resampled(
-            np.arange(len(records)),
+            drawn_together([record.get(UNIT, NAMELESS) for record in records], len(records)),
             classification.weighted_metrics(truth, labels, scores),
             classification.support(truth, labels, scores.shape[1]),
         )

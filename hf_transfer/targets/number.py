@@ -9,6 +9,8 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, LargeList, List
 
 from hf_transfer.data.examples import read_examples
+from hf_transfer.data.groups import NAMELESS
+from hf_transfer.data.leakage import UNIT, drawn_together, unit_names
 from hf_transfer.data.numbers import NumberForm
 from hf_transfer.errors import InputError, logger
 from hf_transfer.evaluation import regression
@@ -152,7 +154,9 @@ class NumberTarget:
         return regression.measure(_floats(outputs), _floats(split["label"][:]))
 
     def intervals(self, before: Any, after: Any, split: Dataset, config: Any, seed: int) -> dict[str, Any]:
-        return regression.intervals(_floats(before), _floats(after), _floats(split["label"][:]), seed)
+        return regression.intervals(
+            _floats(before), _floats(after), _floats(split["label"][:]), seed, unit_names(split)
+        )
 
     def findings(self, outputs: Any, split: Dataset, config: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         numbers, truth = _floats(outputs), _floats(split["label"][:])
@@ -164,7 +168,8 @@ class NumberTarget:
 
     def resampled(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> Resampled:
         truth, numbers = (_floats([record[key] for record in records]) for key in ("label", "prediction"))
-        return Resampled(np.arange(len(records)), regression.weighted_metrics(truth, numbers))
+        units = drawn_together([record.get(UNIT, NAMELESS) for record in records], len(records))
+        return Resampled(units, regression.weighted_metrics(truth, numbers))
 
 
 def _form(split: Dataset, name: str, column: str) -> NumberForm:

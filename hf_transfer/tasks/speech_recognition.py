@@ -16,7 +16,8 @@ from hf_transfer.arguments import DataArguments, ModelArguments
 from hf_transfer.data.audio import AudioSettings, as_data_uri
 from hf_transfer.data.clip_sources import excerpt_columns, resolve, seconds_of, source_of
 from hf_transfer.data.clips import Clips, SpeechCollator, samples_for, spelling_frames
-from hf_transfer.data.leakage import UNIT, usual_unit_column
+from hf_transfer.data.groups import NAMELESS
+from hf_transfer.data.leakage import UNIT, drawn_together, unit_names, usual_unit_column
 from hf_transfer.data.loading import home_of_tables
 from hf_transfer.data.recordings import (
     AUDIO_COLUMNS,
@@ -107,7 +108,7 @@ class SpeechRecognition(SpeechSettings):
 
     def standardise(
         self, splits: DatasetDict, data: DataArguments, model: ModelArguments, config: Any = None
-    ) -> tuple[DatasetDict, dict[str, dict[str, int]]]:
+    ) -> tuple[DatasetDict, dict[str, dict[str, int]], dict[str, str]]:
         columns: dict[str, dict[str, str]] = {}
         for name, split in splits.items():
             alike = [columns[other] for other in columns if splits[other].column_names == split.column_names]
@@ -127,7 +128,7 @@ class SpeechRecognition(SpeechSettings):
                 before = len(ready[name])
                 ready[name] = self._spellable(name, ready[name], letters)
                 left_out[name] |= {"letters outside the vocabulary": before - len(ready[name])}
-        return ready, left_out
+        return ready, left_out, next(iter(columns.values()))
 
     def _columns(self, split: Dataset, data: DataArguments) -> dict[str, str]:
         """The columns of a split; tables of the same data may name them differently, and only some know speakers."""
@@ -336,8 +337,7 @@ class SpeechRecognition(SpeechSettings):
         return transcription.measure(split["text"][:], list(outputs))
 
     def intervals(self, before: Any, after: Any, split: Dataset, config: Any, seed: int) -> dict[str, Any]:
-        speakers = split["speaker"][:] if "speaker" in split.column_names else None
-        return transcription.intervals(split["text"][:], list(before), list(after), speakers, seed)
+        return transcription.intervals(split["text"][:], list(before), list(after), unit_names(split), seed)
 
     def findings(self, outputs: Any, split: Dataset, config: Any) -> dict[str, Any]:
         references, hypotheses = split["text"][:], list(outputs)
@@ -350,7 +350,7 @@ class SpeechRecognition(SpeechSettings):
         return [as_data_uri(inputs.samples(one["row"]), inputs.sampling_rate) for one in worst]
 
     def predictions(self, outputs: Any, split: Dataset, config: Any) -> list[dict[str, Any]]:
-        names = [name for name in ("audio", "start", "end", "speaker", "group") if name in split.column_names]
+        names = [name for name in ("audio", "start", "end", "speaker", "group", UNIT) if name in split.column_names]
         counts = transcription.count_errors(split["text"][:], list(outputs))
         return [
             {name: example[name] for name in names}
@@ -368,10 +368,8 @@ class SpeechRecognition(SpeechSettings):
             for pair in transcription.RATES.values()
             for name in pair
         }
-        speakers = [record["speaker"] for record in records] if "speaker" in records[0] else None
-        return Resampled(
-            transcription.units(speakers, len(records)), lambda weights: transcription.rates(counts, weights)
-        )
+        speakers = [record.get(UNIT, record.get("speaker", NAMELESS)) for record in records]
+        return Resampled(drawn_together(speakers, len(records)), lambda weights: transcription.rates(counts, weights))
 
     def to_try(self, records: list[dict[str, Any]], told: Mapping[str, Any]) -> list[str]:
         file = told.get("test_file") or told.get("train_file")

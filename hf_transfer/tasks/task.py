@@ -62,10 +62,11 @@ class Task(Protocol):
 
     def standardise(
         self, splits: DatasetDict, data: DataArguments, model: ModelArguments, config: Any = None
-    ) -> tuple[DatasetDict, dict[str, dict[str, int]]]:
+    ) -> tuple[DatasetDict, dict[str, dict[str, int]], dict[str, str]]:
         """The user's columns under the task's own names, every row checked; labels as in `config`, if there is one.
 
-        And for each split how many rows were left out, by the reason.
+        And for each split how many rows were left out, by the reason; and the user's column for each of the task's,
+        in the first split.
         """
 
     def input_columns(self, columns: Sequence[str]) -> dict[str, str]:

@@ -116,7 +116,7 @@ class TextClassification(TextSettings):
 
     def standardise(
         self, splits: DatasetDict, data: DataArguments, model: ModelArguments, config: Any = None
-    ) -> tuple[DatasetDict, dict[str, dict[str, int]]]:
+    ) -> tuple[DatasetDict, dict[str, dict[str, int]], dict[str, str]]:
         train = next(iter(splits.values()))
         columns = self.input_columns(train.column_names)
         others = [name for name in train.column_names if name not in columns.values()]
@@ -128,7 +128,8 @@ class TextClassification(TextSettings):
             unit = {UNIT: str(data.split_by)} if data.split_by in split.column_names else {}
             columns_of[name] = columns | unit
         read = DatasetDict(self.target.read(splits, columns_of, config, drop=data.drop_incomplete))
-        return read, {name: {"incomplete": len(splits[name]) - len(split)} for name, split in read.items()}
+        left_out = {name: {"incomplete": len(splits[name]) - len(split)} for name, split in read.items()}
+        return read, left_out, columns
 
     def strata(self, split: Dataset) -> list[Any]:
         return self.target.strata(split)
@@ -250,7 +251,9 @@ class TextClassification(TextSettings):
         return []
 
     def predictions(self, outputs: Any, split: Dataset, config: Any) -> list[dict[str, Any]]:
-        inputs = split.select_columns([name for name in ("text", "text_pair", "group") if name in split.column_names])
+        inputs = split.select_columns(
+            [name for name in ("text", "text_pair", "group", UNIT) if name in split.column_names]
+        )
         records = self.target.records(outputs, split, config)
         return [{**example, **record} for example, record in zip(inputs, records, strict=True)]
 
