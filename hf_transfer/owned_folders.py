@@ -21,11 +21,6 @@ def mark(folder: Path) -> None:
     )
 
 
-def is_marked(folder: Path) -> bool:
-    """Whether a run has made the folder."""
-    return (folder / MARK).is_file()
-
-
 def remove_folder(folder: Path) -> None:
     """Remove a folder that a run has made.
 

@@ -181,7 +181,7 @@ def build_model(folder: Path, family: str, **changes: Any) -> Path:
     import torch
     import transformers
 
-    name, settings = FAMILIES[family]
+    name, settings = {**FAMILIES, **ODD}[family]
     config = getattr(transformers, name)(vocab_size=160, **{**settings, **changes})
     torch.manual_seed(0)
     transformers.AutoModel.from_config(config).save_pretrained(folder)

@@ -147,6 +147,7 @@ eval_strategy: no
 learning_rate: 1e-4
 num_train_epochs: 1_0
 seed: 7
+method: lora
 lora_alpha: 64
 max_train_samples: null
 max_eval_samples:

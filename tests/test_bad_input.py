@@ -64,7 +64,7 @@ def test_missing_file_names_its_neighbours(refused, tmp_path):
         ("a,b\n", "m.xlsx", ["the ending is .xlsx", ".csv"]),
         ('{"text": "a"\n', "m.jsonl", "line 1 is not JSON"),
         ("[1, 2]\n", "m.jsonl", "line 1 is not an object"),
-        ('{"text": "a"}\n{"text": "b"}\n', "m.json", [".jsonl"]),
+        ('[{"text": "a"}\n{"text": "b"}]\n', "m.json", [".jsonl"]),
         ("not parquet", "m.parquet", "not a Parquet file"),
     ],
 )

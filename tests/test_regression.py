@@ -14,7 +14,7 @@ from hf_transfer.evaluation import regression
 from hf_transfer.inference import evaluate
 from hf_transfer.reporting.model_card import model_card
 from hf_transfer.reporting.page import report_page
-from hf_transfer.reporting.report import without_examples
+from hf_transfer.reporting.publishing import published_report
 
 NUMBER = TextClassification(problem_type="regression")
 UNITS = {"one": (1.0, 0.0), "thousand": (1000.0, 50_000.0)}
@@ -169,7 +169,7 @@ def test_numbers_of_the_report_are_those_of_the_predictions(rated):
     assert result.report["metrics"]["mean_squared_error"] == pytest.approx(np.square(guess - truth).mean())
     farthest = max(records, key=lambda record: abs(record["prediction"] - record["label"]))
     assert result.report["worst"][0]["text"] == farthest["text"]
-    assert sum(result.report["errors"]["counts"]) == len(records)
+    assert sum(result.report["residuals"]["counts"]) == len(records)
     assert result.report["predicted_against_true"]["true"] == truth.tolist()
     mean = result.report["data"]["always_mean"]
     assert mean["mean_squared_error"] == pytest.approx(np.square(truth - mean["value"]).mean())
@@ -260,7 +260,7 @@ def hash_of(text):
 
 def test_what_is_published_holds_no_examples(rated):
     report = rated["one"].report
-    published = without_examples(report)
+    published = published_report(report)
     page = report_page(published, {"output_dir": "numbers", "method": "full"}, [])
     card = model_card(published, {"output_dir": "numbers", "method": "full"})
     assert "Predicted against true" in page

@@ -402,8 +402,9 @@ def test_a_collapsed_classifier_is_stopped_unless_told(tiny, tmp_path):
 
 def test_a_model_that_gives_one_number_is_stopped(tiny, tmp_path):
     rows = [{"text": "the same words", "label": label} for label in (1.5, 2.5)] * 60
-    settings = {"train_file": str(write_csv(tmp_path / "m.csv", rows)), "logging_steps": 2, "num_train_epochs": 40.0,
-                "per_device_train_batch_size": 16, "learning_rate": 0.0, "report_to": "none",
+    settings = {"train_file": str(write_csv(tmp_path / "m.csv", rows)), "validation_size": 0.0,
+                "test_file": str(write_csv(tmp_path / "t.csv", number_rows(10))), "logging_steps": 2,
+                "num_train_epochs": 40.0, "per_device_train_batch_size": 16, "learning_rate": 0.0, "report_to": "none",
                 "disable_tqdm": True, "problem_type": "regression"}  # fmt: skip
     with pytest.raises(Failure, match=r"got the same number.*Lower --learning_rate.*--stop_when_sick false"):
         run_of(tmp_path / "out", tiny(), settings)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import FAMILIES, WITHOUT_DROPOUT, build_model, message_rows, write_csv
+from conftest import FAMILIES, build_model, message_rows, write_csv
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import (
@@ -112,11 +112,11 @@ def test_a_decoder_with_frozen_layers_is_the_same_with_a_cache_and_without(
 ):
     """All that changes is where activations are from: the head reads the last token of each text."""
     file = write_csv(tmp_path / "m.csv", message_rows(60))
-    folder = tiny(family, **WITHOUT_DROPOUT.get(family, {}))
+    folder = tiny(family)
     reports, heads = {}, {}
     for name in ("cached", "live"):
         if name == "live":
-            monkeypatch.setattr("hf_transfer.training.fit.FeatureCache.enter", lambda *_: False)
+            monkeypatch.setattr("hf_transfer.training.precomputed.FeatureCache.enter", lambda *_: False)
         reports[name] = finetune(
             TextClassification(), model_name_or_path=str(folder), train_file=str(file), method="frozen",
             trainable_layers=layers, output_dir=str(tmp_path / name), learning_rate=1e-2, num_train_epochs=2,

@@ -30,6 +30,8 @@ def find_column(columns: Sequence[str], given: str | None, usual: Sequence[str],
     Raises:
         InputError: there is no such column; the message names those that there are.
     """
+    if not columns:
+        raise InputError(f"--{flag}: the table has no other column that it could be. Add one, named {usual[0]!r}.")
     if given is not None:
         if given not in columns:
             raise InputError(f"--{flag} {given}: there is no such column. There are: {', '.join(columns)}.")

@@ -167,8 +167,9 @@ def findings(predictions: Array, truth: Array) -> dict[str, Any]:
     """What charts are drawn from.
 
     Returns:
-        ``predicted_against_true``, the numbers of at most `MOST_POINTS` examples, evenly over the split; ``errors``,
-        how often which error (predicted less true) occurs: ``counts`` [bins] between ``edges`` [bins + 1].
+        ``predicted_against_true``, the numbers of at most `MOST_POINTS` examples, evenly over the split;
+        ``residuals``, how often which error (predicted less true) occurs: ``counts`` [bins] between ``edges``
+        [bins + 1].
     """
     some = np.unique(np.linspace(0, len(truth) - 1, min(MOST_POINTS, len(truth))).astype(int))
     error = predictions - truth
@@ -177,7 +178,7 @@ def findings(predictions: Array, truth: Array) -> dict[str, Any]:
         edges = error[0] + np.array([-0.5, 0.5]) * max(abs(error[0]), 1.0)
     return {
         "predicted_against_true": {"true": truth[some].tolist(), "predicted": predictions[some].tolist()},
-        "errors": {"edges": edges.tolist(), "counts": counts.tolist()},
+        "residuals": {"edges": edges.tolist(), "counts": counts.tolist()},
     }
 
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from hf_transfer.arguments import OF_NO_EFFECT, differences, fitting
 from hf_transfer.durable import to_disk
 from hf_transfer.errors import Failure, InputError, logger
-from hf_transfer.owned_folders import MARK, is_marked, listed_files, mark, remove_entries
+from hf_transfer.owned_folders import MARK, listed_files, mark, remove_entries
 
 # Where TensorBoard's logs lie, in the working folder and then in the output folder.
 LOGS = "runs"
@@ -89,7 +89,7 @@ class OutputFolder:
             )
 
     def _require_ours(self) -> None:
-        if self.work.is_file() or not (is_marked(self.work) or _is_empty(self.work) or _is_of_before(self.work)):
+        if self.work.is_file() or not _is_working_folder(self.work):
             held = ", ".join(file.name for file in _entries(self.work)[:5])
             raise InputError(
                 f"--output_dir {self.path}: the run would work in {self.work}, which is not a run's folder "
@@ -231,16 +231,26 @@ class OutputFolder:
             logger.warning("%s stays: no run has written %s.", self.work, ", ".join(left[:5]))
 
 
-def _is_empty(folder: Path) -> bool:
-    """Whether there is nothing in it, or the lock of a run that ended before it could do anything."""
-    return all(entry.name == LOCK and not entry.stat().st_size for entry in _entries(folder))
+def _is_working_folder(folder: Path) -> bool:
+    """Whether a run may work there: the folder is marked, or empty, or of a run from before there were marks.
+
+    The lock of a run that ended before it could do anything is nothing; checkpoints that list their files, and
+    nothing foreign, are a run's. The folder is looked at once: another process of the run may be making it.
+    """
+    entries = {entry.name: entry for entry in _entries(folder)}
+    if MARK in entries:
+        return True
+    held = entries.keys() - {LOCK}
+    if not held:
+        return LOCK not in entries or not _size(entries[LOCK])
+    known = all(re.fullmatch(ENTRIES, name) for name in held)
+    return known and any(listed_files(entries[name]) for name in held if name.startswith("checkpoint-"))
 
 
-def _is_of_before(folder: Path) -> bool:
-    """Whether it is the working folder of a run from before there were marks: checkpoints, and nothing foreign."""
-    entries = _entries(folder)
-    known = all(entry.name == LOCK or re.fullmatch(ENTRIES, entry.name) for entry in entries)
-    return known and any(listed_files(entry) for entry in entries if entry.name.startswith("checkpoint-"))
+def _size(file: Path) -> int:
+    with suppress(OSError):  # it is gone by now
+        return file.stat().st_size
+    return 0
 
 
 def written_files(folder: Path) -> list[str]:
@@ -260,7 +270,7 @@ def remove_run(folder: Path) -> None:
         remove_entries(folder / LOGS, ".*")
         for name in written_files(folder):
             (folder / name).unlink()
-    elif is_marked(folder) or _is_empty(folder) or _is_of_before(folder):
+    elif _is_working_folder(folder):
         remove_entries(folder, f"{ENTRIES}|{re.escape(LOCK)}|{re.escape(MARK)}")
     with suppress(OSError):
         folder.rmdir()
