@@ -121,6 +121,31 @@ def test_intervals_of_the_word_error_rate_hold_the_truth_over_speakers(speakers,
     assert 0.9 <= held / DRAWS <= 0.99
 
 
+@pytest.mark.parametrize(("n", "positive", "before", "after"), [
+    (24, 0.5, 0.9, 0.9), (100, 0.5, 0.95, 0.95), (200, 0.13, 0.98, 0.98), (50, 0.5, 0.5, 0.9), (200, 0.13, 0.9, 0.97),
+])  # fmt: skip
+def test_a_gain_is_seldom_more_than_chance_where_there_is_none(n, positive, before, after):
+    """Few examples make the difference between two good classifiers: four against none are not enough."""
+    generator = np.random.default_rng(6)
+    held, called = {"accuracy": 0, "f1": 0}, {"accuracy": 0, "f1": 0}
+    f1 = [2 * positive * r / (2 * positive * r + 1 - r) for r in (before, after)]
+    true = {"accuracy": after - before, "f1": f1[1] - f1[0]}
+    for i in range(DRAWS):
+        truth = (generator.random(n) < positive).astype(int)
+        logits = [
+            3.0 * np.eye(2)[np.where(generator.random(n) < right, truth, 1 - truth)] for right in (before, after)
+        ]
+        gain = intervals(*logits, truth, Decision(), seed=i)["gain"]
+        for name, (low, high) in gain.items():
+            if name in true:
+                held[name] += low <= true[name] <= high
+                called[name] += low > 0 or high < 0
+    for name in true:
+        assert held[name] / DRAWS >= 0.9
+        assert before != after or called[name] / DRAWS <= 0.06
+        assert before == after or called[name] / DRAWS >= 0.6
+
+
 @pytest.mark.parametrize(("patients", "spread", "texts"), [(12, 1.0, 15), (40, 1.5, 6)])
 def test_intervals_hold_the_truth_where_the_examples_of_a_patient_are_alike(patients, spread, texts):
     """Each patient has a chance of his own to be read rightly: examples are counted by patients."""

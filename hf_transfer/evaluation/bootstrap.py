@@ -26,17 +26,23 @@ class Resampled:
             name. A name that is a tuple ``("gain", metric)`` is a difference of two metrics.
         support: of metrics that rest on fewer examples than all, the numbers of examples of each of their
             labels, [labels].
+        changed: of metrics whose differences rest on fewer examples than all, whether each example makes one, [n].
     """
 
     units: Array
     metrics: Callable[[Array], dict[Any, Array]]
     support: Mapping[str, Array] = field(default_factory=dict)
+    changed: Mapping[str, Array] = field(default_factory=dict)
 
     def counts(self, name: Any) -> Array:
         """The numbers of what is drawn by itself that a metric rests on, one a label."""
         drawn = int(self.units.max()) + 1
-        support = self.support if drawn == len(self.units) else {}
-        return support.get(name[1] if isinstance(name, tuple) else name, np.array([drawn]))
+        kind, metric = name if isinstance(name, tuple) else ("", name)
+        if kind == "gain" and metric in self.changed:
+            return np.array([len(np.unique(self.units[self.changed[metric]]))])
+        if kind == "gain" or drawn < len(self.units):
+            return np.array([drawn])
+        return self.support.get(metric, np.array([drawn]))
 
 
 def bootstrap(resampled: Resampled, *, seed: int) -> dict[Any, list[float]]:
@@ -59,10 +65,11 @@ def bootstrap(resampled: Resampled, *, seed: int) -> dict[Any, list[float]]:
     found = {}
     for name, value in metrics(np.ones((1, len(units)))).items():
         measured, counts = float(np.atleast_1d(value)[0]), resampled.counts(name)
-        if np.isnan(measured) or np.isnan(resamples[name]).all() or not counts.sum():
+        is_gain = isinstance(name, tuple) and name[0] == "gain"
+        if np.isnan(measured) or np.isnan(resamples[name]).all() or not (is_gain or counts.sum()):
             continue  # nothing is known of it
-        if isinstance(name, tuple) and name[0] == "gain":
-            found[name] = percentile_interval(resamples[name], measured, counts)
+        if is_gain:
+            found[name] = percentile_interval(resamples[name], measured, counts, resampled.counts(name[1]))
         else:
             found[name] = accelerated_interval(resamples[name], measured, without[name], counts)
     return found
@@ -125,19 +132,23 @@ def accelerated_interval(
     return _within(measured + (np.quantile(moved, levels) - measured) * widened, values)
 
 
-def percentile_interval(values: Array, measured: float, counts: Array) -> list[float]:
+def percentile_interval(values: Array, measured: float, changed: Array, counts: Array) -> list[float]:
     """The percentile interval (Efron & Tibshirani 1993, chapter 13) of a difference, around what was measured.
 
     Args:
         values: resampled, [resamples], NaN where there is none.
         measured: on all examples.
-        counts: numbers of examples that the value rests on, one a label: see `spread`.
+        changed: numbers of examples that make a difference: see `spread`.
+        counts: numbers of examples that each of the two values rests on, one a label.
     """
     values = values[~np.isnan(values)]
     if np.ptp(values) == 0:
         return _exact(float(values[0]), counts) if abs(values[0]) == 1 else [float(values[0])] * 2
-    level = norm.cdf(spread(counts) * NORMAL_95)
-    return _within(np.quantile(values - values.mean() + measured, [1 - level, level]), values)
+    level = norm.cdf(spread(changed) * NORMAL_95)
+    shift = measured - values.mean()
+    if abs(shift) < 3 * values.std() / len(values) ** 0.5:
+        shift = 0.0  # the noise of resamples, which would move the end of those without a difference away from 0
+    return _within(np.quantile(values + shift, [1 - level, level]), values)
 
 
 def spread(counts: Array) -> float:

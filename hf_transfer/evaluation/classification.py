@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from hf_transfer.data.leakage import drawn_together
 from hf_transfer.errors import InputError, logger
-from hf_transfer.evaluation.bootstrap import Resampled, bootstrap
+from hf_transfer.evaluation.bootstrap import NORMAL_95, Resampled, bootstrap
 from hf_transfer.evaluation.decision import (
     ENOUGH_TO_FIT,
     Decision,
@@ -34,6 +34,8 @@ from hf_transfer.evaluation.metrics import (
     ranking_metrics,
 )
 
+# Metrics of decided labels alone, whatever the probabilities are.
+OF_LABELS = ("accuracy", "f1", "f1_macro", "f1_micro", "precision", "recall", "matthews_correlation")
 # How many examples a report shows as the worst; with more labels than these a matrix is no picture any more.
 WORST, MOST_LABELS = 10, 40
 
@@ -158,7 +160,9 @@ def intervals(
         seed: of the resampling.
         units: the patient, speaker or camera of each example [n], where they are known.
     """
-    earlier = _weighted_metrics(before, truth, Decision(multi_label=decision.multi_label))
+    plain = Decision(multi_label=decision.multi_label)
+    earlier = _weighted_metrics(before, truth, plain)
+    labels_before = plain.labels(plain.probabilities(before))
     probabilities = decision.probabilities(after)
     labels, num_labels = decision.labels(probabilities), probabilities.shape[1]
     later = weighted_metrics(truth, labels, probabilities)
@@ -168,12 +172,15 @@ def intervals(
         old, new = earlier(weights), later(weights)
         return {("after", name): new[name] for name in new} | {("gain", name): new[name] - old[name] for name in new}
 
-    found = bootstrap(Resampled(together, both, support(truth, labels, num_labels)), seed=seed)
+    differs = labels_before != labels
+    changed = dict.fromkeys(OF_LABELS, differs.any(axis=1) if differs.ndim == 2 else differs)
+    found = bootstrap(Resampled(together, both, support(truth, labels, num_labels), changed), seed=seed)
     if len(np.unique(labels)) < 2:
         found.pop(("after", "matthews_correlation"), None)  # undefined where all answers are the same
     after_ends, gain = ({key[1]: ends for key, ends in found.items() if key[0] == kind} for kind in ("after", "gain"))
     if together.max() + 1 == len(together):  # each by itself
         after_ends |= _proportions(truth, labels, num_labels)
+        gain["accuracy"] = difference_of_shares(_right(truth, labels_before), _right(truth, labels))
     return {"after": after_ends, "gain": gain}
 
 
@@ -183,7 +190,7 @@ def _proportions(truth: Array, labels: Array, num_labels: int) -> dict[str, list
     Those of F1 are of the share of right answers among the examples that have label 1 or are taken for it, of which F1
     is a function: Lam et al. 2023, https://arxiv.org/abs/2309.14621.
     """
-    right = (labels == truth).all(axis=1) if truth.ndim == 2 else labels == truth
+    right = _right(truth, labels)
     found = {"accuracy": share_interval(int(right.sum()), len(truth))}
     if truth.ndim == 2 or num_labels != 2:
         return found
@@ -195,6 +202,27 @@ def _proportions(truth: Array, labels: Array, num_labels: int) -> dict[str, list
     if "f1" in found and 0 < hits < (truth | labels).sum():
         found["f1"] = [2 * share / (1 + share) for share in found["f1"]]
     return found
+
+
+def _right(truth: Array, labels: Array) -> Array:
+    """Whether all labels of each example are right, [n]."""
+    return (labels == truth).all(axis=1) if truth.ndim == 2 else labels == truth
+
+
+def difference_of_shares(before: Array, after: Array) -> list[float]:
+    """The 95 % interval of the difference of two shares of the same examples, after less before.
+
+    Wald's with one example more of each kind that differs: Bonett & Price 2012,
+    https://doi.org/10.3102/1076998611411915.
+
+    Args:
+        before: whether each example has it before, [n].
+        after: and after.
+    """
+    n = len(before) + 2
+    more, less = (float((one & ~other).sum() + 1) / n for one, other in ((after, before), (before, after)))
+    reach = NORMAL_95 * ((more + less - (more - less) ** 2) / n) ** 0.5
+    return [max(-1.0, more - less - reach), min(1.0, more - less + reach)]
 
 
 def share_interval(hits: int, of: int) -> list[float]:

@@ -79,7 +79,8 @@ def intervals(
         old, new = rates(earlier, weights), rates(later, weights)
         return {("after", name): new[name] for name in new} | {("gain", name): new[name] - old[name] for name in new}
 
-    found = bootstrap(Resampled(drawn_together(speakers, len(references)), both), seed=seed)
+    changed = {rate: earlier[errors] != later[errors] for rate, (errors, _) in RATES.items()}
+    found = bootstrap(Resampled(drawn_together(speakers, len(references)), both, changed=changed), seed=seed)
     return {kind: {key[1]: ends for key, ends in found.items() if key[0] == kind} for kind in ("after", "gain")}
 
 
