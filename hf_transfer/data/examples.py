@@ -142,7 +142,8 @@ def contradictions(splits: Mapping[str, tuple[list[str], Dataset]], names: list[
         return []
     shown = shown if len(shown) <= 60 else f"{shown[:59]}…"
     told = " and ".join(sorted(f"'{_named(own, names)}'" for own in next(iter(several.values()))))
-    found = f"{len(several):,} texts have different labels in different rows"
+    have = "text has" if len(several) == 1 else "texts have"
+    found = f"{len(several):,} {have} different labels in different rows"
     logger.warning("%s ('%s' is %s): no model can be right about both. Mend them.", found, shown, told)
     return [f"{found}: no model can be right about both."]
 

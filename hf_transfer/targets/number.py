@@ -203,7 +203,7 @@ def _several_numbers(splits: DatasetDict, identities: Mapping[str, list[str]]) -
     if not apart:
         return []
     told = (
-        f"{len(apart):,} texts have different labels in different rows, up to {max(apart):g} apart: no model can be "
+        f"{len(apart):,} {'text has' if len(apart) == 1 else 'texts have'} different labels in different rows, up to {max(apart):g} apart: no model can be "
         "right about each of them; it learns their mean."
     )
     logger.info("%s", told)
