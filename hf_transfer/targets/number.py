@@ -202,8 +202,9 @@ def _several_numbers(splits: DatasetDict, identities: Mapping[str, list[str]]) -
     apart = [highest[identity] - lowest[identity] for identity in lowest if highest[identity] > lowest[identity]]
     if not apart:
         return []
+    have = "text has" if len(apart) == 1 else "texts have"
     told = (
-        f"{len(apart):,} {'text has' if len(apart) == 1 else 'texts have'} different labels in different rows, up to {max(apart):g} apart: no model can be "
+        f"{len(apart):,} {have} different labels in different rows, up to {max(apart):g} apart: no model can be "
         "right about each of them; it learns their mean."
     )
     logger.info("%s", told)
