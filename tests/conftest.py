@@ -27,12 +27,22 @@ hypothesis.settings.register_profile("long", max_examples=20_000, deadline=None)
 # What the libraries have made while they were imported is never garbage; looking at it takes longer than a short run.
 gc.collect()
 gc.freeze()
+gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Stay on the CPU, where results are the same to the bit, unless it is the GPU's own tests that are asked for."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+# Those that take longest: of two workers, none is to begin one of them when the other has nothing left.
+LONGEST = ["test_speech.py", "test_reliability.py", "test_recipes.py", "test_methods.py", "test_output.py",
+           "test_packing.py", "test_launch.py", "test_trackers.py", "test_text_models.py", "test_hub.py"]  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 DATA = Path(os.environ.get("HF_TRANSFER_TEST_DATA", ROOT.parent / "shared" / "data"))
@@ -201,6 +211,19 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return made[key]
 
     return get
+
+
+def moved(base: Path, output: Path) -> tuple[set[str], set[str]]:
+    """Names of parameters that differ from the base model, and that do not; heads are always new."""
+    import torch
+    from safetensors.torch import load_file
+
+    before, after = load_file(base / "model.safetensors"), load_file(output / "model.safetensors")
+    changed, kept = set(), set()
+    for name, value in after.items():
+        plain = name.partition(".")[2]
+        (kept if plain in before and torch.equal(before[plain], value) else changed).add(name)
+    return changed, kept
 
 
 def settings_of(config_class: str, changes: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,9 @@ METHODS: list[dict[str, Any]] = [
     {"method": "frozen", "trainable_layers": 1},
     {"method": "scratch"},
 ]
+# Runs whose steps are divided into micro-batches too: one from scratch is divided as what is trained in full, and
+# adapters of numbers and clips as those of texts.
+ACCUMULATED = [("text", "lora"), *((task, method) for task in TASKS for method in ("full", "frozen"))]
 
 
 def main(settings: Path, output: Path, *wanted: str) -> None:
@@ -35,7 +38,8 @@ def main(settings: Path, output: Path, *wanted: str) -> None:
             if task == "number" and method["method"] not in ("full", "lora"):
                 continue  # the others' steps are those of texts with labels
             # What accumulation does alone, it does in two processes as well.
-            for accumulation in (1, 2) if processes > 1 else (1,):
+            accumulated = processes > 1 and (task, method["method"]) in ACCUMULATED
+            for accumulation in (1, 2) if accumulated else (1,):
                 result = finetune(
                     TASKS[task], **own, **method,
                     per_device_train_batch_size=STEP // processes // accumulation,

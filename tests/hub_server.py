@@ -29,6 +29,12 @@ class Hub:
         # Repositories as they were at earlier commits.
         self.history: dict[tuple[str, str], dict[str, bytes]] = {}
 
+    def forget(self) -> None:
+        """Be as new, at the same address."""
+        address = self.address
+        self.__init__()  # type: ignore[misc]
+        self.address = address
+
     def move_on(self, sha: str) -> None:
         """From now on all repositories are at another commit; what they held before is asked for by its own."""
         self.history |= {(name, self.sha): dict(files) for name, files in self.repositories.items()}

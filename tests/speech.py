@@ -32,6 +32,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "position_embeddings_type": "rotary",
     }),
 }  # fmt: skip
+# Families that differ in their layers: the group norm of one is in its fixed encoder, and HuBERT's are wav2vec2's.
+DISTINCT = [name for name in FAMILIES if name not in ("wav2vec2-group", "hubert")]
 UPPER = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
 WORDS = ["ON", "OFF", "LIGHT", "STOP", "GO", "LEFT", "RIGHT", "UP"]
 
@@ -132,3 +134,33 @@ def build_mms(folder: Path, **settings: str) -> Path:
         save_file(weights, folder / f"adapter.{name}.safetensors", {"format": "pt"})
     model.save_pretrained(folder)
     return folder
+
+
+def weights_of(folder: Path) -> dict[str, Any]:
+    """All weights of a CTC model."""
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCTC.from_pretrained(folder, dtype=torch.float32)
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def moved(base: Path, output: Path) -> tuple[set[str], set[str]]:
+    """Names of weights that differ from the base model's, and of all."""
+    import torch
+
+    before, after = weights_of(base), weights_of(output)
+    return {name for name in after if not torch.equal(before[name], after[name])}, set(after)
+
+
+def in_encoder(name: str) -> bool:
+    """Whether a weight is of the feature encoder."""
+    return ".feature_extractor." in name
+
+
+def unused(family: str, names: set[str]) -> set[str]:
+    """Weights that nothing reads in training without masks: masks' own, counters, rotary frequencies."""
+    parts = ["masked_spec_embed", "num_batches_tracked"]
+    if family == "wav2vec2-conformer":  # rotary positions, and a convolution for others that is never called
+        parts += ["inv_freq", "pos_conv_embed"]
+    return {name for name in names if any(part in name for part in parts)}

@@ -6,8 +6,8 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import ROOT, build_tokenizer, message_rows, write_csv
-from processes import start
+from conftest import build_tokenizer, message_rows, write_csv
+from processes import fork, start
 
 from hf_transfer import InputError, TextClassification, finetune
 
@@ -235,7 +235,7 @@ def test_full_disk(tiny, tmp_path):
         pytest.skip("this machine does not let tests mount a small disk")
     try:
         file = write_csv(tmp_path / "m.csv", ROWS)
-        done = start(ROOT / "recipes" / "spam.py", "--train_file", file, "--model_name_or_path", tiny(),
+        done = fork("recipes/spam.py", "--train_file", file, "--model_name_or_path", tiny(),
                      "--output_dir", disk / "out", "--max_steps", 1)  # fmt: skip
         assert done.returncode == 2, done.stderr
         assert "the disk has 0 MB free" in done.stderr

@@ -213,7 +213,7 @@ def test_what_cannot_be_compared_is_refused(compared, tmp_path, told, message):
 
 def test_the_command_compares_models_and_is_stopped_politely(tiny, tmp_path):
     file = write_csv(tmp_path / "m.csv", message_rows(120))
-    (tmp_path / "c.yaml").write_text(f"train_file: {file}\nmax_steps: 60\nsave_steps: 2\nsave_strategy: steps\n")
+    (tmp_path / "c.yaml").write_text(f"train_file: {file}\nmax_steps: 60\nsave_steps: 6\nsave_strategy: steps\n")
     models = f"{tiny()},{tiny('distilbert')}"
     command = ["-m", "hf_transfer.cli", "compare", "--config", tmp_path / "c.yaml", "--models", models, "--methods",
                "full", "--seeds", "1", "--output_dir", tmp_path / "out"]  # fmt: skip

@@ -1,17 +1,14 @@
 """Pushing to a Hub on loopback with the real client, and reading back from it."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 import yaml
 from conftest import build_model, message_rows, write_csv
 from hub_server import TOKEN, running_hub
-from processes import ROOT, start
+from processes import fork, forked_with
 from speech import write_clips
 
 from hf_transfer import InputError, SpeechRecognition, TextClassification, finetune
@@ -47,10 +44,20 @@ push(full, "tester/second")
 """
 
 
-@pytest.fixture
-def hub():
-    with running_hub() as hub:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A Hub, and a process to fork from that has imported the client with the variables of that Hub."""
+    home = tmp_path_factory.mktemp("home")
+    with running_hub() as hub, forked_with(
+        **hub.environment, HF_HOME=str(home), HF_DATASETS_CACHE=str(home / "datasets")
+    ):  # fmt: skip
         yield hub
+
+
+@pytest.fixture
+def hub(server):
+    server.forget()
+    return server
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +72,14 @@ def trained(tiny, tmp_path_factory):
     ]  # fmt: skip
 
 
-def train(tmp_path, hub, *flags):
+def train(tmp_path, *flags):
     model = tmp_path / "model"
     if not model.exists():
         build_model(model, "bert")
     file = write_csv(tmp_path / "m.csv", message_rows(60))
-    return start(
+    return fork(
         "recipes/spam.py", "--train_file", file, "--model_name_or_path", model, "--output_dir", tmp_path / "out",
-        "--max_steps", 2, *flags, **hub.environment, HF_HOME=str(tmp_path / "home"),
+        "--max_steps", 2, *flags,
     )  # fmt: skip
 
 
@@ -81,7 +88,7 @@ def first_prediction(folder):
 
 
 def test_a_recipe_pushes_weights_card_and_metrics(hub, tmp_path):
-    done = train(tmp_path, hub, "--push_to_hub", "--hub_model_id", "tester/spam")
+    done = train(tmp_path, "--push_to_hub", "--hub_model_id", "tester/spam")
     assert done.returncode == 0, done.stderr
     files = hub.repositories["tester/spam"]
     # The test split's texts stay at home.
@@ -91,7 +98,7 @@ def test_a_recipe_pushes_weights_card_and_metrics(hub, tmp_path):
     assert "pipeline_tag: text-classification" in card
     assert 'load_finetuned("tester/spam")' in card
     expected = first_prediction(tmp_path / "out")
-    read = start("-c", READ_BACK, expected["text"], "tester/spam", **hub.environment, HF_HOME=str(tmp_path / "other"))
+    read = fork("-c", READ_BACK, expected["text"], "tester/spam")
     assert read.returncode == 0, read.stderr
     assert json.loads(read.stdout) == {
         "label": expected["prediction"], "score": pytest.approx(expected["score"], abs=1e-5),
@@ -107,7 +114,7 @@ def test_a_recipe_pushes_weights_card_and_metrics(hub, tmp_path):
 
 def test_a_failed_push_loses_nothing_and_can_be_tried_again(hub, tmp_path):
     hub.refuse_commits = True
-    done = train(tmp_path, hub, "--push_to_hub", "--hub_model_id", "tester/spam")
+    done = train(tmp_path, "--push_to_hub", "--hub_model_id", "tester/spam")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     again = f"hf-transfer push {tmp_path / 'out'} --hub_model_id tester/spam"
@@ -116,7 +123,7 @@ def test_a_failed_push_loses_nothing_and_can_be_tried_again(hub, tmp_path):
     assert (tmp_path / "out" / "README.md").exists()
     assert hub.repositories["tester/spam"] == {}
     hub.refuse_commits = False
-    pushed = start("-m", "hf_transfer.cli", *again.split()[1:], **hub.environment)
+    pushed = fork("-m", "hf_transfer.cli", *again.split()[1:])
     assert pushed.returncode == 0, pushed.stderr
     assert "/tester/spam/commit/" in pushed.stdout
     assert "report.json" in hub.repositories["tester/spam"]
@@ -124,7 +131,7 @@ def test_a_failed_push_loses_nothing_and_can_be_tried_again(hub, tmp_path):
 
 def test_a_hub_that_refuses_the_login_is_found_before_training(hub, tmp_path):
     hub.token = "hf_another"
-    done = train(tmp_path, hub, "--push_to_hub")
+    done = train(tmp_path, "--push_to_hub")
     assert done.returncode == 2
     assert "Nothing was trained" in done.stderr
     assert not (tmp_path / "out").exists()
@@ -135,7 +142,7 @@ def test_adapters_are_pushed_as_they_are_or_merged_and_leave_nothing_to_the_next
     for name in OTHERS:
         (trained[1] / name).parent.mkdir(exist_ok=True)
         (trained[1] / name).write_text("TOKEN=hf_secret")
-    pushed = start("-c", PUSH_SEVERAL, *trained, **hub.environment)
+    pushed = fork("-c", PUSH_SEVERAL, *trained)
     assert pushed.returncode == 0, pushed.stderr
     assert "--base_model tester/no: there is no such model on the Hub" in pushed.stdout
     assert "Not uploaded, as the run has not written it: .env, .git" in pushed.stderr
@@ -148,8 +155,7 @@ def test_adapters_are_pushed_as_they_are_or_merged_and_leave_nothing_to_the_next
         assert not [name for name in plain if name.startswith("adapter")]
         assert "library_name: transformers" in plain["README.md"].decode()
     expected = first_prediction(trained[0])
-    read = start("-c", READ_BACK, expected["text"], "tester/adapter", "tester/plain", **hub.environment,
-                 HF_HOME=str(tmp_path / "other"))  # fmt: skip
+    read = fork("-c", READ_BACK, expected["text"], "tester/adapter", "tester/plain")
     assert read.returncode == 0, read.stderr
     for line in read.stdout.splitlines():
         assert json.loads(line)["score"] == pytest.approx(expected["score"], abs=1e-4)
@@ -268,25 +274,38 @@ def test_paths_of_other_systems_stay_at_home_too(at_home, tmp_path):
     assert yaml.safe_load(files["arguments.yaml"])["train_file"] == "mails.csv"
 
 
-# Trains on a model and a dataset of the Hub, waits until they have changed, and repeats the run in another cache.
-REPEATED = """
+# Train on a model and a dataset of the Hub; once these have changed, the run is repeated in another cache.
+ON_THE_HUB = """
 import sys
 from pathlib import Path
-import datasets, huggingface_hub.constants, yaml
+import datasets, huggingface_hub.constants
 from hf_transfer import TextClassification, finetune
 place = Path(sys.argv[1])
+huggingface_hub.constants.HF_HUB_CACHE = str(place / sys.argv[2] / "hub")
+datasets.config.HF_DATASETS_CACHE = place / sys.argv[2] / "datasets"
 common = dict(model_name_or_path="tester/base", dataset_name="tester/mails", method="lora", max_steps=2)
+"""
+TRAINED = (
+    ON_THE_HUB
+    + """
 finetune(TextClassification(), **common, output_dir=str(place / "out"))
-print("trained", flush=True)
-input()
-again = finetune(TextClassification(), **common, output_dir=str(place / "out"), resume_from_checkpoint="true")
-huggingface_hub.constants.HF_HUB_CACHE = str(place / "other" / "hub")
-datasets.config.HF_DATASETS_CACHE = place / "other" / "datasets"
+"""
+)
+FINISHED = (
+    ON_THE_HUB
+    + """
+finetune(TextClassification(), **common, output_dir=str(place / "out"), resume_from_checkpoint="true")
+"""
+)
+REPEATED = (
+    ON_THE_HUB
+    + """
 from hf_transfer.parsing import parse_arguments
 arguments = parse_arguments(TextClassification, ["--config", str(place / "out" / "arguments.yaml"), "--output_dir",
                                                  str(place / "again")])
 finetune(arguments.task, arguments)
 """
+)
 
 
 def test_a_run_is_repeated_on_the_hubs_content_of_its_day(hub, tiny, tmp_path):
@@ -294,20 +313,14 @@ def test_a_run_is_repeated_on_the_hubs_content_of_its_day(hub, tiny, tmp_path):
     hub.repositories["tester/base"] = {path.name: path.read_bytes() for path in tiny().iterdir()}
     table = write_csv(tmp_path / "m.csv", message_rows(60)).read_bytes()
     hub.repositories["datasets/tester/mails"] = {"train.csv": table}
-    environment = {**os.environ, **hub.environment, "HF_HOME": str(tmp_path / "home"),
-                   "HF_DATASETS_CACHE": str(tmp_path / "home" / "datasets")}  # fmt: skip
-    with (tmp_path / "err").open("w+") as errors, subprocess.Popen(
-        [sys.executable, "-c", REPEATED, tmp_path], cwd=ROOT, env=environment, text=True, stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, stderr=errors,
-    ) as running:  # fmt: skip
-        told = running.stdout.readline()
-        if told == "trained\n":
-            hub.move_on("d" * 40)
-            hub.repositories["tester/base"]["model.safetensors"] = b"broken"
-            hub.repositories["datasets/tester/mails"]["train.csv"] = table.replace(b"ham", b"news")
-        running.communicate("\n", timeout=300)
-        errors.seek(0)
-        assert running.returncode == 0, errors.read()
+    done = fork("-c", TRAINED, tmp_path, "home")
+    assert done.returncode == 0, done.stderr
+    hub.move_on("d" * 40)
+    hub.repositories["tester/base"]["model.safetensors"] = b"broken"
+    hub.repositories["datasets/tester/mails"]["train.csv"] = table.replace(b"ham", b"news")
+    for program, cache in ((FINISHED, "home"), (REPEATED, "other")):
+        done = fork("-c", program, tmp_path, cache)
+        assert done.returncode == 0, done.stderr
     told = yaml.safe_load((tmp_path / "out" / "arguments.yaml").read_text())
     assert (told["model_revision"], told["dataset_revision"]) == ("c" * 40, "c" * 40)
     adapter = json.loads((tmp_path / "out" / "adapter_config.json").read_text())

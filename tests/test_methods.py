@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import FAMILIES
+from conftest import FAMILIES, moved
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
 from hf_transfer import InputError, TextClassification, finetune, load_finetuned
 
+# Families that differ in the names of their layers, in their heads or in how they start; MiniLM's are BERT's.
+DISTINCT = [name for name in FAMILIES if name != "minilm"]
 STEPS = {"max_steps": 3, "per_device_train_batch_size": 8, "report_to": "none", "disable_tqdm": True}
 
 
@@ -28,19 +30,6 @@ def starting_weights(folder: Path) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def moved(tiny, family: str, output: Path) -> tuple[set[str], set[str]]:
-    """Names of parameters that differ from the base model, and that do not; heads are always new."""
-    before, after = load_file(tiny(family) / "model.safetensors"), load_file(output / "model.safetensors")
-    changed, kept = set(), set()
-    for name, value in after.items():
-        base = name.partition(".")[2]
-        if base in before:
-            (kept if torch.equal(before[base], value) else changed).add(name)
-        else:
-            changed.add(name)
-    return changed, kept
-
-
 def is_layer(name: str, index: int) -> bool:
     return any(f"{layers}.{index}." in name for layers in ("layer", "layers", "h"))
 
@@ -49,18 +38,17 @@ def is_embedding(name: str) -> bool:
     return any(part in name for part in ("embeddings", "embed_tokens", "wte", "wpe"))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_full_moves_every_weight(tiny, family, messages, tmp_path):
-    run(tiny, family, messages, tmp_path / "out", method="full")
-    _, kept = moved(tiny, family, tmp_path / "out")
-    # Segment 1 is never used by single texts, so ELECTRA-like models may keep nothing else.
+def test_full_moves_every_weight_of_layers_that_share_them(tiny, messages, tmp_path):
+    """Of all other families this is asserted where they are trained without padding."""
+    run(tiny, "albert", messages, tmp_path / "out", method="full")
+    _, kept = moved(tiny("albert"), tmp_path / "out")
     assert not kept, kept
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DISTINCT)
 def test_frozen_moves_the_head_alone(tiny, family, messages, tmp_path):
     report = run(tiny, family, messages, tmp_path / "out", method="frozen").report
-    changed, kept = moved(tiny, family, tmp_path / "out")
+    changed, kept = moved(tiny(family), tmp_path / "out")
     head = ("classifier", "pre_classifier", "head.", "pooler", "score")
     assert changed
     assert all(any(part in name for part in head) for name in changed), changed
@@ -68,13 +56,12 @@ def test_frozen_moves_the_head_alone(tiny, family, messages, tmp_path):
     assert report["parameters"]["trainable"] < 0.35 * report["parameters"]["total"]
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "albert"])
+@pytest.mark.parametrize("family", [name for name in DISTINCT if name != "albert"])
 def test_frozen_moves_the_last_layers_asked_for(tiny, family, messages, tmp_path):
     run(tiny, family, messages, tmp_path / "out", method="frozen", trainable_layers=1)
-    changed, kept = moved(tiny, family, tmp_path / "out")
-    depth = 2 if family == "minilm" else 3
-    assert any(is_layer(name, depth - 1) for name in changed)
-    for index in range(depth - 1):
+    changed, kept = moved(tiny(family), tmp_path / "out")
+    assert any(is_layer(name, 2) for name in changed)
+    for index in range(2):
         assert not any(is_layer(name, index) for name in changed)
         assert any(is_layer(name, index) for name in kept)
     assert not any(is_embedding(name) for name in changed)
@@ -96,7 +83,7 @@ def test_lora_is_put_into_layers_whose_weights_are_stored_the_other_way_round(ti
     if variant == "lora":
         again = tmp_path / "merged"
         run(tiny, "gpt2", messages, again, method="lora", max_steps=20, merge=True)
-        changed, _ = moved(tiny, "gpt2", again)
+        changed, _ = moved(tiny("gpt2"), again)
         assert {
             f"transformer.h.{i}.{part}.weight" for i in range(3) for part in ("attn.c_attn", "mlp.c_fc")
         } <= changed
@@ -124,10 +111,10 @@ def test_layers_of_both_kinds_are_adapted_side_by_side(tiny):
     torch.testing.assert_close(merged(adapted)(input_ids=ids).logits, adapted(input_ids=ids).logits)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DISTINCT)
 def test_scratch_starts_from_nothing(tiny, family, messages, tmp_path):
     report = run(tiny, family, messages, tmp_path / "out", method="scratch", learning_rate=0.0).report
-    changed, _ = moved(tiny, family, tmp_path / "out")
+    changed, _ = moved(tiny(family), tmp_path / "out")
     before = load_file(tiny(family) / "model.safetensors")
     after = load_file(tmp_path / "out" / "model.safetensors")
     matrices = {name for name, value in after.items() if value.dim() == 2 and name.partition(".")[2] in before}
@@ -136,7 +123,7 @@ def test_scratch_starts_from_nothing(tiny, family, messages, tmp_path):
     assert report["parameters"]["trainable"] == report["parameters"]["total"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DISTINCT)
 def test_lora_reaches_every_linear_layer_and_keeps_every_head(tiny, family, messages, tmp_path):
     result = run(tiny, family, messages, tmp_path / "out", method="lora", num_train_epochs=1)
     saved = load_file(tmp_path / "out" / "adapter_model.safetensors")
@@ -173,7 +160,7 @@ def test_merge_writes_plain_weights(tiny, messages, tmp_path):
     run(tiny, "bert", messages, tmp_path / "out", method="lora", merge=True)
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert not (tmp_path / "out" / "adapter_model.safetensors").exists()
-    changed, kept = moved(tiny, "bert", tmp_path / "out")
+    changed, kept = moved(tiny("bert"), tmp_path / "out")
     assert any("attention" in name for name in changed)
     assert any("embeddings" in name for name in kept)
 
@@ -182,7 +169,7 @@ def test_merge_writes_plain_weights(tiny, messages, tmp_path):
 def test_head_first_starts_training_from_a_fitted_head(tiny, messages, tmp_path, method):
     """With a learning rate of 0 afterwards, what is left is the head that was fitted on frozen features."""
     still = {"method": method, "learning_rate": 0.0, "max_steps": -1, "num_train_epochs": 8}
-    plain = run(tiny, "bert", messages, tmp_path / "plain", **still).report
+    plain = run(tiny, "bert", messages, tmp_path / "plain", **{**still, "max_steps": 1}).report
     first = run(tiny, "bert", messages, tmp_path / "first", head_first=True, **still).report
     assert plain["metrics"]["accuracy"] == plain["baseline"]["accuracy"]
     assert first["baseline"] == plain["baseline"]

@@ -35,6 +35,15 @@ def train(tiny, tmp_path):
     return run
 
 
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory):
+    """The arguments of a run of `train`'s that is finished; its report."""
+    place = tmp_path_factory.mktemp("finished")
+    told = {"model_name_or_path": str(tiny()), "output_dir": str(place / "out"), **STEPS,
+            "train_file": str(write_csv(place / "m.csv", message_rows(300)))}  # fmt: skip
+    return told, finetune(TextClassification(), **told).report
+
+
 @pytest.mark.parametrize(
     ("method", "weights"),
     [
@@ -82,10 +91,11 @@ def test_the_report_says_what_the_contract_promises(train):
     assert report["data"]["majority_class_rate"] == 0.5
 
 
-def test_the_report_agrees_with_the_predictions(train, tmp_path):
-    report = train().report
-    written = json.loads((tmp_path / "out" / "report.json").read_text())
-    records = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").open()]
+def test_the_report_agrees_with_the_predictions(finished):
+    told, report = finished
+    folder = Path(told["output_dir"])
+    written = json.loads((folder / "report.json").read_text())
+    records = [json.loads(line) for line in (folder / "predictions.jsonl").open()]
     right = sum(record["label"] == record["prediction"] for record in records)
     assert written["metrics"]["accuracy"] == report["metrics"]["accuracy"] == pytest.approx(right / len(records))
 
@@ -244,31 +254,28 @@ def test_a_reloaded_model_that_differs_fails_the_run(train, tmp_path, monkeypatc
     assert not (tmp_path / "out").exists()
 
 
-def test_a_finished_run_has_nothing_to_resume(train, recipe, tiny, tmp_path):
-    train()
-    before = (tmp_path / "out" / "report.json").read_bytes()
-    result = recipe("spam", "--train_file", tmp_path / "m.csv", "--model_name_or_path", tiny(), "--output_dir",
-                    tmp_path / "out", "--resume_from_checkpoint", "true", "--max_steps", 2)  # fmt: skip
+def test_a_finished_run_has_nothing_to_resume(finished, recipe):
+    told, _ = finished
+    file = Path(told["output_dir"]) / "report.json"
+    before = file.read_bytes()
+    common = [f"--{name}={told[name]}" for name in ("train_file", "model_name_or_path", "output_dir")]
+    result = recipe("spam", *common, "--resume_from_checkpoint", "true", "--max_steps", 2)
     assert result.code == 0
     assert "nothing to resume" in result.err
-    assert (tmp_path / "out" / "report.json").read_bytes() == before
+    assert file.read_bytes() == before
     with pytest.raises(InputError, match=r"is finished there \(max_steps 2, not 9"):
-        train(max_steps=9, resume_from_checkpoint="true")
+        finetune(TextClassification(), **told | {"max_steps": 9, "resume_from_checkpoint": "true"})
 
 
 @pytest.mark.parametrize(
     ("method", "number"),
     [("full", signal.SIGTERM), ("full", signal.SIGINT), ("lora", signal.SIGTERM), ("frozen", signal.SIGTERM)],
 )
-def test_a_polite_stop_writes_a_checkpoint_and_the_run_goes_on(tiny, tmp_path, method, number):
-    file = write_csv(tmp_path / "m.csv", message_rows(200))
-
-    def start(*flags):
-        return Forked("recipes/spam.py", "--train_file", file, "--model_name_or_path", tiny(), "--output_dir",
-                      tmp_path / "out", "--method", method, *flags)  # fmt: skip
-
-    long = ("--num_train_epochs", "100000", "--save_strategy", "steps", "--save_steps", "20")
-    running = start(*long)
+def test_a_polite_stop_writes_a_checkpoint_and_the_run_goes_on(tiny, recipe, tmp_path, method, number):
+    common = ("--train_file", write_csv(tmp_path / "m.csv", message_rows(200)), "--model_name_or_path", tiny(),
+              "--output_dir", tmp_path / "out", "--method", method)  # fmt: skip
+    running = Forked("recipes/spam.py", *common, "--num_train_epochs", "100000", "--save_strategy", "steps",
+                     "--save_steps", "20")  # fmt: skip
     while not list((tmp_path / "out.partial").glob("checkpoint-*")):
         assert running.running(), running.said()
         time.sleep(0.1)
@@ -277,20 +284,20 @@ def test_a_polite_stop_writes_a_checkpoint_and_the_run_goes_on(tiny, tmp_path, m
     assert stopped.returncode == 128 + number, stopped.stderr
     assert "Go on with --resume_from_checkpoint true" in stopped.stderr
     assert not (tmp_path / "out").exists()
-    refused = start().finished()
-    assert refused.returncode == 2
-    assert "an unfinished run lies in" in refused.stderr
+    refused = recipe("spam", *common)
+    assert refused.code == 2
+    assert "an unfinished run lies in" in refused.err
     newest = max(int(path.name.split("-")[1]) for path in (tmp_path / "out.partial").glob("checkpoint-*"))
-    resumed = start("--resume_from_checkpoint", "true", "--max_steps", newest + 5).finished()
-    assert resumed.returncode == 0, resumed.stderr
-    assert f"checkpoint-{newest}" in resumed.stderr
+    resumed = recipe("spam", *common, "--resume_from_checkpoint", "true", "--max_steps", newest + 5)
+    assert resumed.code == 0, resumed.err
+    assert f"checkpoint-{newest}" in resumed.err
     assert json.loads((tmp_path / "out" / "report.json").read_text())["training"]["steps"] == newest + 5
     assert not (tmp_path / "out.partial").exists()
 
 
-def test_a_finished_run_of_other_arguments_is_not_taken_for_this_one(train, recipe, tiny, tmp_path):
-    train()
-    common = ("--train_file", tmp_path / "m.csv", "--model_name_or_path", tiny(), "--output_dir", tmp_path / "out")
+def test_a_finished_run_of_other_arguments_is_not_taken_for_this_one(finished, recipe):
+    told, _ = finished
+    common = [f"--{name}={told[name]}" for name in ("train_file", "model_name_or_path", "output_dir")]
     result = recipe("spam", *common, "--method", "lora", "--max_steps", 2, "--resume_from_checkpoint", "true")
     assert result.code == 2
     assert "a run with other arguments is finished there (method 'full', not 'lora')" in result.err

@@ -4,10 +4,10 @@ import contextlib
 
 import numpy as np
 import pytest
+import speech
 import torch
-from conftest import FAMILIES, WITHOUT_DROPOUT, message_rows, write_csv
+from conftest import FAMILIES, WITHOUT_DROPOUT, message_rows, moved, write_csv
 from safetensors.torch import load_file
-from speech import FAMILIES as SPEECH_FAMILIES
 from transformers import AutoModelForSequenceClassification
 
 from hf_transfer import SpeechRecognition, TextClassification, finetune
@@ -44,31 +44,37 @@ def test_texts(tiny, tmp_path, monkeypatch, family, asked):
 
     def learn(name, **settings):
         run = finetune(
-            TextClassification(), model_name_or_path=str(folder), train_file=str(file), num_train_epochs=2,
+            TextClassification(), model_name_or_path=str(folder), train_file=str(file), num_train_epochs=1,
             output_dir=str(tmp_path / name), learning_rate=1e-3, disable_tqdm=True, **settings,
         )  # fmt: skip
         return run.report, tmp_path / name
 
     report = both(monkeypatch, learn, **asked)
     assert (report["training"]["padding"] == 0) == (family not in UNPACKED)
+    if asked == FULL:  # which moves every weight
+        _, kept = moved(folder, tmp_path / "packed")
+        assert not kept, kept
 
 
 @pytest.mark.parametrize(
     ("family", "asked"),
-    [(name, FULL) for name in SPEECH_FAMILIES]
+    [(name, FULL) for name in speech.FAMILIES]
     + [(name, asked) for name in ("wav2vec2-layer", "mms") for asked in OTHERS],
 )
 def test_speech(speech_model, accents, tmp_path, monkeypatch, family, asked):
     def learn(name, **settings):
         run = finetune(
             SpeechRecognition(speed_perturbation=0.0), model_name_or_path=str(speech_model(family)),
-            dataset_name=str(accents), num_train_epochs=2, output_dir=str(tmp_path / name), learning_rate=1e-3,
+            dataset_name=str(accents), num_train_epochs=1, output_dir=str(tmp_path / name), learning_rate=1e-3,
             disable_tqdm=True, **settings,
         )  # fmt: skip
         return run.report, tmp_path / name
 
     report = both(monkeypatch, learn, **asked)
     assert (report["training"]["padding"] == 0) == (family not in UNPACKED)
+    if asked == FULL:  # which moves all but the feature encoder
+        changed, every = speech.moved(speech_model(family), tmp_path / "packed")
+        assert every - changed - speech.unused(family, every) == set(filter(speech.in_encoder, every))
 
 
 def test_checkpointed_layers(tiny, tmp_path, monkeypatch):
@@ -76,7 +82,7 @@ def test_checkpointed_layers(tiny, tmp_path, monkeypatch):
 
     def learn(name, **settings):
         run = finetune(
-            TextClassification(), model_name_or_path=str(tiny()), train_file=str(file), num_train_epochs=2,
+            TextClassification(), model_name_or_path=str(tiny()), train_file=str(file), num_train_epochs=1,
             output_dir=str(tmp_path / name), learning_rate=1e-3, disable_tqdm=True, activation_checkpointing=True,
             **settings,
         )  # fmt: skip

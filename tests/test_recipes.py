@@ -100,7 +100,7 @@ def test_the_demo_learns_and_is_quiet(tmp_path):
 
 def test_the_accent_demo_learns_an_accent_and_is_quiet(tmp_path):
     done = fork("recipes/accent.py", "--config", "recipes/demo_accent.yaml", "--output_dir", tmp_path / "accent",
-                "--num_train_epochs", 4)  # fmt: skip
+                "--num_train_epochs", 2)  # fmt: skip
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "accent" / "report.json").read_text())
     assert report["gain"]["wer"][1] < -0.1

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,6 +29,21 @@ CARD = "hf_transfer.finetuning:model_card"  # the weights of the result are writ
 OFTEN = {"num_train_epochs": 2.0, "per_device_train_batch_size": 8, "eval_strategy": "steps", "eval_steps": 3,
          "save_strategy": "steps", "save_steps": 3, "logging_steps": 2, "learning_rate": 1e-3, "seed": 3,
          "per_device_eval_batch_size": 8, "report_to": "none", "disable_tqdm": True}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def never_stopped(tmp_path_factory):
+    """Runs that never stopped, by their model and settings: each is trained once."""
+    done = {}
+
+    def get(model, settings):
+        key = model, *((name, value) for name, value in settings.items() if name != "train_file")
+        key += tuple(Path(settings[name]).read_bytes() for name in ("train_file",) if name in settings)
+        if key not in done:
+            done[key] = run_of(tmp_path_factory.mktemp("never") / "out", model, settings)
+        return done[key]
+
+    return get
 
 
 @pytest.fixture
@@ -101,12 +118,12 @@ def history_of(report):
     ],
 )
 def test_a_killed_run_goes_on_as_if_it_had_not_been(
-    tiny, speech_model, texts, numbers, clips, tmp_path, task, method, where, call
+    tiny, speech_model, texts, numbers, clips, never_stopped, tmp_path, task, method, where, call
 ):
     model = speech_model() if task == "speech" else tiny()
     settings = {"text": texts, "number": numbers, "speech": clips}[task]
     settings = {**OFTEN, **settings, **method}
-    never = run_of(tmp_path / "never", model, settings)
+    never = never_stopped(model, settings)
     recipe = "recipes/accent.py" if task == "speech" else "recipes/spam.py"
     killed = fork("tests/killed.py", where, call, recipe, "--model_name_or_path", model, "--output_dir",
                   tmp_path / "out", *as_flags(settings))  # fmt: skip
@@ -114,7 +131,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "out.partial").is_dir()
     resumed = run_of(tmp_path / "out", model, {**settings, "resume_from_checkpoint": "true"})
-    before, after = weights_of(tmp_path / "never"), weights_of(tmp_path / "out")
+    before, after = weights_of(never.folder), weights_of(tmp_path / "out")
     assert before.keys() == after.keys()
     for name, value in before.items():
         assert torch.equal(value, after[name]), name
@@ -127,11 +144,11 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(
 
 
 @pytest.fixture(scope="module")
-def left(tiny, tmp_path_factory):
+def left(tiny, never_stopped, tmp_path_factory):
     """A run that never stopped, and the folder of one that ended, as by a full disk, after its second checkpoint."""
     place = tmp_path_factory.mktemp("left")
     settings = {**OFTEN, "train_file": str(write_csv(place / "m.csv", message_rows(100))), "method": "full"}
-    never = run_of(place / "never", tiny(), settings)
+    never = never_stopped(tiny(), settings)
     with pytest.MonkeyPatch.context() as patch:
         honest, calls = checkpoints.seal, []
 
@@ -276,11 +293,13 @@ def test_patience_survives_a_kill(tiny, texts, tmp_path):
         ({}, 10),
     ],
 )
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(tiny, texts, tmp_path, monkeypatch, settings, call):
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(
+    tiny, texts, never_stopped, tmp_path, monkeypatch, settings, call
+):
     from hf_transfer.training.trainer import TransferTrainer
 
     settings = {**OFTEN, **texts, "method": "full", **settings}
-    never = run_of(tmp_path / "never", tiny(), settings)
+    never = never_stopped(tiny(), settings)
     honest, calls = TransferTrainer.compute_loss, []
 
     def stopping(self, *args, **kwargs):
@@ -295,7 +314,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tiny, texts, tmp_path, monk
             run_of(tmp_path / "out", tiny(), settings)
     assert list((tmp_path / "out.partial").glob("checkpoint-*"))
     resumed = run_of(tmp_path / "out", tiny(), {**settings, "resume_from_checkpoint": "true"})
-    for name, value in weights_of(tmp_path / "never").items():
+    for name, value in weights_of(never.folder).items():
         assert torch.equal(value, weights_of(tmp_path / "out")[name]), name
     assert history_of(resumed.report) == history_of(never.report)
 
@@ -337,16 +356,16 @@ def test_a_checkpoint_of_another_base_model_is_refused(tiny, texts, tmp_path):
         run_of(tmp_path / "out", base, {**settings, "resume_from_checkpoint": "true"})
 
 
-def test_a_head_goes_on_in_the_coordinates_of_its_checkpoint(tiny, texts, tmp_path):
+def test_a_head_goes_on_in_the_coordinates_of_its_checkpoint(tiny, texts, never_stopped, tmp_path):
     """Other texts have another mean and spread; with no step left to take, they change nothing."""
     settings = {**OFTEN, **texts, "method": "frozen"}
-    never = run_of(tmp_path / "never", tiny(), settings)
+    never = never_stopped(tiny(), settings)
     leave_unfinished(tmp_path / "out", tiny(), settings)
     others = write_csv(tmp_path / "others.csv", [{**row, "text": row["text"] * 2} for row in message_rows(90)])
     changes = {"train_file": str(others), "resume_from_checkpoint": "true", "resume_despite_changes": True,
                "max_steps": never.report["training"]["steps"]}  # fmt: skip
     run_of(tmp_path / "out", tiny(), {**settings, **changes})
-    expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("never", "out"))
+    expected, found = (load_file(place / "model.safetensors") for place in (never.folder, tmp_path / "out"))
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-6, msg=name)
@@ -394,10 +413,11 @@ def test_a_collapsed_classifier_is_stopped_unless_told(tiny, tmp_path):
     settings = {"train_file": file, "test_file": file, "logging_steps": 2, "num_train_epochs": 40.0,
                 "per_device_train_batch_size": 16, "learning_rate": 0.0, "report_to": "none",
                 "disable_tqdm": True}  # fmt: skip
-    with pytest.raises(Failure, match=r"got the same label.*Lower --learning_rate.*--stop_when_sick false"):
+    with pytest.raises(Failure, match=r"got the same label.*Lower --learning_rate.*--stop_when_sick false") as stopped:
         run_of(tmp_path / "out", tiny(), settings)
     assert not (tmp_path / "out").exists()
-    run_of(tmp_path / "on", tiny(), settings | {"stop_when_sick": False})
+    step = int(re.search(r"step (\d+)", str(stopped.value))[1])
+    run_of(tmp_path / "on", tiny(), settings | {"stop_when_sick": False, "max_steps": step + 10})
 
 
 def test_a_model_that_gives_one_number_is_stopped(tiny, tmp_path):

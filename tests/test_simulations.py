@@ -13,6 +13,12 @@ from hf_transfer.evaluation.several_runs import measure_several
 DRAWS = 100
 
 
+@pytest.fixture
+def fewer_resamples(monkeypatch):
+    """Enough for the ends of one interval in a hundred simulated ones."""
+    monkeypatch.setattr("hf_transfer.evaluation.bootstrap.RESAMPLES", 400)
+
+
 def shares_held(draws, truth_of, draw_of):
     """How often each interval holds the true value, by metric."""
     held = {name: [] for name in truth_of}
@@ -27,7 +33,9 @@ def shares_held(draws, truth_of, draw_of):
 @pytest.mark.parametrize(("n", "positive", "recall", "alarms"), [
     (40, 0.5, 0.6, 0.2), (100, 0.13, 0.9, 0.02), (200, 0.5, 0.96, 0.02), (150, 0.06, 0.6, 0.2),
 ])  # fmt: skip
-def test_intervals_of_a_classifier_of_two_labels_hold_the_truth(n, positive, recall, alarms):
+def test_intervals_of_a_classifier_of_two_labels_hold_the_truth(n, positive, recall, alarms, monkeypatch):
+    # These metrics are shares of independent examples: for their intervals nothing is resampled.
+    monkeypatch.setattr("hf_transfer.evaluation.bootstrap.RESAMPLES", 20)
     generator = np.random.default_rng(0)
     hit, lost, false = positive * recall, positive * (1 - recall), (1 - positive) * alarms
     true = {"accuracy": 1 - lost - false, "recall": recall, "precision": hit / (hit + false),
@@ -56,7 +64,9 @@ def confusions(labels, right, generator):
 @pytest.mark.parametrize(("labels", "n", "skew", "right"), [
     (5, 100, 0.0, 0.8), (28, 100, 0.0, 0.7), (28, 100, 0.0, 0.9), (28, 200, 1.0, 0.8),
 ])  # fmt: skip
-def test_intervals_of_means_over_labels_hold_the_truth_with_many_and_with_rare_labels(labels, n, skew, right):
+def test_intervals_of_means_over_labels_hold_the_truth_with_many_and_with_rare_labels(
+    labels, n, skew, right, fewer_resamples
+):
     generator = np.random.default_rng(1)
     shares = np.arange(1, labels + 1) ** -skew
     joint = (shares / shares.sum())[:, None] * confusions(labels, right, generator)
@@ -76,7 +86,7 @@ def test_intervals_of_means_over_labels_hold_the_truth_with_many_and_with_rare_l
     assert not any(outside)  # what was measured is never outside of its own interval
 
 
-def test_intervals_of_a_mean_over_labels_of_which_an_example_may_have_several_hold_the_truth():
+def test_intervals_of_a_mean_over_labels_of_which_an_example_may_have_several_hold_the_truth(fewer_resamples):
     """28 labels with one example each."""
     generator = np.random.default_rng(2)
     labels, n, recall, alarms = 28, 100, 0.7, 0.005
@@ -102,7 +112,7 @@ def test_intervals_of_a_mean_over_labels_of_which_an_example_may_have_several_ho
 
 
 @pytest.mark.parametrize(("speakers", "spread", "level"), [(10, 0.8, -1.5), (20, 0.3, -0.5), (40, 1.2, -3.0)])
-def test_intervals_of_the_word_error_rate_hold_the_truth_over_speakers(speakers, spread, level):
+def test_intervals_of_the_word_error_rate_hold_the_truth_over_speakers(speakers, spread, level, fewer_resamples):
     generator = np.random.default_rng(3)
     true = float(expit(level + spread * np.random.default_rng(9).standard_normal(200_000)).mean())
     held = 0
@@ -147,7 +157,7 @@ def test_a_gain_is_seldom_more_than_chance_where_there_is_none(n, positive, befo
 
 
 @pytest.mark.parametrize(("patients", "spread", "texts"), [(12, 1.0, 15), (40, 1.5, 6)])
-def test_intervals_hold_the_truth_where_the_examples_of_a_patient_are_alike(patients, spread, texts):
+def test_intervals_hold_the_truth_where_the_examples_of_a_patient_are_alike(patients, spread, texts, fewer_resamples):
     """Each patient has a chance of his own to be read rightly: examples are counted by patients."""
     generator = np.random.default_rng(4)
     true = float(expit(1.2 + spread * np.random.default_rng(9).standard_normal(200_000)).mean())
@@ -237,8 +247,7 @@ def of(right):
 @pytest.mark.parametrize(("ways", "seeds", "between_seeds"), [
     (2, 1, 0.0), (6, 1, 0.0), (2, 3, 0.0), (2, 3, 0.15), (4, 3, 0.1), (3, 5, 0.1),
 ])  # fmt: skip
-def test_equal_ways_are_seldom_called_different(ways, seeds, between_seeds, monkeypatch):
-    monkeypatch.setattr("hf_transfer.evaluation.bootstrap.RESAMPLES", 400)
+def test_equal_ways_are_seldom_called_different(ways, seeds, between_seeds, fewer_resamples):
     generator = np.random.default_rng(7)
     called = 0
     for draw in range(DRAWS):
@@ -249,9 +258,8 @@ def test_equal_ways_are_seldom_called_different(ways, seeds, between_seeds, monk
     assert 0.01 <= called / DRAWS <= 0.09  # 5 of 100, as far as so many draws tell
 
 
-def test_the_standard_error_of_a_difference_is_its_spread(monkeypatch):
+def test_the_standard_error_of_a_difference_is_its_spread(fewer_resamples):
     """Three seeds: neither the seeds nor the examples are counted twice."""
-    monkeypatch.setattr("hf_transfer.evaluation.bootstrap.RESAMPLES", 400)
     generator = np.random.default_rng(8)
     differences, errors = [], []
     for draw in range(400):
@@ -263,8 +271,7 @@ def test_the_standard_error_of_a_difference_is_its_spread(monkeypatch):
     assert np.mean(errors) ** 0.5 == pytest.approx(np.std(differences), rel=0.15)
 
 
-def test_what_is_said_to_be_detectable_is_detected(monkeypatch):
-    monkeypatch.setattr("hf_transfer.evaluation.bootstrap.RESAMPLES", 400)
+def test_what_is_said_to_be_detectable_is_detected(fewer_resamples):
     generator = np.random.default_rng(9)
     detected, detectable = [], []
     for draw in range(60):

@@ -135,7 +135,7 @@ def test_the_shipped_yaml_can_be_studied(tiny, tmp_path):
     rows = [{**row, "text": f"{row['text']} {i % 280}"} for i, row in enumerate(message_rows(300))]
     file = write_csv(tmp_path / "m.csv", rows + rows[:20])
     done = fork("-m", "hf_transfer.cli", "study", "--config", "recipes/spam.yaml", "--train_file", file,
-                "--model_name_or_path", tiny(), "--methods", "frozen", "--sizes", "16,32", "--draws", "2",
+                "--model_name_or_path", tiny(), "--methods", "frozen", "--sizes", "16,32", "--draws", "1",
                 "--max_steps", "2", "--validation_size", "0.3", "--hub_token", "hf_secret",
                 "--output_dir", tmp_path / "o")  # fmt: skip
     assert done.returncode == 0, done.stderr

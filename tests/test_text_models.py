@@ -86,7 +86,7 @@ def test_a_decoder_is_measured_alike_in_batches_and_alone(tiny, tmp_path, family
     """Whatever its config says of padding, and whether texts end in the token that pads."""
     folder = without_padding_token(shutil.copytree(tiny(family), tmp_path / "base"))
     changed_config(folder, pad_token_id=padding_id)
-    rows = message_rows(60)
+    rows = message_rows(40)
     for i, row in enumerate(rows):
         row["text"] += [" [SEP]", "", " call [SEP] now [SEP] [SEP]"][i % 3]
     file = write_csv(tmp_path / "m.csv", [*rows, {**rows[0], "text": "[SEP]"}, {**rows[0], "text": "[SEP] [SEP]"}])

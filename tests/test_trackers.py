@@ -10,9 +10,8 @@ import time
 import numpy as np
 import pytest
 from conftest import message_rows, write_csv
-from processes import start
+from processes import fork, fork_joined
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_launch import launch
 from transformers.integrations import TensorBoardCallback
 
 from hf_transfer import Failure, InputError, TextClassification, finetune
@@ -83,8 +82,8 @@ def tracked(tiny, tmp_path_factory):
               "--group_column_name", "channel", "--source_group", "mail", "--max_steps", 20, "--eval_strategy",
               "steps", "--hub_token", TOKEN)  # fmt: skip
     done = {
-        "plain": start(*common, "--output_dir", place / "plain"),
-        "both": start(*common, "--output_dir", place / "both", "--report_to", *BOTH, "--project", "tracked"),
+        "plain": fork(*common, "--output_dir", place / "plain"),
+        "both": fork(*common, "--output_dir", place / "both", "--report_to", *BOTH, "--project", "tracked"),
     }
     for process in done.values():
         assert process.returncode == 0, process.stderr
@@ -175,7 +174,7 @@ def test_trackers_get_neither_tokens_nor_test_texts(tracked):
 
 def killed(where, call, tmp_path, model, *flags):
     """Kill a run of `train`'s, its file written already, when it calls a function for the n-th time."""
-    done = start("tests/killed.py", where, call, "recipes/spam.py", "--train_file", tmp_path / "m.csv",
+    done = fork("tests/killed.py", where, call, "recipes/spam.py", "--train_file", tmp_path / "m.csv",
                  "--model_name_or_path", model, "--output_dir", tmp_path / "out", "--logging_steps", 1,
                  "--save_strategy", "steps", *flags)  # fmt: skip
     assert done.returncode == -9, done.stderr
@@ -278,6 +277,16 @@ def test_a_tracker_that_cannot_be_started_is_refused(train, tmp_path, monkeypatc
     assert [file.name for file in tmp_path.iterdir()] == ["m.csv"]
 
 
+@pytest.fixture(scope="module")
+def untracked(tiny, tmp_path_factory):
+    """The report of a run of `train`'s without trackers."""
+    place = tmp_path_factory.mktemp("untracked")
+    return finetune(
+        TextClassification(), train_file=str(write_csv(place / "m.csv", message_rows(120))), max_steps=2,
+        model_name_or_path=str(tiny()), output_dir=str(place / "out"), logging_steps=1, disable_tqdm=True,
+    ).report  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("name", "what"),
     [
@@ -287,14 +296,14 @@ def test_a_tracker_that_cannot_be_started_is_refused(train, tmp_path, monkeypatc
         ("tensorboard", "transformers.integrations.TensorBoardCallback.on_log"),
     ],
 )
-def test_a_tracker_that_fails_costs_a_line_and_not_the_run(train, tmp_path, monkeypatch, caplog, name, what):
+def test_a_tracker_that_fails_costs_a_line_and_not_the_run(
+    train, untracked, tmp_path, monkeypatch, caplog, name, what
+):
     import trackio  # noqa: F401 (to be patched)
 
-    honest = train(output_dir=str(tmp_path / "honest")).report
     monkeypatch.setattr(what, _failing)
-    caplog.clear()
     report = train(report_to=BOTH, project=what).report
-    assert report["metrics"] == honest["metrics"]
+    assert report["metrics"] == untracked["metrics"]
     assert (tmp_path / "out" / "report.json").is_file()
     lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert [line for line in lines if "--report_to" in line] == [
@@ -342,10 +351,10 @@ def test_logs_stay_behind_when_an_adapter_is_merged(train, command, tmp_path):
 
 
 def test_of_two_processes_one_tracks(tiny, tmp_path):
-    done = launch(
+    done = fork_joined(
         "recipes/spam.py", "--train_file", write_csv(tmp_path / "m.csv", message_rows(60)), "--model_name_or_path",
         tiny(), "--output_dir", tmp_path / "out", "--max_steps", 3, "--logging_steps", 1, "--report_to", *BOTH,
-        "--project", "two", processes=2,
+        "--project", "two",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("Tracked as") == 1

@@ -1,5 +1,7 @@
 """Charts as SVG that stands in a page: it takes the page's colours, light or dark, and needs nothing else."""
 
+import functools
+import pickle
 import re
 import warnings
 import zlib
@@ -100,11 +102,15 @@ def _without_exponents(*axis: Axis) -> None:
 
 
 def _with_style(draw: Any) -> Any:
-    def drawn(*args: Any, **kwargs: Any) -> Markup:
+    """A chart in `STYLE`, drawn once for the same values: a page and its copy for the Hub or a tracker share it."""
+
+    @functools.lru_cache(maxsize=64)
+    def drawn(pickled: bytes) -> Markup:
+        args, kwargs = pickle.loads(pickled)
         with matplotlib.rc_context(STYLE):
             return draw(*args, **kwargs)
 
-    return drawn
+    return lambda *args, **kwargs: drawn(pickle.dumps((args, kwargs)))
 
 
 @_with_style
