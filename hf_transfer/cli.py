@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from hf_transfer import errors
 from hf_transfer.errors import InputError, nearest, run_command, show
 
+TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 # The columns of a file are those of its first rows.
 FIRST_ROWS = 100
 
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--leave_out", nargs="+", help="kinds of suspicious clips that are not used, or none")
     command.add_argument("--drop_incomplete", action="store_true", help="leave out rows without text or label")
     command.add_argument("--group_column_name", help="column by which results are reported too")
+    command.add_argument("--split_by", help="column of patients, cameras or the like: intervals are over whole ones")
     command.add_argument("--output", help="JSON file to write (default: standard output)")
     _add_columns(command)
     command.set_defaults(run=_evaluate, takes="{command} takes one model, and its data by --test_file")
@@ -133,21 +135,24 @@ def _predict(arguments: argparse.Namespace) -> None:
     errors.signals.follow()
     if bool(arguments.inputs) == bool(arguments.file):
         raise InputError("Expected either inputs (texts, or audio files) or --file FILE.")
+    table = next((each for each in arguments.inputs if each.lower().endswith(TABLES) and Path(each).is_file()), None)
+    if table is not None:
+        raise InputError(f"{table} is a table: --file {table} predicts its rows.")
     if arguments.batch_size < 1:
         raise InputError(f"--batch_size is {arguments.batch_size}: expected 1 or more.")
     read = [name for name in (arguments.file, arguments.language_model, *arguments.inputs) if name is not None]
     _refuse_output(arguments.output, arguments.model, read)
-    table: list[dict[str, Any]] = []
+    rows_of_file: list[dict[str, Any]] = []
     if arguments.file:
         # A file that cannot be read is refused before the model is looked for.
         reading = read_rows(arguments.file, column_names=arguments.column_names, delimiter=arguments.delimiter)
-        table = list(itertools.islice(reading, FIRST_ROWS))
+        rows_of_file = list(itertools.islice(reading, FIRST_ROWS))
     task_class = task_class_of(arguments.model)
     if arguments.file:
-        columns = list(dict.fromkeys(name for row in table for name in row))  # rows of JSON may lack some
+        columns = list(dict.fromkeys(name for row in rows_of_file for name in row))  # JSON may lack some
         trained = columns_as_trained(arguments.model, task_class, columns)
         task = task_class(**trained | _settings_of(task_class, arguments))
-        rows = _inputs_of(itertools.chain(table, reading), task, columns, arguments.file)
+        rows = _inputs_of(itertools.chain(rows_of_file, reading), task, columns, arguments.file)
     else:
         rows = ({task_class.main_input: given} for given in arguments.inputs)
     first = next(rows)  # columns that are not there are refused before the model is loaded

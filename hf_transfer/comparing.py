@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, DatasetDict
 
 from hf_transfer.arguments import Arguments, ModelArguments, fitting
 from hf_transfer.errors import Failure, InputError, logger
+from hf_transfer.evaluation.bootstrap import Resampled
 from hf_transfer.evaluation.metric_names import greater_is_better
 from hf_transfer.evaluation.several_runs import measure_several, recommend
 from hf_transfer.finetuning import finetune
@@ -191,6 +193,25 @@ def _all_predictions(task: Any, done: Mapping[str, list[Finetuned]]) -> dict[str
     return runs
 
 
+def _measured(
+    answer: tuple[str, str], headline: Sequence[str], predictions: Mapping[str, Sequence[Resampled]]
+) -> tuple[str, str]:
+    """The metric that the comparison is by, and its name: the usual one, or the first that the test examples tell.
+
+    Raises:
+        InputError: they tell none.
+    """
+    (run, *_) = next(iter(predictions.values()))
+    found = run.metrics(np.ones((1, len(run.units))))
+    known = [name for name in (answer[0], *headline) if not np.isnan(found[name]).any()]
+    if not known:
+        raise InputError(f"The test examples tell none of {', '.join(headline)}: nothing can be compared by them.")
+    if known[0] == answer[0]:
+        return answer
+    logger.info("%s is not told by the test examples: the comparison is by %s.", answer[1], known[0])
+    return known[0], known[0]
+
+
 def _report(
     task: Any,
     done: Mapping[str, list[Finetuned]],
@@ -201,8 +222,8 @@ def _report(
     reports = {name: [result.report for result in results] for name, results in done.items()}
     first = next(iter(reports.values()))
     facts = first[0]["data"]
-    metric, metric_name = facts["answer"]
     predictions = _all_predictions(task, done)
+    metric, metric_name = _measured(facts["answer"], first[0]["headline"], predictions)
     measured = measure_several(predictions, metric, greater_is_better=greater_is_better(metric), seed=seed)
     found = {
         name: {

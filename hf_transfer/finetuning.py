@@ -109,30 +109,30 @@ def finetune(
             parameters = count_parameters(model)
             cost = fit(trainer, run.anatomy, method, constant, checkpoint)
         meter.add("training", trainer.progress.seconds_of_stopped())
-        with meter.stage("after"), checkpoint_when_stopped(trainer):
-            model = in_float32(trainer)
-            require_finite(model, training.learning_rate or 0.0, str(output.work))
-            task.finish(model)
-            after = predict(trainer, {name: run.inputs[name] for name in run.inputs if name != "train"}, constant)
-            decision = task.decide(after.get("validation"), run.splits.get("validation"), model.config)
-            found = {
-                name: before_and_after(task, before[name], after[name], split, model.config, training.seed)
-                for name, split in measured.items()
+        model = in_float32(trainer)
+        with checkpoint_when_stopped(trainer, output.is_delivered), task.finished(model):
+            with meter.stage("after"):
+                require_finite(model, training.learning_rate or 0.0, str(output.work))
+                after = predict(trainer, {name: run.inputs[name] for name in run.inputs if name != "train"}, constant)
+                decision = task.decide(after.get("validation"), run.splits.get("validation"), model.config)
+                found = {
+                    name: before_and_after(task, before[name], after[name], split, model.config, training.seed)
+                    for name, split in measured.items()
+                }
+            report = {
+                **_circumstances(task, arguments, run),
+                **found.pop("test"),
+                **found,
+                "decision": decision,
+                "parameters": parameters,
+                "training": cost,
+                "history": trainer.state.log_history,
+                "seconds": meter.seconds(),
             }
-        report = {
-            **_circumstances(task, arguments, run),
-            **found.pop("test"),
-            **found,
-            "decision": decision,
-            "parameters": parameters,
-            "training": cost,
-            "history": trainer.state.log_history,
-            "seconds": meter.seconds(),
-        }
-        if training.should_save:
-            with checkpoint_when_stopped(trainer):
+            if training.should_save:
                 predictions = _predictions(task, after, measured, model.config)
                 _deliver(arguments, run, model, report, predictions, output, meter)
+        if training.should_save:
             trackers.report(trainer, report)
             _push(arguments, output)
     trainer.accelerator.wait_for_everyone()

@@ -1,5 +1,6 @@
 """Using a model: `load_finetuned()`, prediction over files, evaluation on new data."""
 
+import dataclasses
 import itertools
 import json
 import tempfile
@@ -16,6 +17,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from hf_transfer.arguments import Arguments, DataArguments, MethodArguments, ModelArguments, TransferTrainingArguments
 from hf_transfer.caches import usable_caches
 from hf_transfer.data.groups import named_groups
+from hf_transfer.data.leakage import measured_over, unit_column
 from hf_transfer.data.loading import divided_by_column
 from hf_transfer.data.tables import load_file, show_bars_for
 from hf_transfer.errors import InputError, nearest
@@ -26,7 +28,7 @@ from hf_transfer.tasks import task_of
 from hf_transfer.training.fit import make_trainer
 
 # The arguments of the data that evaluate() takes.
-OF_DATA = ("column_names", "delimiter", "group_column_name", "drop_incomplete")
+OF_DATA = ("column_names", "delimiter", "group_column_name", "split_by", "drop_incomplete")
 
 
 def load_finetuned(
@@ -135,8 +137,8 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
         **settings: arguments of the data and of the task, by their flag names.
 
     Returns:
-        ``metrics``, their 95 % intervals (``confidence``), ``groups``, the number of ``examples``, and how many rows
-        were ``left_out`` by the reason.
+        ``metrics``, their 95 % intervals (``confidence``) and what these are over (``intervals_over``: examples, or
+        whole patients), ``groups``, the number of ``examples``, and how many rows were ``left_out`` by the reason.
 
     Raises:
         InputError: the model or the data cannot be used.
@@ -158,6 +160,8 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
     columns = columns_as_trained(path_or_hub_id, task_class, table.column_names)
     task = task_class(**columns | task_class.settings_of(config) | of_task)
     table = divided_by_column(table, test_file).get("test", table)
+    names = table.column_names
+    data = dataclasses.replace(data, split_by=unit_column(data, names, task.unit_column(names)))
     show_bars_for(len(table))
     given = named_groups(DatasetDict({"test": table}), data)
     splits, left_out, _ = task.standardise(given, data, model, config)
@@ -183,6 +187,7 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
     return {
         "metrics": task.measure(outputs, split, config),
         "confidence": task.intervals(outputs, outputs, split, config, seed=0)["after"],
+        "intervals_over": measured_over(split, data.split_by),
         "groups": measure_groups(task, None, outputs, split, config),
         "examples": len(split),
         "left_out": {why: count for why, count in left_out["test"].items() if count},

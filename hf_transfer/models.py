@@ -244,7 +244,13 @@ def renew_unlike_head(model: PreTrainedModel, old: Any, id2label: dict[int, str]
     if order == list(range(len(after))):
         logger.info("The checkpoint's classification head is kept: %s.", ", ".join(before))
         return []
-    name, output = _output_layer(model, len(after))
+    layer = output_layer(model, len(after))
+    if layer is None:
+        raise InputError(
+            f"The head of a {model.config.model_type} ends in no linear layer (torch.nn.Linear) with an output for "
+            "each label. Choose another model."
+        )
+    name, output = layer
     if order is not None:
         with torch.no_grad():
             for parameter in output.parameters():
@@ -277,15 +283,17 @@ def _order_of(before: list[str], after: list[str]) -> list[int] | None:
     return None
 
 
-def _output_layer(model: PreTrainedModel, labels: int) -> tuple[str, torch.nn.Linear]:
-    """The linear layer that makes the logits, with its name: the last with an output a label, beside the trunk first.
+def output_layer(model: Any, outputs: int) -> tuple[str, torch.nn.Linear] | None:
+    """The linear layer that makes the logits, with its name: the last with so many outputs, beside the trunk first.
 
-    Layers below it in a head of several (RoBERTa's, T5's) do not depend on what the labels are.
+    Layers below it in a head of several (RoBERTa's, T5's) do not depend on what the labels are. Where peft keeps a
+    copy, it is the one that is trained.
     """
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     made = [
         (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module.out_features == labels
+        for name, module in plain.named_modules()
+        if isinstance(module, torch.nn.Linear) and module.out_features == outputs and "original_module" not in name
     ]
-    beside = [(name, module) for name, module in made if not name.startswith(f"{model.base_model_prefix}.")]
-    return (beside or made)[-1]
+    beside = [(name, module) for name, module in made if not name.startswith(f"{plain.base_model_prefix}.")]
+    return next(reversed(beside or made), None)

@@ -10,7 +10,7 @@ import csv
 import gc
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from processes import ROOT
 from speech import build_speech_model, write_clips
 
 import hf_transfer.comparing
-import hf_transfer.studying  # noqa: F401
+import hf_transfer.finetuning
+import hf_transfer.studying
 
 hypothesis.settings.register_profile("long", max_examples=20_000, deadline=None)
 
@@ -46,6 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 DATA = Path(os.environ.get("HF_TRANSFER_TEST_DATA", ROOT.parent / "shared" / "data"))
+WRITE_PAGE = hf_transfer.finetuning._write_page
 WORDS = [
     "a",
     "an",
@@ -232,6 +234,20 @@ def settings_of(config_class: str, changes: dict[str, Any]) -> dict[str, Any]:
 
     config = getattr(transformers, config_class)()
     return {name: value for name, value in changes.items() if hasattr(config, name)}
+
+
+@pytest.fixture(scope="module")
+def without_page() -> Iterator[None]:
+    """Runs write no ``report.html``, which takes a third of a tiny one: for tests that are about something else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hf_transfer.finetuning._write_page", lambda *_: None)
+        yield
+
+
+@pytest.fixture
+def with_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page nevertheless, in a module of tests ``without_page``."""
+    monkeypatch.setattr("hf_transfer.finetuning._write_page", WRITE_PAGE)
 
 
 def message_rows(count: int, labels: tuple[str, ...] = ("ham", "spam")) -> list[dict[str, str]]:

@@ -372,6 +372,13 @@ def test_predict_takes_the_columns_that_the_model_was_trained_with(tiny, command
     assert evaluate(tmp_path / "out", str(file))["examples"] == 60
 
 
+def test_a_table_among_the_inputs_is_no_text(trained, command, tmp_path):
+    file = write_csv(tmp_path / "new.csv", message_rows(3))
+    result = command("predict", trained / "full", file)
+    assert result.code == 2
+    assert f"--file {file}" in result.err
+
+
 def test_columns_that_training_found_by_itself_are_found_again(tiny, command, tmp_path):
     rows = [{"sms": row["text"], "class": row["label"]} for row in message_rows(60)]
     finetune(TextClassification(), train_file=str(write_csv(tmp_path / "m.csv", rows)), max_steps=2, disable_tqdm=True,

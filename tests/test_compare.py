@@ -13,6 +13,7 @@ from processes import Forked, fork
 from speech import write_clips
 
 from hf_transfer import InputError, TextClassification, compare, study
+from hf_transfer.evaluation import regression
 from hf_transfer.evaluation.bootstrap import Resampled
 from hf_transfer.evaluation.several_runs import measure_several, recommend
 from hf_transfer.parsing import parse_arguments
@@ -315,6 +316,40 @@ def test_a_model_that_learned_nothing_is_not_praised(tiny, tmp_path):
     (untrained,) = found.report["untrained"].values()
     assert f"But it is no better than before training ({untrained:.3f}) beyond chance." in str(found)
     assert f"Before training: {untrained:.3f}." in str(found)
+    (run,) = found.report["runs"].values()  # a single run of each has the intervals of its report
+    own = json.loads((tmp_path / "out" / run["folders"][0] / "report.json").read_text())
+    for name in ("accuracy", "precision", "recall", "f1"):
+        assert run["confidence"].get(name) == own["confidence"].get(name)
+
+
+def test_what_no_test_example_tells_is_not_compared_by(tiny, tmp_path, caplog):
+    """There is no F1 where no example is of a label and none is taken for it."""
+    rows = message_rows(80)
+    few = [row for i, row in enumerate(rows[:60]) if row["label"] == "ham" or i < 8]
+    own = {
+        "train_file": str(write_csv(tmp_path / "m.csv", few)),
+        "model_name_or_path": str(tiny()),
+        **STEPS,
+        "test_file": str(write_csv(tmp_path / "t.csv", [row for row in rows[60:] if row["label"] == "ham"])),
+    }
+    with caplog.at_level("INFO", "hf_transfer"):
+        found = compare(TextClassification(), methods=["frozen"], seeds=1, output_dir=str(tmp_path / "out"), **own)
+    assert "Spam F1 is not told by the test examples: the comparison is by accuracy." in caplog.text
+    assert found.report["metric"] == "accuracy"
+    assert (tmp_path / "out" / "comparison.json").is_file()
+
+
+def test_errors_of_numbers_may_be_above_one():
+    generator = np.random.default_rng(0)
+    truth = generator.normal(size=40)
+    guess = truth + 1.2 * generator.normal(size=40)
+    ends = {}
+    for unit in (1.0, 100.0):
+        run = Resampled(np.arange(40), regression.weighted_metrics(truth * unit, guess * unit))
+        found = measure_several({"a": [run]}, "mean_absolute_error", greater_is_better=False, seed=0)
+        ends[unit] = np.array(found["a"]["confidence"]["mean_absolute_error"]) / unit
+    assert ends[1.0][1] > 1
+    assert ends[1.0] == pytest.approx(ends[100.0])
 
 
 def test_the_cheapest_within_a_standard_error_is_taken():

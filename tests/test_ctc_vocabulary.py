@@ -15,6 +15,8 @@ from hf_transfer import InputError, SpeechRecognition, finetune, load_finetuned
 from hf_transfer.arguments import ModelArguments
 from hf_transfer.tasks.ctc_vocabulary import label_ids, read_vocabulary
 
+pytestmark = pytest.mark.usefixtures("without_page")
+
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
 LETTERS = [*"abcdefghijklmnopqrstuvwxyz"]
 STEPS = {"max_steps": 1, "per_device_train_batch_size": 8, "report_to": "none", "disable_tqdm": True,

@@ -9,6 +9,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from hf_transfer import TextClassification, finetune, load_finetuned
 from hf_transfer.data.tables import read_rows
 
+pytestmark = pytest.mark.usefixtures("without_page")
+
 STEPS = {"max_steps": 2, "disable_tqdm": True}
 
 

@@ -21,6 +21,8 @@ from hf_transfer.training.activation_store import ActivationStore, _Shard
 from hf_transfer.training.feature_cache import FeatureCache
 from hf_transfer.training.standardisation import standardised_input
 
+pytestmark = pytest.mark.usefixtures("without_page")
+
 
 def prepared(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -6,13 +6,14 @@ import signal
 import time
 
 import pytest
-from conftest import ROOT, build_model, message_rows, write_csv
+from conftest import ROOT, build_model, message_rows, number_rows, write_csv
 from processes import Forked, start
 from safetensors.torch import load_file
 from transformers.trainer_callback import CallbackHandler
 
 from hf_transfer import TextClassification, finetune
 from hf_transfer.errors import Interrupted
+from hf_transfer.reporting import output_folder
 from hf_transfer.studying import study
 
 
@@ -78,6 +79,44 @@ def test_a_signal_in_an_evaluation_ends_within_a_batch_and_nothing_is_lost(setti
         assert report["metrics"] == whole["metrics"]
         ours, theirs = (load_file(place / "model.safetensors") for place in (folder, tmp_path / "whole"))
         assert all(ours[name].equal(theirs[name]) for name in theirs), moment
+
+
+@pytest.mark.parametrize(
+    ("moment", "method"), [("before_and_after", "full"), ("_write_model", "lora"), ("model_card", "frozen")]
+)
+def test_a_number_is_finished_once_wherever_the_run_is_stopped(settings, tmp_path, monkeypatch, method, moment):
+    """The head is written in the unit of the labels in the end: a checkpoint is from before that."""
+    rows = number_rows(80, unit=1000.0, zero=50_000.0)
+    settings = {**settings, "train_file": str(write_csv(tmp_path / "n.csv", rows)), "method": method,
+                "eval_strategy": "no"}  # fmt: skip
+    task = TextClassification(problem_type="regression")
+    whole = finetune(task, **settings, output_dir=str(tmp_path / "whole")).report
+    with monkeypatch.context() as patch:
+        patch.setattr(f"hf_transfer.finetuning.{moment}", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            finetune(task, **settings, output_dir=str(tmp_path / "out"))
+    again = finetune(task, **settings, output_dir=str(tmp_path / "out"), resume_from_checkpoint="true").report
+    assert again["metrics"] == whole["metrics"]
+    name = "adapter_model.safetensors" if method == "lora" else "model.safetensors"
+    ours, theirs = (load_file(tmp_path / run / name) for run in ("out", "whole"))
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
+
+
+def test_a_signal_behind_the_result_leaves_nothing_to_go_on_with(settings, tmp_path, monkeypatch, caplog):
+    honest = output_folder.remove_entries
+
+    def stopped(*arguments):
+        honest(*arguments)
+        monkeypatch.setattr(output_folder, "remove_entries", honest)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(output_folder, "remove_entries", stopped)
+    with pytest.raises(Interrupted, match="SIGTERM"), caplog.at_level("INFO", "hf_transfer"):
+        finetune(TextClassification(), **settings, output_dir=str(tmp_path / "out"))
+    assert "the result is complete" in caplog.text
+    assert "Go on with" not in caplog.text
+    assert (tmp_path / "out" / "report.json").is_file()
+    assert not (tmp_path / "out.partial").exists()
 
 
 def test_a_signal_before_the_first_step_of_an_evaluation_leaves_its_early_stop(settings, tmp_path, monkeypatch):

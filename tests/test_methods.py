@@ -12,6 +12,8 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_transfer import InputError, TextClassification, finetune, load_finetuned
 
+pytestmark = pytest.mark.usefixtures("without_page")
+
 # Families that differ in the names of their layers, in their heads or in how they start; MiniLM's are BERT's.
 DISTINCT = [name for name in FAMILIES if name != "minilm"]
 STEPS = {"max_steps": 3, "per_device_train_batch_size": 8, "report_to": "none", "disable_tqdm": True}

@@ -176,6 +176,24 @@ def test_intervals_hold_the_truth_where_the_examples_of_a_patient_are_alike(pati
     assert held_alone / DRAWS < 0.85
 
 
+def test_intervals_hold_the_truth_where_few_patients_have_the_label():
+    generator = np.random.default_rng(7)
+    true = float(expit(1.0 + 1.2 * np.random.default_rng(9).standard_normal(200_000)).mean())
+    patient = np.repeat(np.arange(40), 5)
+    truth = (patient < 4).astype(int)
+    names = patient.astype(str).tolist()
+    held = 0
+    for i in range(DRAWS):
+        rate = expit(1.0 + 1.2 * generator.standard_normal(40))[patient]
+        logits = 3.0 * np.eye(2)[np.where(generator.random(200) < rate, truth, 1 - truth)]
+        low, high = intervals(logits, logits, truth, Decision(), seed=i, units=names)["after"]["recall"]
+        held += low <= true <= high
+        alone = intervals(logits, logits, truth, Decision(), seed=i)["after"]["recall"] if i < 5 else [low, high]
+        assert low <= alone[0]
+        assert alone[1] <= high
+    assert held / DRAWS >= 0.9
+
+
 @pytest.mark.parametrize(("negatives", "limit"), [(299, 0.01), (1300, 0.01), (100, 0.05), (400, 0.1)])
 def test_a_limit_on_false_positives_is_kept_in_95_of_100_runs(negatives, limit):
     """Scores of label 0 are uniform: the true rate above a threshold is what is left above it."""

@@ -23,6 +23,8 @@ from hf_transfer.data.transcripts import build_tokenizer
 from hf_transfer.parsing import parse_arguments
 from hf_transfer.training import cost
 
+pytestmark = pytest.mark.usefixtures("without_page")
+
 STEPS = {"max_steps": 3, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "report_to": "none",
          "disable_tqdm": True, "learning_rate": 1e-2}  # fmt: skip
 
@@ -779,7 +781,7 @@ def test_a_drawn_test_split_is_of_new_voices(speech_model, accents, tmp_path):
     assert "whole speakers" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_an_accent_of_one_speaker_is_learned_and_measured(speech_model, accents, tmp_path):
+def test_an_accent_of_one_speaker_is_learned_and_measured(speech_model, accents, tmp_path, with_page):
     """Whole speakers would leave it on one side: clips are drawn, and it is told that voices are known."""
     file = with_speakers(accents, tmp_path, lambda i, accent: f"{accent}-{i % 12 if accent == 'north' else 0}")
     report = train(tmp_path / "out", speech_model(), train_file=str(file), group_column_name="accent").report

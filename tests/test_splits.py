@@ -12,6 +12,7 @@ from hf_transfer import InputError, SpeechRecognition, TextClassification, finet
 from hf_transfer.data.drawing import draw
 from hf_transfer.evaluation.classification import share_interval
 from hf_transfer.finetuning import _prepare_splits
+from hf_transfer.inference import evaluate
 from hf_transfer.parsing import make_arguments
 
 
@@ -347,8 +348,9 @@ def test_groups_may_be_what_is_kept_whole(tmp_path):
 
 
 def test_the_split_by_which_a_run_was_measured_is_in_report_card_and_arguments(tiny, tmp_path):
+    wards = table([2] * 60, "ward", lambda ward, i: "ab"[ward % 2])
     result = finetune(
-        TextClassification(), model_name_or_path=str(tiny()), dataset=table([2] * 60, "ward"), split_by="ward",
+        TextClassification(), model_name_or_path=str(tiny()), dataset=wards, split_by="ward",
         output_dir=str(tmp_path / "out"), max_steps=1, disable_tqdm=True,
     )  # fmt: skip
     assert result.report["data"]["made"]["test"] == {
@@ -365,6 +367,13 @@ def test_the_split_by_which_a_run_was_measured_is_in_report_card_and_arguments(t
     right = sum(record["label"] == record["prediction"] for record in records)
     low, high = share_interval(right, 24)
     assert result.report["confidence"]["accuracy"] != [low, high]
+    tested = {record["text"] for record in records}
+    again = [row for row in wards if row["text"] in tested]
+    found = evaluate(tmp_path / "out", str(write_csv(tmp_path / "t.csv", again)), split_by="ward")
+    assert found["intervals_over"] == "values of 'ward'"
+    assert found["confidence"]["accuracy"] == pytest.approx(
+        result.report["confidence"]["accuracy"], abs=0.1
+    )  # steps of a ward, 1 / 12
 
 
 # --- groups without a name --------------------------------------------------------------------------------------

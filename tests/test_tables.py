@@ -229,6 +229,18 @@ def test_a_quote_that_is_never_closed_is_told_where_it_opens(tmp_path, content, 
         list(read_rows(tmp_path / "m.csv"))
 
 
+def test_rows_of_nothing_at_the_end_are_left_out(tmp_path):
+    (tmp_path / "m.csv").write_text("text,label\na,x\n,\nb,y\n,\n , \n")
+    assert [row["text"] for row in read_rows(tmp_path / "m.csv")] == ["a", "", "b"]
+
+
+@pytest.mark.parametrize("column", ["split", "Split", "SET"])
+def test_the_column_that_divides_a_table_is_found_in_any_case(tmp_path, column):
+    rows = [{**row, column: ("train", "dev", "test")[i % 3]} for i, row in enumerate(ROWS)]
+    found = read(train_file=str(write_csv(tmp_path / "m.csv", rows)))
+    assert set(found) == {"train", "validation", "test"}
+
+
 def test_an_object_a_line_is_read_whatever_the_ending(tmp_path):
     rows = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(4)]
     (tmp_path / "manifest.json").write_text("\n".join(map(json.dumps, rows)))

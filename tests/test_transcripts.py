@@ -38,6 +38,7 @@ def test_normalise(text, letters, spelt):
 
 def test_a_vocabulary_covers_its_own_alphabet_with_a_foreign_letter_now_and_then():
     assert covers(["hello there"] * 100 + ["café"], UPPER)
+    assert covers(["hello there"] * 18 + ["20 % off & 5 €", "привет"], UPPER)  # a tenth of the transcripts
     assert not covers(["schöne grüße über alles"] * 10, UPPER)
     assert not covers(["привет"], UPPER)
     assert not covers(["12 34"], UPPER)

@@ -56,17 +56,26 @@ class DelimitedFile:
     def rows(self) -> Iterator[dict[str, str]]:
         """The rows by column, those without a name left out, read as they are asked for.
 
+        Spreadsheets end in rows of nothing: those are left out.
+
         Raises:
             InputError: a row has more or fewer cells than there are columns, or a quote is not closed.
         """
         kept = [i for i, name in enumerate(self.names) if name]
+        empty: list[dict[str, str]] = []  # until one with something in it follows
         cells_of = _cells(self.text, self.delimiter, self.before, literal=self.literal)
         for first, last, cells in itertools.islice(cells_of, int(self.header), None):
             if not fits(cells, len(self.names)):
                 raise InputError(_ragged(self, first, last, cells))
             if [cell.strip() for cell in cells] == list(self.names):
                 continue  # a header in the middle, of files that were joined, or one although names were given
-            yield {self.names[i]: cells[i] for i in kept}
+            row = {self.names[i]: cells[i] for i in kept}
+            if len(cells) > 1 and not any(cell.strip() for cell in cells):
+                empty.append(row)
+                continue
+            yield from empty
+            empty.clear()
+            yield row
 
 
 def examine_delimited(path: Path, column_names: Sequence[str] | None, delimiter: str | None) -> DelimitedFile:

@@ -65,9 +65,10 @@ def _without_problems(read: Dataset, name: str, *, drop: bool) -> Dataset:
         )
     if rows and not drop:
         first = "; ".join(f"row {i + 1}: {problems[i]}" for i in rows[:5])
+        without = ", or leave them out with --drop_incomplete" if len(rows) < len(problems) else ""
         raise InputError(
             f"{len(rows)} of {len(problems)} rows in the {name} split cannot be used ({first}; rows counted from 1, "
-            "without the header). Mend or remove them, or leave them out with --drop_incomplete."
+            f"without the header). Mend them{without}."
             f"{several_in_a_cell({label for label in read['label'][:] if isinstance(label, str)})}"
             f"{''.join(cure for kind, cure in REMEDIES.items() if any(p.startswith(kind) for p in problems if p))}"
         )

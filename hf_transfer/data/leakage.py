@@ -88,14 +88,14 @@ def unit_column(data: DataArguments, columns: Sequence[str], usual: str | None) 
     """The column whose values are kept on one side of drawn splits: --split_by, or the `usual` one.
 
     Raises:
-        InputError: the training split has no such column.
+        InputError: there is no such column.
     """
     if data.split_by is None:
         # The source's group is trained and tested on.
         return None if data.source_group is not None and usual == data.group_column_name else usual
     if data.split_by not in columns:
         raise InputError(
-            f"--split_by {data.split_by}: the training split has no such column. It has: {', '.join(columns)}."
+            f"--split_by {data.split_by}: there is no such column. It has: {', '.join(columns)}."
             f"{nearest(data.split_by, columns)}"
         )
     return data.split_by

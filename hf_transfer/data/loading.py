@@ -151,11 +151,16 @@ def splits_beside(splits: DatasetDict) -> DatasetDict:
     return DatasetDict({name: split for name, split in splits.items() if name != "train"})
 
 
+# Of a table that holds all splits: the column that tells them apart, in any case.
+SPLIT_COLUMNS = ("split", "set", "partition")
+
+
 def divided_by_column(table: Dataset, source: str) -> DatasetDict:
-    """One table for all splits, told apart by a column ``split``: its rows go where they belong, and that is said."""
-    if "split" not in table.column_names:
+    """One table for all splits, told apart by one of `SPLIT_COLUMNS`: its rows go where they belong; it is said."""
+    column = next((name for name in table.column_names if name.lower() in SPLIT_COLUMNS), None)
+    if column is None:
         return DatasetDict(train=table)
-    values = [str(value).strip().lower() for value in table["split"][:]]
+    values = [str(value).strip().lower() for value in table[column][:]]
     rows = {name: [i for i, value in enumerate(values) if value in usual] for name, usual in SPLIT_NAMES.items()}
     divided_rows = sum(map(len, rows.values()))
     if divided_rows < len(values) / 2 or not rows["train"]:
@@ -165,9 +170,9 @@ def divided_by_column(table: Dataset, source: str) -> DatasetDict:
         number, odd = next((i, value) for i, value in enumerate(values, start=1) if value not in usual)
         raise InputError(
             f"{short_path(source)}: row {number} is of the split {odd!r}; expected one of {', '.join(sorted(usual))} "
-            "in the column 'split', which divides the table. Mend the row, or rename the column."
+            f"in the column {column!r}, which divides the table. Mend the row, or rename the column."
         )
     divided = DatasetDict({name: table.select(indices) for name, indices in rows.items() if indices})
     sizes = ", ".join(f"{len(split)} {name}" for name, split in divided.items())
-    logger.info("The column 'split' of %s divides it: %s.", short_path(source), sizes)
+    logger.info("The column %r of %s divides it: %s.", column, short_path(source), sizes)
     return divided

@@ -122,9 +122,10 @@ def read_recordings(
     mention_decisions(name, [(names[i], clips.findings[i]) for i in kept])
     if len(kept) < len(names) / 2:
         reason, worst = max(left_out.clips.items(), key=lambda item: len(item[1]))
+        begin = "" if reason != "missing" else f" Relative paths begin in {Path(folder or '.').resolve()}."
         raise InputError(
             f"Only {len(kept)} of {len(names)} clips in the {name} split can be used; the commonest reason is "
-            f"{reason!r} ({len(worst)} clips), as with {worst[0]}. Relative paths begin in {folder or 'this folder'}."
+            f"{reason!r} ({len(worst)} clips), as with {worst[0]}.{begin}"
         )
     return _table(split, columns, kept, sources, texts, clips, seconds), left_out.counts()
 

@@ -17,6 +17,8 @@ from hf_transfer.data.transcript_tags import SPECIAL, without_tags
 BLANK, UNKNOWN, DELIMITER = "[PAD]", "[UNK]", "|"
 # A transcript may hold a foreign letter now and then; more than this share of them is another alphabet.
 UNKNOWN_SHARE = 0.005
+# Or so many of the transcripts, whatever their letters are: one odd clip makes no vocabulary.
+FOREIGN_SHARE = 0.1
 # In Turkish text more than a third of all i are dotless or capital dotted ones; a Turkish name now and then is less.
 TURKIC_SHARE = 0.1
 
@@ -87,12 +89,14 @@ def unknown_letters(texts: Iterable[str], letters: set[str]) -> tuple[Counter[st
 
 
 def covers(texts: list[str], letters: set[str]) -> bool:
-    """Whether a vocabulary can spell `texts` as they are, foreign letters now and then left out.
+    """Whether a vocabulary can spell `texts` as they are, but for foreign letters now and then or in a few of them.
 
     Letters that would lose an accent count as foreign: who writes many of them means them.
     """
-    unknown, total = unknown_letters((normalise(text, letters, fold=False) for text in texts), letters)
-    return sum(unknown.values()) <= UNKNOWN_SHARE * max(1, total)
+    plain = [normalise(text, letters, fold=False) for text in texts]
+    unknown, total = unknown_letters(plain, letters)
+    few = sum(not spells(letters, text) for text in plain) <= FOREIGN_SHARE * len(plain)
+    return few or sum(unknown.values()) <= UNKNOWN_SHARE * max(1, total)
 
 
 def new_letters(texts: Iterable[str]) -> set[str]:

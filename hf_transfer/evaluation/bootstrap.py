@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest, norm, t
 
+from hf_transfer.evaluation.metric_names import limits, limits_of_change
 from hf_transfer.evaluation.metrics import Array
 
 RESAMPLES = 1000
@@ -24,8 +25,8 @@ class Resampled:
         units: for each example the number of what is drawn together, see `data.leakage.drawn_together`, [n].
         metrics: from weights of the examples [..., n], the multiplicity of each in each resample, to values [...] by
             name. A name that is a tuple ``("gain", metric)`` is a difference of two metrics.
-        support: of metrics that rest on fewer examples than all, the numbers of examples of each of their
-            labels, [labels].
+        support: of metrics that rest on less than all, how many of `units` hold each of their labels, [labels].
+        shares: the intervals of metrics for which nothing has to be resampled.
         changed: of metrics whose differences rest on fewer examples than all, whether each example makes one, [n].
     """
 
@@ -33,6 +34,7 @@ class Resampled:
     metrics: Callable[[Array], dict[Any, Array]]
     support: Mapping[str, Array] = field(default_factory=dict)
     changed: Mapping[str, Array] = field(default_factory=dict)
+    shares: Mapping[str, list[float]] = field(default_factory=dict)
 
     def counts(self, name: Any) -> Array:
         """The numbers of what is drawn by itself that a metric rests on, one a label."""
@@ -40,8 +42,6 @@ class Resampled:
         kind, metric = name if isinstance(name, tuple) else ("", name)
         if kind == "gain" and metric in self.changed:
             return np.array([len(np.unique(self.units[self.changed[metric]]))])
-        if kind == "gain" or drawn < len(self.units):
-            return np.array([drawn])
         return self.support.get(metric, np.array([drawn]))
 
 
@@ -65,13 +65,16 @@ def bootstrap(resampled: Resampled, *, seed: int) -> dict[Any, list[float]]:
     found = {}
     for name, value in metrics(np.ones((1, len(units)))).items():
         measured, counts = float(np.atleast_1d(value)[0]), resampled.counts(name)
-        is_gain = isinstance(name, tuple) and name[0] == "gain"
+        kind, metric = name if isinstance(name, tuple) else ("", name)
+        is_gain = kind == "gain"
         if np.isnan(measured) or np.isnan(resamples[name]).all() or not (is_gain or counts.sum()):
             continue  # nothing is known of it
         if is_gain:
-            found[name] = percentile_interval(resamples[name], measured, counts, resampled.counts(name[1]))
+            found[name] = percentile_interval(
+                resamples[name], measured, counts, resampled.counts(metric), limits_of_change(metric)
+            )
         else:
-            found[name] = accelerated_interval(resamples[name], measured, without[name], counts)
+            found[name] = accelerated_interval(resamples[name], measured, without[name], counts, limits(metric))
     return found
 
 
@@ -101,7 +104,13 @@ def left_out(units: Array) -> Iterator[Array]:
 
 
 def accelerated_interval(
-    values: Array, measured: float, without: Array, counts: Array, *, widened: float = 1.0
+    values: Array,
+    measured: float,
+    without: Array,
+    counts: Array,
+    bounds: tuple[float, float],
+    *,
+    widened: float = 1.0,
 ) -> list[float]:
     """The bias-corrected and accelerated (BCa) interval: Efron 1987, https://doi.org/10.2307/2289144.
 
@@ -113,14 +122,16 @@ def accelerated_interval(
         measured: on all examples.
         without: with each part left out, [parts], of the jackknife.
         counts: numbers of examples that the value rests on, one a label: see `spread`.
+        bounds: the least and the greatest value that there can be.
         widened: how much farther the ends are from `measured`, where something else varies as well: resamples do not
             reach so far.
     """
     values, without = values[~np.isnan(values)], without[~np.isnan(without)]
-    if np.ptp(values) == 0 and values[0] in (0.0, 1.0):
+    if np.ptp(values) == 0 and bounds[1] == 1 and values[0] in (0.0, 1.0):
         return _exact(float(values[0]), counts)
     moved = values - values.mean() + measured
-    below = (moved < measured - 1e-9).mean() + (np.abs(moved - measured) <= 1e-9).mean() / 2
+    rounding = 1e-9 * (float(np.ptp(values)) or 1.0)
+    below = (moved < measured - rounding).mean() + (np.abs(moved - measured) <= rounding).mean() / 2
     bias = norm.ppf(np.clip(below, 1 / len(moved), 1 - 1 / len(moved)))
     pull = without.mean() - without if len(without) else np.zeros(1)
     squares = float(np.square(pull).sum())
@@ -129,10 +140,12 @@ def accelerated_interval(
     # At its pole an end is as far out as the resamples reach.
     share = 1 - acceleration * ends
     levels = np.where(share > 0, norm.cdf(bias + ends / np.where(share > 0, share, 1.0)), [0.0, 1.0])
-    return _within(measured + (np.quantile(moved, levels) - measured) * widened, values)
+    return np.clip(measured + (np.quantile(moved, levels) - measured) * widened, *bounds).tolist()
 
 
-def percentile_interval(values: Array, measured: float, changed: Array, counts: Array) -> list[float]:
+def percentile_interval(
+    values: Array, measured: float, changed: Array, counts: Array, bounds: tuple[float, float]
+) -> list[float]:
     """The percentile interval (Efron & Tibshirani 1993, chapter 13) of a difference, around what was measured.
 
     Args:
@@ -140,15 +153,17 @@ def percentile_interval(values: Array, measured: float, changed: Array, counts: 
         measured: on all examples.
         changed: numbers of examples that make a difference: see `spread`.
         counts: numbers of examples that each of the two values rests on, one a label.
+        bounds: the least and the greatest difference that there can be.
     """
     values = values[~np.isnan(values)]
     if np.ptp(values) == 0:
-        return _exact(float(values[0]), counts) if abs(values[0]) == 1 else [float(values[0])] * 2
+        whole = bounds[1] == 1 and abs(values[0]) == 1
+        return _exact(float(values[0]), counts) if whole else [float(values[0])] * 2
     level = norm.cdf(spread(changed) * NORMAL_95)
     shift = measured - values.mean()
     if abs(shift) < 3 * values.std() / len(values) ** 0.5:
         shift = 0.0  # the noise of resamples, which would move the end of those without a difference away from 0
-    return _within(np.quantile(values + shift, [1 - level, level]), values)
+    return np.clip(np.quantile(values + shift, [1 - level, level]), *bounds).tolist()
 
 
 def spread(counts: Array) -> float:
@@ -179,10 +194,3 @@ def _exact(value: float, counts: Array) -> list[float]:
     """Where all resamples agree on 0, 1 or -1: the other end as the examples of each label allow it, on average."""
     least = float(np.mean([exact_end(max(1, round(count))) for count in counts if count > 0]))
     return {1.0: [least, 1.0], 0.0: [0.0, 1 - least], -1.0: [-1.0, -least]}[value]
-
-
-def _within(ends: Array, values: Array) -> list[float]:
-    """`ends` inside -1, 0 and 1, as far as no resample is outside of these: a share has its limits."""
-    low = next((bound for bound in (0.0, -1.0) if values.min() >= bound), -np.inf)
-    high = next((bound for bound in (0.0, 1.0) if values.max() <= bound), np.inf)
-    return [float(end) for end in np.clip(ends, low, high)]

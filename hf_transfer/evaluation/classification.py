@@ -174,18 +174,23 @@ def intervals(
 
     differs = labels_before != labels
     changed = dict.fromkeys(OF_LABELS, differs.any(axis=1) if differs.ndim == 2 else differs)
-    found = bootstrap(Resampled(together, both, support(truth, labels, num_labels), changed), seed=seed)
+    found = bootstrap(Resampled(together, both, support(truth, labels, num_labels, together), changed), seed=seed)
     if len(np.unique(labels)) < 2:
         found.pop(("after", "matthews_correlation"), None)  # undefined where all answers are the same
     after_ends, gain = ({key[1]: ends for key, ends in found.items() if key[0] == kind} for kind in ("after", "gain"))
-    if together.max() + 1 == len(together):  # each by itself
-        after_ends |= _proportions(truth, labels, num_labels)
-        gain["accuracy"] = difference_of_shares(_right(truth, labels_before), _right(truth, labels))
+    shares = proportions(truth, labels, num_labels)
+    by_example = difference_of_shares(_right(truth, labels_before), _right(truth, labels))
+    if together.max() + 1 == len(together):
+        after_ends |= shares
+        gain["accuracy"] = by_example
+    else:  # whose examples are alike: they never tell more than as many examples by themselves
+        after_ends |= {name: wider(ends, after_ends.get(name, ends)) for name, ends in shares.items()}
+        gain["accuracy"] = wider(by_example, gain["accuracy"])
     return {"after": after_ends, "gain": gain}
 
 
-def _proportions(truth: Array, labels: Array, num_labels: int) -> dict[str, list[float]]:
-    """95 % intervals of the metrics that are shares of independent examples: nothing has to be resampled for these.
+def proportions(truth: Array, labels: Array, num_labels: int) -> dict[str, list[float]]:
+    """95 % intervals of the metrics that are shares, of examples that are independent: nothing has to be resampled.
 
     Those of F1 are of the share of right answers among the examples that have label 1 or are taken for it, of which F1
     is a function: Lam et al. 2023, https://arxiv.org/abs/2309.14621.
@@ -202,6 +207,11 @@ def _proportions(truth: Array, labels: Array, num_labels: int) -> dict[str, list
     if "f1" in found and 0 < hits < (truth | labels).sum():
         found["f1"] = [2 * share / (1 + share) for share in found["f1"]]
     return found
+
+
+def wider(one: list[float], other: list[float]) -> list[float]:
+    """The interval that reaches as far as both of two."""
+    return [min(one[0], other[0]), max(one[1], other[1])]
 
 
 def _right(truth: Array, labels: Array) -> Array:
@@ -258,30 +268,35 @@ def weighted_metrics(truth: Array, labels: Array, probabilities: Array) -> Calla
     return compute
 
 
-def support(truth: Array, labels: Array, num_labels: int) -> dict[str, Array]:
-    """Of each metric that rests on fewer examples than all: the numbers of examples of each of its labels.
+def support(truth: Array, labels: Array, num_labels: int, together: Array) -> dict[str, Array]:
+    """Of each metric that rests on less than all: how many examples, or patients, there are of each of its labels.
 
     Args:
         truth: references, see `weighted_metrics`.
         labels: predicted, as `truth`.
         num_labels: number of labels.
+        together: for each example the number of its patient or the like, see `drawn_together`, [n].
 
     Returns:
         Of metrics of label 1 the number of its examples, or of those that are taken for it (precision); of means over
         labels the numbers of each; of what takes both of two labels that of the rarer.
     """
-    if truth.ndim == 2:
-        counts, answers = truth.sum(axis=0), labels.sum(axis=0)
-    else:
-        counts, answers = (np.bincount(ids, minlength=num_labels) for ids in (truth, labels))
+    counts, answers = (_units_of_labels(ids, num_labels, together) for ids in (truth, labels))
     rarer = counts[counts > 0].min(initial=len(truth), keepdims=True)
     found = {"f1": counts, "recall": counts, "precision": answers, "f1_macro": counts}
     if truth.ndim == 2:
-        found["f1_micro"] = counts.sum(keepdims=True)
+        found["f1_micro"] = np.array([len(np.unique(together[truth.any(axis=1)]))])
     elif num_labels == 2:
         found |= {"f1": counts[1:], "recall": counts[1:], "precision": answers[1:]}
     found |= dict.fromkeys(("matthews_correlation", "roc_auc", "average_precision"), rarer)
     return found
+
+
+def _units_of_labels(ids: Array, num_labels: int, together: Array) -> Array:
+    """How many of `together` there are with each label, [num_labels]."""
+    rows, labels = np.nonzero(ids) if ids.ndim == 2 else (np.arange(len(ids)), ids)
+    pairs = np.unique(np.stack([together[rows], labels]), axis=1)
+    return np.bincount(pairs[1], minlength=num_labels)
 
 
 def decided(probabilities: Array, decision: Decision, names: list[str]) -> list[dict[str, Any]]:
@@ -338,16 +353,19 @@ def findings(logits: Any, truth: Array, decision: Decision, units: Sequence[str]
 
 def _false_positives(taken: Array, negative: Array, together: Array) -> dict[str, Any]:
     count, of = int((taken & negative).sum()), int(negative.sum())
+    share = binomtest(count, of).proportion_ci(method="exact")
+    exact = [float(share.low), float(share.high)]
     if together.max() + 1 == len(together):
-        share = binomtest(count, of).proportion_ci(method="exact")
-        return {"count": count, "of": of, "interval": [float(share.low), float(share.high)]}
+        return {"count": count, "of": of, "interval": exact}
 
     def rate(weights: Array) -> dict[str, Array]:
         weights = weights * negative
         with np.errstate(invalid="ignore"):  # no negative was drawn
             return {"rate": (weights * taken).sum(axis=1) / weights.sum(axis=1)}
 
-    return {"count": count, "of": of, "interval": bootstrap(Resampled(together, rate), seed=0)["rate"]}
+    held = {"rate": np.array([len(np.unique(together[negative]))])}
+    ends = bootstrap(Resampled(together, rate, held), seed=0)["rate"]
+    return {"count": count, "of": of, "interval": wider(exact, ends)}
 
 
 def least_likely(logits: Any, truth: Array, decision: Decision, names: list[str]) -> list[dict[str, Any]]:

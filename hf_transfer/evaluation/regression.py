@@ -18,7 +18,6 @@ from hf_transfer.evaluation.metrics import Array, MetricInMemory
 
 # How many examples a report shows as the worst, and how many points a chart.
 WORST, MOST_POINTS, BINS = 10, 500, 24
-ERRORS = ("mean_squared_error", "mean_absolute_error")
 
 
 def regression_metrics(references: Array, predictions: Array, weights: Array | None = None) -> dict[str, Array]:
@@ -134,33 +133,14 @@ def intervals(
         seed: of the resampling.
         units: the patient, speaker or camera of each example [n], where they are known.
     """
-    whole = np.ones(len(truth))
     together = drawn_together(units, len(truth))
-    scales = _scales(regression_metrics(truth, before, whole), regression_metrics(truth, after, whole))
 
     def both(weights: Array) -> dict[Any, Array]:
         old, new = (regression_metrics(truth, numbers, weights) for numbers in (before, after))
-        return {("after", name): new[name] / scale for name, scale in scales.items()} | {
-            ("gain", name): (new[name] - old[name]) / scale for name, scale in scales.items()
-        }
+        return {("after", name): new[name] for name in new} | {("gain", name): new[name] - old[name] for name in new}
 
     found = bootstrap(Resampled(together, both), seed=seed)
-    intervals: dict[str, dict[str, list[float]]] = {"after": {}, "gain": {}}
-    for (kind, name), ends in found.items():
-        intervals[kind][name] = [end * scales[name] for end in ends]
-    for name in ERRORS:
-        if np.array_equal(after, truth):  # 0 in every resample is the end of a share, and no error of numbers
-            intervals["after"][name] = [0.0, 0.0]
-    return intervals
-
-
-def _scales(*measured: dict[str, Array]) -> dict[str, float]:
-    """What each metric is counted in while it is resampled: a thousandth of an error, 1 for a correlation.
-
-    Shares end at 0 and 1, and the bootstrap keeps to these ends. Errors have no such ends, in whatever unit.
-    """
-    largest = {name: max(float(one[name]) for one in measured) for name in ERRORS}
-    return {**{name: value / 1000 or 1.0 for name, value in largest.items()}, "spearman": 1.0}
+    return {kind: {key[1]: ends for key, ends in found.items() if key[0] == kind} for kind in ("after", "gain")}
 
 
 def findings(predictions: Array, truth: Array) -> dict[str, Any]:

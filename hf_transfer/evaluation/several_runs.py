@@ -16,6 +16,7 @@ from hf_transfer.evaluation.bootstrap import (
     multiplicities,
     over_weights,
 )
+from hf_transfer.evaluation.metric_names import limits
 from hf_transfer.evaluation.metrics import Array
 
 # Draws of the largest distance among ways that are equal.
@@ -133,11 +134,10 @@ def measure_several(
         spreads[name] = _Spread.of(drawn, whole[..., 0])
         for k, way in enumerate(ways):
             found[way]["metrics"][name] = value = float(whole[k].mean())
-            counts = np.mean([run.counts(name) for run in runs[way][:seeds]], axis=0)
-            if np.isnan(value) or np.isnan(drawn[k].mean(axis=0)).all() or not counts.sum():
+            if np.isnan(value) or np.isnan(drawn[k].mean(axis=0)).all() or not runs[way][0].counts(name).sum():
                 continue
-            found[way]["confidence"][name] = accelerated_interval(
-                drawn[k].mean(axis=0), value, left[k].mean(axis=0), counts, widened=spreads[name].widening(k)
+            found[way]["confidence"][name] = _interval(
+                runs[way][:seeds], name, value, drawn[k].mean(axis=0), left[k].mean(axis=0), spreads[name].widening(k)
             )
     means = np.array([found[way]["metrics"][metric] for way in ways])
     best = int(np.argmax(means) if greater_is_better else np.argmin(means))
@@ -152,6 +152,20 @@ def measure_several(
             "detectable": (factor + float(norm.ppf(0.8))) * error,
         }
     return found
+
+
+def _interval(
+    runs: Sequence[Resampled], name: str, value: float, drawn: Array, left: Array, widening: float
+) -> list[float]:
+    """The 95 % interval of the mean of a metric over seeds: of a single one that of its report."""
+    counts = np.mean([run.counts(name) for run in runs], axis=0)
+    ends = accelerated_interval(drawn, value, left, counts, limits(name), widened=widening)
+    if name not in runs[0].shares:
+        return ends
+    shares = np.mean([run.shares[name] for run in runs if name in run.shares], axis=0)
+    shares = np.clip(value + (shares - value) * widening, *limits(name)).tolist()
+    alone = int(runs[0].units.max()) + 1 == len(runs[0].units)
+    return shares if alone else [min(ends[0], shares[0]), max(ends[1], shares[1])]
 
 
 def _farthest(spread: _Spread, seed: int) -> float:

@@ -332,7 +332,7 @@ def points(runs: Iterable[tuple[str, Mapping[str, Any]]], *, metric: str, label:
     for i, (name, run) in enumerate(runs):
         value, seconds = run["metrics"][metric], run["training_seconds"]
         inwards, side = (-1, "right") if seconds > longest / 2 else (1, "left")
-        low, high = run["confidence"][metric]
+        low, high = run["confidence"].get(metric, (value, value))
         axes.plot([seconds, seconds], [low, high], color=SERIES[i % len(SERIES)], linewidth=3, alpha=0.4)
         axes.plot(seconds, value, "o", color=SERIES[i % len(SERIES)], markersize=5)
         axes.annotate(_plain(name), (seconds, value), xytext=(6 * inwards, 4), textcoords="offset points", ha=side,

@@ -68,7 +68,7 @@ def summary(report: Mapping[str, Any], folder: Path) -> str:
     for way, run in report["runs"].items():
         rows.append((
             way + (" *" if way == report["recommended"] else ""), figure(run["metrics"][metric], metric),
-            between(run["confidence"][metric], metric),
+            between(run["confidence"].get(metric), metric),
             "best" if way == report["best"] else _to(run["against_best"], metric, sign=True),
             *([_to((run["source"]["before"], run["source"]["after"]), metric)] if source else []),
             f"{run['trained_share']:.1%}", duration(run["training_seconds"]), duration(run["seconds"]),

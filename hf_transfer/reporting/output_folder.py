@@ -121,6 +121,10 @@ class OutputFolder:
             raise InputError(f"--output_dir {self.path}: a run with other arguments is finished there ({shown}).")
         return True
 
+    def is_delivered(self) -> bool:
+        """Whether the result of this run is in its place."""
+        return self._lock is not None and (self.path / "report.json").is_file()
+
     def report(self) -> dict[str, Any]:
         """What ``report.json`` of the finished run holds."""
         return json.loads((self.path / "report.json").read_text(encoding="utf-8"))
@@ -216,7 +220,7 @@ class OutputFolder:
     def discard(self) -> None:
         """Remove what an unfinished run left, unless there is a checkpoint or a result to go on from."""
         mine = self._lock is not None and self._lock.is_locked
-        if mine and not self._checkpoints() and not self._stranded:
+        if mine and (self.is_delivered() or not (self._checkpoints() or self._stranded)):
             self._remove_work()
 
     def _remove_work(self) -> None:

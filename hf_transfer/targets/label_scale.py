@@ -5,7 +5,8 @@ standardised ones, with their mean at 0 and a standard deviation of 1, and its l
 the labels at the end: the model that is shipped gives such numbers by itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 
 from hf_transfer.errors import InputError
 from hf_transfer.evaluation.metrics import Array
+from hf_transfer.models import output_layer
 
 
 @dataclass(frozen=True)
@@ -75,21 +77,31 @@ def standardise_head(model: Any, scale: LabelScale) -> None:
         model: whose config says in which unit its outputs are.
         scale: of the labels; of a layer without a bias the mean stays what it was.
     """
-    before, layer = LabelScale.read(model.config), output_layer(model)
+    before, layer = LabelScale.read(model.config), number_layer(model)
     if layer.bias is None:
         scale = LabelScale(before.mean, scale.deviation)
     _rescale(layer, before.deviation / scale.deviation, (before.mean - scale.mean) / scale.deviation)
     scale.write(model.config)
 
 
-def write_in_label_unit(model: Any) -> None:
-    """Write the last layer for the unit of the labels, so that the model's outputs are in it.
+@contextmanager
+def in_label_unit(model: Any) -> Iterator[None]:
+    """Write the last layer for the unit of the labels, so that the model's outputs are in it, and leave it so.
 
-    Of a layer without a bias all but the mean, which stays in the config: `LabelScale.read`.
+    Of a layer without a bias all but the mean, which stays in the config: `LabelScale.read`. Where the block ends with
+    an exception all is as it was, to the bit: a checkpoint is of the model as it was trained.
     """
-    scale, layer = LabelScale.read(model.config), output_layer(model)
-    _rescale(layer, scale.deviation, scale.mean)
-    LabelScale(0.0 if layer.bias is not None else scale.mean).write(model.config)
+    scale, layer = LabelScale.read(model.config), number_layer(model)
+    trained = [(parameter, parameter.detach().clone()) for parameter in layer.parameters()]
+    try:
+        _rescale(layer, scale.deviation, scale.mean)
+        LabelScale(0.0 if layer.bias is not None else scale.mean).write(model.config)
+        yield
+    except BaseException:
+        for parameter, value in trained:
+            parameter.data.copy_(value)
+        scale.write(model.config)
+        raise
 
 
 def _rescale(layer: nn.Linear, factor: float, shift: float) -> None:
@@ -99,24 +111,17 @@ def _rescale(layer: nn.Linear, factor: float, shift: float) -> None:
         layer.bias.data.copy_(layer.bias.data.double() * factor + shift)
 
 
-def output_layer(model: Any) -> nn.Linear:
+def number_layer(model: Any) -> nn.Linear:
     """The linear layer that makes the number, outside the trunk; that which is trained, where peft keeps a copy.
 
     Raises:
         InputError: there is none.
     """
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    found = [
-        module
-        for name, module in plain.named_modules()
-        if isinstance(module, nn.Linear)
-        and module.out_features == 1
-        and not name.startswith(f"{plain.base_model_prefix}.")
-        and "original_module" not in name
-    ]
-    if not found:
+    layer = output_layer(model, 1)
+    if layer is None or layer[0].startswith(f"{plain.base_model_prefix}."):
         raise InputError(
             f"--problem_type regression: the head of a {plain.config.model_type} ends in no linear layer "
             "(torch.nn.Linear). Choose another model."
         )
-    return found[-1]
+    return layer[1]

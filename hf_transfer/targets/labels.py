@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -154,8 +155,8 @@ class LabelTarget:
     def readout(self, model: Any) -> Callable[..., list[Any]]:
         return lambda logits, lengths: list(logits.float().cpu().numpy())
 
-    def finish(self, model: Any) -> None:
-        pass
+    def finished(self, model: Any) -> AbstractContextManager[None]:
+        return nullcontext()
 
     # --- quality ----------------------------------------------------------------------------------------------
 
@@ -201,10 +202,12 @@ class LabelTarget:
 
         scores = np.array([[record["scores"][name] for name in names] for record in records])
         truth, labels = (ids([record[key] for record in records]) for key in ("label", "prediction"))
+        together = drawn_together([record.get(UNIT, NAMELESS) for record in records], len(records))
         return Resampled(
-            drawn_together([record.get(UNIT, NAMELESS) for record in records], len(records)),
+            together,
             classification.weighted_metrics(truth, labels, scores),
-            classification.support(truth, labels, scores.shape[1]),
+            classification.support(truth, labels, scores.shape[1], together),
+            shares=classification.proportions(truth, labels, scores.shape[1]),
         )
 
 

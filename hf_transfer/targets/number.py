@@ -1,6 +1,7 @@
 """A number as target: ratings, prices, lengths; trained on the squared error of standardised labels."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -15,7 +16,7 @@ from hf_transfer.data.numbers import NumberForm
 from hf_transfer.errors import InputError, logger
 from hf_transfer.evaluation import regression
 from hf_transfer.evaluation.bootstrap import Resampled
-from hf_transfer.targets.label_scale import LabelScale, standardise_head, write_in_label_unit
+from hf_transfer.targets.label_scale import LabelScale, in_label_unit, number_layer, standardise_head
 from hf_transfer.training.losses import SquaredErrorLoss
 
 PROBLEM_TYPE = "regression"
@@ -117,6 +118,7 @@ class NumberTarget:
 
     def fit_head(self, model: Any, old: Any, new: list[str], splits: DatasetDict, *, pretrained: bool) -> list[str]:
         """As of `Target`; the last layer is written for standardised labels: see `label_scale`."""
+        number_layer(model)  # refused before training, as it is written once more in the end
         scale = LabelScale.of(splits["train"]["label"][:])
         trunk = f"{model.base_model_prefix}."
         if not pretrained or any(not name.startswith(trunk) for name in new):
@@ -141,8 +143,8 @@ class NumberTarget:
         """``readout(logits, lengths)``: the number of each example in the unit of the labels."""
         return lambda logits, lengths: numbers_of(logits, model.config).tolist()
 
-    def finish(self, model: Any) -> None:
-        write_in_label_unit(model)
+    def finished(self, model: Any) -> AbstractContextManager[None]:
+        return in_label_unit(model)
 
     # --- quality ----------------------------------------------------------------------------------------------
 

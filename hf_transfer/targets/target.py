@@ -1,6 +1,7 @@
 """What a target tells its task: everything that differs between labels and numbers, whatever goes in."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from datasets import Dataset, DatasetDict
@@ -80,7 +81,7 @@ class Target(Protocol):
 
     def readout(self, model: Any) -> Callable[..., list[Any]]: ...
 
-    def finish(self, model: Any) -> None: ...
+    def finished(self, model: Any) -> AbstractContextManager[None]: ...
 
     def decide(self, outputs: Any, split: Dataset | None, config: Any) -> dict[str, Any]: ...
 

@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -327,8 +328,8 @@ class SpeechRecognition(SpeechSettings):
 
     # --- quality ----------------------------------------------------------------------------------------------
 
-    def finish(self, model: Any) -> None:
-        pass
+    def finished(self, model: Any) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def decide(self, outputs: Any, split: Dataset | None, config: Any) -> dict[str, Any]:
         return {}

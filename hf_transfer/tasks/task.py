@@ -1,6 +1,7 @@
 """What a task tells the run: everything that differs between text, speech and whatever comes next."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Protocol
 
 from datasets import Dataset, DatasetDict
@@ -132,8 +133,8 @@ class Task(Protocol):
             pipeline: that uses the same model.
         """
 
-    def finish(self, model: Any) -> None:
-        """Make of the trained model what is measured and shipped."""
+    def finished(self, model: Any) -> AbstractContextManager[None]:
+        """Make of the trained model what is measured and shipped; where the block raises, it is as it was trained."""
 
     def decide(self, outputs: Any, split: Dataset | None, config: Any) -> dict[str, Any]:
         """Fit on the validation split's outputs how outputs become decisions, and keep it in the config."""

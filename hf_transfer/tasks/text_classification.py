@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -225,8 +226,8 @@ class TextClassification(TextSettings):
     def loss_function(self, train: Dataset, model: Any, label_smoothing: float) -> Any:
         return self.target.loss_function(train, label_smoothing)
 
-    def finish(self, model: Any) -> None:
-        self.target.finish(model)
+    def finished(self, model: Any) -> AbstractContextManager[None]:
+        return self.target.finished(model)
 
     def outputs(self, inputs: Any, predict: Callable[[Any], Any], pipeline: Any) -> Any:
         return predict(inputs)

@@ -59,6 +59,8 @@ class DecidingTextClassificationPipeline(TextClassificationPipeline):
             (number,) = numbers_of(model_outputs["logits"], self.model.config).tolist()
             answer = {"label": self.model.config.id2label[0], "score": number}
             return answer if top_k == 1 and _legacy else [answer]
+        if self.model.config.num_labels == 1:  # as transformers has it: of a cross-encoder
+            return super().postprocess(model_outputs, None, top_k, _legacy)
         decision, names = self._decision(), self._names()
         probabilities = decision.probabilities(model_outputs["logits"].float().cpu().numpy())
         (record,) = decided(probabilities, decision, names)
@@ -79,8 +81,12 @@ class DecidingTextClassificationPipeline(TextClassificationPipeline):
         paired = getattr(self.model.config, "text_pairs", False)
         for row in rows:
             if ("text_pair" in row) != paired:
-                wanted = "pairs: give text and text_pair" if paired else "single texts: give no text_pair"
-                raise InputError(f"The model classifies {wanted} (found {', '.join(row)}).")
+                raise InputError(
+                    "The model classifies pairs of texts: predict them from a file (--file FILE --text_column_name "
+                    'COLUMN --text_pair_column_name COLUMN), or from Python as {"text": ..., "text_pair": ...}.'
+                    if paired
+                    else "The model classifies single texts: leave out text_pair (--text_pair_column_name)."
+                )
         read = [{name: read_text(value) for name, value in row.items()} for row in rows]
         found: list[dict[str, Any]] = [
             {"error": next((problem for _, problem in cells.values() if problem), None)} for cells in read
@@ -90,7 +96,7 @@ class DecidingTextClassificationPipeline(TextClassificationPipeline):
             texts = [{name: text for name, (text, _) in read[i].items()} for i in there]
             alone = getattr(self.model.config, "padding_changes_outputs", False)
             scores = self(texts, top_k=None, batch_size=1 if alone else batch_size)
-            if self._predicts_a_number():
+            if self.model.config.num_labels == 1:
                 for i, (number,) in zip(there, scores, strict=True):
                     found[i] = {"prediction": number["score"]}
                 return found

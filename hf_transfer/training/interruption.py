@@ -63,10 +63,14 @@ def checkpoint_on_signal(trainer: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def checkpoint_when_stopped(trainer: Any) -> Iterator[None]:
+def checkpoint_when_stopped(trainer: Any, is_delivered: Callable[[], bool]) -> Iterator[None]:
     """Write a checkpoint of the last step, unless there is one, when a signal ends the block: training is done there.
 
     A pass over examples ends with its current batch, anything else at once.
+
+    Args:
+        trainer: of the run.
+        is_delivered: whether the result is in its place: then there is nothing to go on with.
 
     Raises:
         Interrupted: after the checkpoint has been written.
@@ -83,6 +87,9 @@ def checkpoint_when_stopped(trainer: Any) -> Iterator[None]:
             try:
                 yield
             except Interrupted as stopped:
+                if is_delivered():
+                    logger.info("Stopped by %s; the result is complete.", signal.Signals(stopped.signal_number).name)
+                    raise
                 # Several processes agree on the end of a pass, and elsewhere cannot write a checkpoint together.
                 together = isinstance(stopped, _PassStopped) or trainer.args.world_size == 1
                 there = _checkpoint(trainer).is_dir() or trainer.args.load_best_model_at_end
