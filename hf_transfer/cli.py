@@ -286,9 +286,9 @@ def _finetuning(arguments: argparse.Namespace, models: list[str]) -> tuple[Any, 
 
 
 def _push(arguments: argparse.Namespace) -> None:
-    from hf_transfer.hub import push
+    from hf_transfer.hub import push, repository_name
 
-    repository = arguments.hub_model_id or Path(arguments.folder).resolve().name
+    repository = repository_name(arguments.hub_model_id, arguments.folder)
     given = {name: getattr(arguments, name) for name in ("private", "merge", "base_model")}
     show(push(arguments.folder, repository, **given))
 

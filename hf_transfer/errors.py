@@ -63,6 +63,23 @@ def strerror(error: Exception) -> str:
     return getattr(error, "strerror", None) or " ".join(str(error).split())
 
 
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Explain that a file or folder which the user named cannot be read.
+
+    Raises:
+        InputError: the system refused; the message has its reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        inside = error.filename and os.path.normpath(error.filename) != os.path.normpath(path)
+        where = f"{error.filename}: " if inside else ""
+        raise InputError(
+            f"{path} cannot be read: {where}{strerror(error)}. Make it readable for this user, or name another one."
+        ) from error
+
+
 # What the system says where a disk is full, or a folder is not to be written.
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)

@@ -282,7 +282,7 @@ def _write_page(file: Path, task: Task, run: _Prepared, report: dict[str, Any], 
 def _push(arguments: Arguments, output: OutputFolder) -> None:
     training = arguments.training
     if training.push_to_hub and training.should_save:
-        repository = str(training.hub_model_id or output.path.resolve().name)
+        repository = hub.repository_name(training.hub_model_id, output.path)
         hub.push(output.path, repository, token=training.hub_token, private=training.hub_private_repo)
 
 

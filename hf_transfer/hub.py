@@ -1,6 +1,7 @@
 """Pushing a finished folder to the Hub: weights, card and metrics in one commit."""
 
 import json
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -34,7 +35,14 @@ from hf_transfer.reporting.publishing import (
 
 # The test split's texts are the user's own and stay at home.
 KEPT = ("predictions.jsonl",)
-WEIGHTS = ("adapter_", "model.safetensors", "model-0", "pytorch_model")
+# Files that make up a model: of a whole one, shards with their index, and of an adapter.
+ADAPTER = re.compile(r"adapter_(config\.json|model\.(safetensors|bin))")
+WEIGHTS = re.compile(rf"(pytorch_)?model(-\d{{5}}-of-\d{{5}})?\.(safetensors|bin)(\.index\.json)?|{ADAPTER.pattern}")
+
+
+def repository_name(hub_model_id: str | None, output_dir: str | Path) -> str:
+    """The repository that a run is pushed to: --hub_model_id, or the name of its output folder."""
+    return hub_model_id or Path(output_dir).resolve().name
 
 
 def require_repository(arguments: Any) -> None:
@@ -53,7 +61,7 @@ def require_repository(arguments: Any) -> None:
             "--push_to_hub out, and name the same model on the Hub afterwards: hf-transfer push FOLDER --base_model "
             "NAMESPACE/NAME."
         )
-    repository = str(training.hub_model_id or Path(str(training.output_dir)).name)
+    repository = repository_name(training.hub_model_id, str(training.output_dir))
     try:
         HfApi(token=training.hub_token).create_repo(repository, private=training.hub_private_repo, exist_ok=True)
     except Exception as error:  # whatever the client or the network raises: the answer to the user is one
@@ -111,7 +119,7 @@ def push(
                     *(
                         CommitOperationDelete(path_in_repo=name)
                         for name in api.list_repo_files(repository)
-                        if name.startswith(WEIGHTS) and name not in files
+                        if WEIGHTS.fullmatch(name) and name not in files
                     ),
                 ],
                 commit_message=f"Upload {hub_model_id.split('/')[-1]}",
@@ -197,7 +205,7 @@ def write_merged(folder: Path, target: Path) -> None:
     plain = load_finetuned(folder, merge=True, device="cpu").model
     with written_whole_folder(target) as staged:
         for name in written_files(folder):
-            if not name.startswith("adapter_"):
+            if not ADAPTER.fullmatch(name):
                 shutil.copyfile(folder / name, staged / name)
         with quiet():
             plain.save_pretrained(staged)

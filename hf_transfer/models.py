@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import resolve_revision
 
 from hf_transfer.arguments import ModelArguments
-from hf_transfer.errors import InputError, logger
+from hf_transfer.errors import InputError, logger, reading
 
 WORD_BOUNDARIES = "▁Ġ# \t\n"  # as tokenizers write them
 
@@ -49,17 +49,23 @@ def explained(name: str, what: str) -> Iterator[None]:
     except Exception as error:  # damaged files and foreign ones fail in every way that there is
         reason = " ".join(str(error).split())
         detail = f" ({reason})" if len(reason) < 300 else f" ({reason[:300]} ...)"
-        if not Path(name).exists() and Path(f"{name}.partial").is_dir():
-            where = f"The run in {name}.partial is not finished: go on with --resume_from_checkpoint true."
-        elif Path(name).is_dir():
-            files = ", ".join(sorted(file.name for file in Path(name).iterdir())[:8]) or "nothing"
-            where = f"The folder holds: {files}."
-        elif Path(name).exists() or name.startswith((".", "/")):
-            where = f"{'That is a file' if Path(name).is_file() else 'There is no such folder'}; expected a folder."
+        with reading(name):
+            where = _looked_for(name)
+        if where.endswith("expected a folder."):
             detail = ""
-        else:
-            where = "It is no local folder, and the Hub did not give it (is it spelt right, is the Hub reachable?)."
         raise InputError(f"{name}: {what} could not be loaded. {where}{detail}") from error
+
+
+def _looked_for(name: str) -> str:
+    """Where a model of that name was looked for, in a sentence."""
+    if not Path(name).exists() and Path(f"{name}.partial").is_dir():
+        return f"The run in {name}.partial is not finished: go on with --resume_from_checkpoint true."
+    if Path(name).is_dir():
+        files = ", ".join(sorted(file.name for file in Path(name).iterdir())[:8]) or "nothing"
+        return f"The folder holds: {files}."
+    if Path(name).exists() or name.startswith((".", "/")):
+        return f"{'That is a file' if Path(name).is_file() else 'There is no such folder'}; expected a folder."
+    return "It is no local folder, and the Hub did not give it (is it spelt right, is the Hub reachable?)."
 
 
 def load_tokenizer(model: ModelArguments) -> Any:

@@ -1,12 +1,15 @@
 """Bad input: exit code 2, one message that says what was expected, what was found and what to do; nothing written."""
 
+import errno
 import json
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from conftest import build_tokenizer, message_rows, write_csv
+from datasets import Dataset
 from processes import fork, start
 
 from hf_transfer import InputError, TextClassification, finetune
@@ -334,3 +337,62 @@ def test_processes_do_not_look_for_a_batch_size_each(recipe, messages, tiny, tmp
                     "--output_dir", tmp_path / "out")  # fmt: skip
     assert result.code == 2
     assert "--auto_find_batch_size works in a single process" in result.err
+
+
+@pytest.fixture
+def forbid(monkeypatch):
+    """Take from this user the right to read a file or folder; from one who may read everything, by what it answers."""
+
+    def take(path):
+        path.chmod(0)
+        if not os.access(path, os.R_OK):
+            return
+        error = PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        opened, listed, scanned = Path.open, os.listdir, os.scandir
+
+        def refuse(function):
+            def instead(target=".", *arguments, **given):
+                if str(target) == str(path):
+                    raise error
+                return function(target, *arguments, **given)
+
+            return instead
+
+        monkeypatch.setattr(Path, "open", refuse(opened))
+        monkeypatch.setattr(os, "listdir", refuse(listed))
+        monkeypatch.setattr(os, "scandir", refuse(scanned))
+
+    return take
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_tables_that_may_not_be_read_are_named_with_the_reason(refused, forbid, tmp_path, ending):
+    file = tmp_path / f"m.{ending}"
+    rows = Dataset.from_list(ROWS)
+    {"csv": rows.to_csv, "jsonl": rows.to_json, "parquet": rows.to_parquet}[ending](str(file))
+    forbid(file)
+    refused("--train_file", file, says=f"{file} cannot be read: Permission denied")
+
+
+@pytest.mark.parametrize("inner", [".", "more"])
+def test_folders_that_may_not_be_read_are_named_with_the_reason(refused, forbid, tmp_path, inner):
+    folder = tmp_path / "data" / inner
+    folder.mkdir(parents=True)
+    for place in {tmp_path / "data", folder}:
+        write_csv(place / "train.csv", ROWS)
+    forbid(folder)
+    try:
+        refused("--dataset_name", tmp_path / "data", says=[f"{folder} cannot be read: ", "Permission denied"])
+    finally:
+        folder.chmod(0o700)
+
+
+def test_a_models_folder_that_may_not_be_read_is_named_with_the_reason(refused, forbid, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    forbid(folder)
+    try:
+        refused("--train_file", write_csv(tmp_path / "m.csv", ROWS), "--model_name_or_path", folder,
+                says=[f"{folder} cannot be read: ", "Permission denied"])  # fmt: skip
+    finally:
+        folder.chmod(0o700)

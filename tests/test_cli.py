@@ -407,3 +407,9 @@ def test_vectors_of_labels_from_training_to_evaluation(tiny, command, tmp_path):
     for rows in (test, named):
         (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
         assert evaluate(tmp_path / "out", str(tmp_path / "t.jsonl"))["metrics"] == pytest.approx(report["metrics"])
+
+
+def test_batches_of_cached_activations_need_no_library_of_sound():
+    done = start("-c", "import sys, hf_transfer.training.cached_examples\n"
+                       "assert not {'soundfile', 'torchaudio'} & set(sys.modules)")  # fmt: skip
+    assert done.returncode == 0, done.stderr

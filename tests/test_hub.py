@@ -12,8 +12,9 @@ from processes import fork, forked_with
 from speech import write_clips
 
 from hf_transfer import InputError, SpeechRecognition, TextClassification, finetune
-from hf_transfer.hub import _published, require_repository, write_merged
+from hf_transfer.hub import _published, repository_name, require_repository, write_merged
 from hf_transfer.parsing import make_arguments
+from hf_transfer.reporting.publishing import without_paths
 
 # Reads a model from the Hub with plain transformers and with load_finetuned.
 READ_BACK = """
@@ -142,6 +143,9 @@ def test_adapters_are_pushed_as_they_are_or_merged_and_leave_nothing_to_the_next
     for name in OTHERS:
         (trained[1] / name).parent.mkdir(exist_ok=True)
         (trained[1] / name).write_text("TOKEN=hf_secret")
+    notes = {"adapter_notes.md": b"mine", "model.safetensors.md": b"mine"}
+    old = ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+    hub.repositories["tester/second"] = {**notes, **dict.fromkeys(old, b"weights")}
     pushed = fork("-c", PUSH_SEVERAL, *trained)
     assert pushed.returncode == 0, pushed.stderr
     assert "--base_model tester/no: there is no such model on the Hub" in pushed.stdout
@@ -149,8 +153,10 @@ def test_adapters_are_pushed_as_they_are_or_merged_and_leave_nothing_to_the_next
     assert not [name for files in hub.repositories.values() for name in OTHERS if name in files]
     assert "adapter_model.safetensors" in hub.repositories["tester/adapter"]
     assert "model.safetensors" not in hub.repositories["tester/adapter"]
+    assert notes.items() <= hub.repositories["tester/second"].items()
+    assert not set(old) & hub.repositories["tester/second"].keys()
     for name in ("tester/plain", "tester/second"):
-        plain = hub.repositories[name]
+        plain = {name: content for name, content in hub.repositories[name].items() if name not in notes}
         assert "model.safetensors" in plain
         assert not [name for name in plain if name.startswith("adapter")]
         assert "library_name: transformers" in plain["README.md"].decode()
@@ -330,3 +336,27 @@ def test_a_run_is_repeated_on_the_hubs_content_of_its_day(hub, tiny, tmp_path):
                                  "dataset": {"revision": None, "commit": "c" * 40}}  # fmt: skip
     first, second = ((tmp_path / name / "predictions.jsonl").read_text() for name in ("out", "again"))
     assert first == second
+
+
+def test_labels_that_look_like_paths_are_published_as_they_are(tiny, tmp_path):
+    rows = [{**row, "label": f"/r/{row['label']}", "channel": "/home/channel"} for row in message_rows(60)]
+    file = write_csv(tmp_path / "m.csv", rows)
+    task = TextClassification(positive_label="/r/spam")
+    folder = finetune(task, train_file=str(file), output_dir=str(tmp_path / "o"), model_name_or_path=str(tiny()),
+                      method="frozen", group_column_name="channel", max_steps=1, disable_tqdm=True).folder  # fmt: skip
+    files = _published(folder, "tester/x", None)
+    report = json.loads(files["report.json"])
+    assert set(report["data"]["labels"]) == {"/r/ham", "/r/spam"}
+    assert "/home/channel" in report["groups"]
+    assert yaml.safe_load(files["arguments.yaml"])["positive_label"] == "/r/spam"
+    written = [content for content in files.values() if isinstance(content, bytes)]
+    assert not any(str(tmp_path).encode() in content for content in written)
+    hidden = {"cache_dir": "/var/x/y", "tokenizer_file": "C:\\x\\y", "paths": ["/a/y"], "note": "/r/ham"}
+    assert without_paths(hidden, {}) == {"cache_dir": "y", "tokenizer_file": "y", "paths": ["y"], "note": "/r/ham"}
+
+
+def test_a_repository_is_named_as_the_output_folder(tmp_path, monkeypatch):
+    (tmp_path / "spam").mkdir()
+    monkeypatch.chdir(tmp_path / "spam")
+    assert [repository_name(None, place) for place in (".", "../spam/", tmp_path / "spam")] == ["spam"] * 3
+    assert repository_name("me/x", ".") == "me/x"

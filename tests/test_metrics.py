@@ -16,6 +16,7 @@ from hf_transfer.evaluation.decision import (
     threshold_for_best_f1,
     threshold_for_false_positive_rate,
 )
+from hf_transfer.reporting.figures import between, figure
 
 CASES = {
     "binary": (2, 200),
@@ -171,3 +172,10 @@ def test_measuring_writes_nothing(monkeypatch):
     monkeypatch.setattr(evaluate.Metric, "_init_writer", lambda *_, **__: pytest.fail("evaluate writes a file"))
     truth = np.array([0, 1, 1, 0])
     assert measure(9.0 * np.eye(2)[truth], truth, Decision())["f1"] == 1.0
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("metric", ["accuracy", "mean_squared_error"])
+def test_what_is_no_number_is_shown_as_a_dash(value, metric):
+    assert figure(value, metric) == "–"
+    assert between([value, 1.0], metric).startswith("[–, ")

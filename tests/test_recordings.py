@@ -8,7 +8,10 @@ import struct
 import subprocess
 import unicodedata
 
+import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
@@ -18,7 +21,7 @@ from speech import RATE, build_speech_model, tones, write_clips
 from transformers import AutoModelForCTC
 
 from hf_transfer import InputError, SpeechRecognition, finetune, load_finetuned
-from hf_transfer.data import audio, audio_cache
+from hf_transfer.data import audio, audio_cache, clip_sources
 from hf_transfer.data.audio import AudioSettings, decode
 from hf_transfer.data.audio_sources import Excerpt, Samples, UnusableAudio
 from hf_transfer.data.clip_sources import excerpt_columns
@@ -592,3 +595,115 @@ def test_names_that_differ_in_form_alone(tmp_path, speech_model, caplog):
     assert report["data"]["left_out"]["train"] == {"missing": 2}  # the first is there
     assert "but 'Upper.WAV': mend the name 'upper.wav' in the table" in caplog.text
     assert "but 'space.wav': mend the name 'space.wav ' in the table" in caplog.text
+
+
+# --- transcripts ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("values", [[5, 7, None], [5.0, 7.0, float("nan")]], ids=["integers", "floats"])
+def test_transcripts_that_are_numbers_are_read_as_they_are_said(speech_model, tmp_path, values, caplog):
+    """NaN and nothing are no word; and speakers are found whatever the case of their column's name."""
+    (tmp_path / "clips").mkdir()
+    rows = [{"path": str(tmp_path / f"clips/{i}.wav"), "text": values[i % 3], "Speaker_ID": "ab"[i % 2]}
+            for i in range(18)]  # fmt: skip
+    for i, row in enumerate(rows):
+        soundfile.write(row["path"], tones("STOP", shift=1 + i / 50), RATE)
+    table = tmp_path / "t.parquet"
+    pq.write_table(pa.table({name: pa.array([row[name] for row in rows]) for name in rows[0]}), table)
+    task = SpeechRecognition(vocabulary="new")
+    with caplog.at_level("INFO", "hf_transfer"):
+        report = train(tmp_path / "out", speech_model(), task, train_file=str(table), test_file=str(table),
+                       validation_size=0.0).report  # fmt: skip
+    assert report["data"]["left_out"]["test"]["empty transcript"] == 6
+    assert {(one["reference"], one["speaker"]) for one in records_of(tmp_path / "out")} == {
+        (text, speaker) for text in "57" for speaker in "ab"
+    }
+
+
+def test_transcripts_that_are_no_text_are_left_out_with_the_reason(speech_model, tmp_path, caplog):
+    rows = write_clips(tmp_path, 12)
+    rows[3]["transcription"] = {"words": ["GO"]}
+    with (tmp_path / "t.jsonl").open("w") as stream:
+        stream.writelines(json.dumps(row) + "\n" for row in rows)
+    with caplog.at_level("INFO", "hf_transfer"):
+        train(tmp_path / "out", speech_model(), train_file=str(tmp_path / "t.jsonl"),
+              test_file=str(tmp_path / "t.jsonl"))  # fmt: skip
+    assert "clips/clip3.wav (expected a text, found a dict)" in caplog.text
+
+
+def test_parts_of_recordings_are_worked_out_once(monkeypatch):
+    """Once for a table, and not once for each of its rows."""
+    rows = Dataset.from_dict({"audio": ["a.wav"] * 50, "start": [*range(50)], "end": [*range(1, 51)]})
+    sources, made = clip_sources.ClipSources(rows, "audio", None), []
+    monkeypatch.setattr(clip_sources, "described", lambda part: made.append(part) or "")
+    assert len([sources.labels[i] for i in range(50)]) == len(made) == 50
+    assert sources.parts is sources.parts
+
+
+# --- files that break off ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", [4, 70])
+def test_prediction_hears_what_is_there_of_a_file_that_breaks_off(tmp_path, seconds, caplog):
+    """As training does where --leave_out lets it; longer files are not held in memory."""
+    model, samples = sharp(tmp_path / "m", "wav2vec2-group"), babble(seconds, 8000, np.random.default_rng(2))
+    there = len(samples) * 2 // 3
+    soundfile.write(tmp_path / "cut.wav", samples, 8000)
+    with (tmp_path / "cut.wav").open("r+b") as stream:
+        stream.truncate(44 + 2 * there)
+    soundfile.write(tmp_path / "shorter.wav", samples[:there], 8000)
+    pipeline = load_finetuned(model)
+    with caplog.at_level("INFO", "hf_transfer"):
+        cut, shorter = predict(pipeline, [{"audio": str(tmp_path / f"{name}.wav")} for name in ("cut", "shorter")])
+    assert (cut["truncated"], cut["text"], cut["words"]) == (True, shorter["text"], shorter["words"])
+    assert cut["text"]
+    assert "truncated" not in shorter
+    assert f"1 clips in the inputs break off: what is there is heard: {tmp_path / 'cut.wav'}." in caplog.text
+    trained, whole = (decode(tmp_path / f"{name}.wav", AudioSettings(RATE, 0.1, 100)) for name in ("cut", "shorter"))
+    assert trained.findings == ("truncated",)
+    assert np.array_equal(trained.samples, whole.samples)
+    with caplog.at_level("INFO", "hf_transfer"):
+        assert pipeline(str(tmp_path / "cut.wav"))["text"].split() == cut["text"].split()
+    assert "cut.wav breaks off" in caplog.text
+
+
+# --- decoded clips ----------------------------------------------------------------------------------------------
+
+
+def test_clips_that_another_process_has_put_in_place_are_kept(tmp_path, monkeypatch):
+    """Damaged ones are replaced; what another process has put there at that moment is its own, and good."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    sources = [Samples(tones("GO"), RATE)]
+
+    def store():
+        return audio_cache.store_clips(sources, 1, SETTINGS, name="train", show=False)[0]
+
+    file, read = store().file, audio_cache._read
+    shutil.copytree(file.parent, tmp_path / "good")
+    number = (tmp_path / "good" / file.name).stat().st_ino
+    file.write_bytes(b"")  # damaged
+    looked = []
+
+    def reading(folder):
+        found = read(folder)
+        looked.append(folder)
+        if len(looked) == 2:  # this process has decoded the clips; the other one has too, and is faster
+            shutil.rmtree(file.parent)
+            (tmp_path / "good").rename(file.parent)
+        return found
+
+    monkeypatch.setattr(audio_cache, "_read", reading)
+    found = store()
+    assert np.array_equal(audio_cache.stored_samples(found.file, 0, 100), (tones("GO")[:100] * 32767).round())
+    assert file.stat().st_ino == number
+    assert [path.name for path in file.parent.parent.iterdir()] == [file.parent.name]
+
+
+def test_damaged_clips_are_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    for _ in range(2):
+        found, there = audio_cache.store_clips([Samples(tones("GO"), RATE)], 1, SETTINGS, name="train", show=False)
+        assert not there
+        assert found.file.stat().st_size == 2 * len(tones("GO"))
+        assert len(list(found.file.parent.parent.iterdir())) == 1
+        found.file.write_bytes(b"")

@@ -3,10 +3,13 @@
 import hashlib
 import json
 import os
+import queue
 import re
 import shutil
 import signal
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -504,3 +507,65 @@ def test_batches_that_fit_are_found_and_the_step_stays(tiny, texts, never, small
     )
     for name, value in weights_of(never.folder).items():
         torch.testing.assert_close(value, weights_of(tmp_path / "out")[name], atol=1e-5, rtol=0, msg=name)
+
+
+def several_processes(monkeypatch, find):
+    """What `agreed_checkpoint` gives or raises in each of two processes, as threads that hand on what is broadcast."""
+    sent = queue.Queue()
+
+    def broadcast(values):
+        if threading.current_thread().name == "main":
+            sent.put(list(values))
+        else:
+            values[:] = sent.get(timeout=10)
+
+    monkeypatch.setattr(checkpoints, "broadcast_object_list", broadcast)
+    outcomes = {}
+
+    def process(rank):
+        training = SimpleNamespace(process_index=rank, world_size=2)
+        try:
+            outcomes[rank] = checkpoints.agreed_checkpoint(training, find)
+        except Exception as error:
+            outcomes[rank] = error
+
+    threads = [threading.Thread(target=process, args=[rank], name=("main", "other")[rank]) for rank in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return outcomes[0], outcomes[1]
+
+
+@pytest.mark.parametrize(
+    ("error", "elsewhere"),
+    [(InputError("a"), InputError), (KeyError("a"), Failure), (OSError(5, "I/O"), Failure), (Failure("a"), Failure)],
+    ids=lambda value: getattr(value, "__name__", type(value).__name__),
+)
+def test_whatever_the_main_process_meets_the_others_do_not_wait(monkeypatch, error, elsewhere):
+    def find():
+        raise error
+
+    main, other = several_processes(monkeypatch, find)
+    assert main is error
+    assert type(other) is elsewhere
+    assert str(error) in str(other)
+
+
+@pytest.mark.parametrize("lacking", ["run", "arguments", "data", "examples_a_step", "files"])
+def test_a_manifest_that_lacks_what_is_compared_is_passed_over_by_name(tmp_path, lacking, caplog):
+    manifest = {"run": {"arguments": {}, "data": "a", "examples_a_step": 8}, "files": {}}
+    for place in (manifest, manifest["run"]):
+        place.pop(lacking, None)
+    checkpoint = tmp_path / "checkpoint-3"
+    checkpoint.mkdir()
+    (checkpoint / "optimizer.pt").write_bytes(b"state")
+    if "files" in manifest:
+        digest = hashlib.sha256(b"state").hexdigest()
+        manifest["files"]["optimizer.pt"] = {"bytes": 5, "sha256": digest}
+    (checkpoint / checkpoints.MANIFEST).write_text(json.dumps(manifest))
+    run = {"arguments": {}, "data": "a", "examples_a_step": 8, "base": "b"}
+    for despite in (False, True):
+        with caplog.at_level("INFO", "hf_transfer"), pytest.raises(InputError, match=r"No checkpoint in .* is whole"):
+            checkpoints.checkpoint_to_resume("true", tmp_path, run, despite=despite)
+        assert f"{checkpoint} is passed over: manifest.json" in caplog.text

@@ -396,3 +396,11 @@ def test_a_checkpoint_tells_texts_that_are_equal_when_splits_are_drawn():
     task, pair = TextClassification(), Dataset.from_dict({"text": ["Win £5", "win £5 "]})
     assert len(set(task.identities(pair))) == 1
     assert len(set(task.contents(pair))) == 2
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.07, 7), (0.14, 14), (0.29, 29), (0.071, 8)])
+def test_a_share_of_whole_examples_is_as_many(share, count):
+    """100 * 0.07 is a little more than 7 to a computer."""
+    examples = Dataset.from_dict({"text": [f"note {i}" for i in range(100)], "label": ["a", "b"] * 50})
+    splits, _ = splits_of(examples, test_size=share, validation_size=0.0)
+    assert len(splits["test"]) == count

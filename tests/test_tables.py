@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from hf_transfer import InputError, TextClassification
 from hf_transfer.arguments import DataArguments, ModelArguments
+from hf_transfer.data.label_form import as_list, label_form
 from hf_transfer.data.loading import load_splits
 from hf_transfer.data.tables import read_rows
 from hf_transfer.data.values import is_blank
@@ -534,3 +535,12 @@ def test_what_is_blank_does_not_depend_on_the_version_of_unicode():
         "\ufe0f",
     ):
         assert is_blank(text), ascii(text)
+
+
+@pytest.mark.parametrize("plain", ["(1)", "( 2 )", "('ham')", "(True)"])
+def test_a_label_in_parentheses_is_one_label(plain):
+    """Python prints a tuple of one with a comma."""
+    rows = Dataset.from_dict({"label": [plain, f" {plain}"]})
+    (form,) = label_form({"train": rows}, "label", None, None).values()
+    assert (form.kind, form.read(plain)) == ("one", (plain, None))
+    assert [as_list(text) for text in ("(1,)", "(1, 2)", "()", "[1]", "{1}")] == [[1], [1, 2], [], [1], [1]]

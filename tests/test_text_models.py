@@ -370,3 +370,16 @@ def test_an_audio_classifier_is_no_text_classifier():
     assert task_of(AutoConfig.for_model("bert", architectures=["BertForSequenceClassification"]), "x")
     with pytest.raises(InputError, match="no fine-tuned model"):
         task_of(SimpleNamespace(architectures=None), "x")
+
+
+def test_texts_that_leave_no_tokens_are_found_in_every_split(tiny, tmp_path):
+    """A tokenizer without special tokens makes nothing of what its normaliser takes away."""
+    folder = shutil.copytree(tiny(), tmp_path / "base")
+    settings = json.loads((folder / "tokenizer.json").read_text()) | {"post_processor": None}
+    settings["normalizer"] = {"type": "Replace", "pattern": {"String": "!"}, "content": ""}
+    (folder / "tokenizer.json").write_text(json.dumps(settings))
+    file, test = write_csv(tmp_path / "m.csv", message_rows(40)), message_rows(20)
+    test[7]["text"] = "!!!"
+    with pytest.raises(InputError, match=r"makes no tokens of 1 texts in the test split, the first .* example 8"):
+        finetune(TextClassification(), train_file=str(file), test_file=str(write_csv(tmp_path / "t.csv", test)),
+                 model_name_or_path=str(folder), output_dir=str(tmp_path / "out"), **QUIET)  # fmt: skip

@@ -70,7 +70,8 @@ class Reading:
 
     Attributes:
         blocks: int16 [n] each, to be gone through once.
-        findings: what was decided, as in `Decoded`; complete when the first block is there.
+        findings: what was decided, and whether it is truncated, as in `Decoded`; complete when the first block is
+            there.
     """
 
     blocks: Iterator[np.ndarray] = field(default_factory=lambda: iter(()))
@@ -86,8 +87,8 @@ def read(source: Source, sampling_rate: int, *, max_seconds: float = math.inf) -
         max_seconds: the longest that is wanted.
 
     Returns:
-        Its blocks. Going through them raises `UnusableAudio` where the source cannot be read or is too long, and after
-        the last of them where it breaks off.
+        Its blocks. Going through them raises `UnusableAudio` where the source cannot be read or is too long. Of one
+        that breaks off they are what is there, and that is among the findings.
     """
     reading = Reading()
     reading.blocks = _explained(_blocks(source, sampling_rate, max_seconds, reading.findings))
@@ -106,35 +107,37 @@ def _explained(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 
 def _blocks(source: Source, sampling_rate: int, max_seconds: float, findings: list[str]) -> Iterator[np.ndarray]:
     held: list[np.ndarray] = []
-    truncated = None
     with Recording(source) as recording:
         if recording.is_cut:
             findings.append("cut")
         if max_seconds < recording.seconds < math.inf:  # by the header, before hours are decoded for nothing
             raise _too_long(recording.seconds, max_seconds)
         levels, rate = Levels(recording.channels), recording.sampling_rate
-        try:
-            for block in recording.blocks():
-                levels.add(block)
-                if levels.frames > max_seconds * rate:
-                    raise _too_long(levels.frames / rate, max_seconds)
-                if levels.frames <= HELD_SECONDS * rate:
-                    held.append(block)
-                else:
-                    held.clear()
-        except UnusableAudio as error:
-            if error.reason != "truncated":
-                raise
-            truncated = error
+        for block in _what_is_there(recording, findings):
+            levels.add(block)
+            if levels.frames > max_seconds * rate:
+                raise _too_long(levels.frames / rate, max_seconds)
+            if levels.frames <= HELD_SECONDS * rate:
+                held.append(block)
+            else:
+                held.clear()
     mix = levels.mix()
     findings += mix.findings()
     if held:
         yield from _as_int16(resampled(map(mix, held), rate, sampling_rate))
-        if truncated is not None:
-            raise truncated
         return
     with Recording(source) as recording:
-        yield from _as_int16(resampled(map(mix, recording.blocks()), rate, sampling_rate))
+        yield from _as_int16(resampled(map(mix, _what_is_there(recording, [])), rate, sampling_rate))
+
+
+def _what_is_there(recording: Recording, findings: list[str]) -> Iterator[np.ndarray]:
+    """The blocks of a recording, of one that breaks off those before: ``truncated`` is added to the findings then."""
+    try:
+        yield from recording.blocks()
+    except UnusableAudio as error:
+        if error.reason != "truncated":
+            raise
+        findings.append("truncated")
 
 
 def _too_long(seconds: float, limit: float) -> UnusableAudio:
@@ -278,15 +281,8 @@ def decode(source: Source, settings: AudioSettings) -> Decoded:
     Raises:
         UnusableAudio: it cannot be used, or is shorter or longer than allowed.
     """
-    reading, blocks, truncated = read(source, settings.sampling_rate, max_seconds=settings.max_seconds), [], []
-    try:
-        for block in reading.blocks:
-            blocks.append(block)
-    except UnusableAudio as error:
-        if error.reason != "truncated":
-            raise
-        truncated = ["truncated"]
-    samples = np.concatenate([np.zeros(0, np.int16), *blocks])
+    reading = read(source, settings.sampling_rate, max_seconds=settings.max_seconds)
+    samples = np.concatenate([np.zeros(0, np.int16), *reading.blocks])
     seconds = len(samples) / settings.sampling_rate
     if seconds < settings.min_seconds:
         raise UnusableAudio("too short", f"{seconds:.3f} s")
@@ -296,7 +292,7 @@ def decode(source: Source, settings: AudioSettings) -> Decoded:
         level = ["silent"]
     elif (loudness >= 0.999 * FULL_SCALE).mean() > CLIPPED_SHARE:
         level = ["clipped"]
-    return Decoded(samples, (*truncated, *level, *reading.findings))
+    return Decoded(samples, (*level, *reading.findings))
 
 
 def as_data_uri(samples: np.ndarray, sampling_rate: int) -> str:

@@ -26,7 +26,9 @@ from hf_transfer.errors import Failure
 from hf_transfer.owned_folders import remove_entries
 
 # Part of the fingerprint: raise it when decoded samples or findings change.
-VERSION = 2
+VERSION = 3
+# To put clips where another process may be doing the same.
+ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -164,14 +166,7 @@ def _decode_all(
             )  # fmt: skip
         for file in partial.iterdir():
             to_disk(file)
-        if _read(folder) is None:  # another process may have been faster
-            remove_entries(folder, FILES)
-            try:
-                os.replace(partial, folder)
-                _mapped.cache_clear()  # of a file that was damaged
-            except OSError:
-                if _read(folder) is None:  # it was faster in this very moment
-                    raise
+        _put_in_place(partial, folder)
     except OSError as error:
         raise Failure(
             f"The decoded audio could not be written to {folder.parent}: {error.strerror or error}. It takes "
@@ -179,6 +174,33 @@ def _decode_all(
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _put_in_place(partial: Path, folder: Path) -> None:
+    """Rename decoded clips to where they are kept, unless another process has put the same there.
+
+    What cannot be read is renamed itself before it is removed: nobody's good clips are lost, or seen in part.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            os.replace(partial, folder)
+            _mapped.cache_clear()  # of a file that was damaged
+            return
+        except OSError:
+            if _read(folder) is not None:
+                return
+            if attempt == ATTEMPTS - 1 or not folder.is_dir():
+                raise
+        aside = folder.parent / f".partial-{uuid.uuid4().hex}"
+        with contextlib.suppress(FileNotFoundError):  # another process has moved it
+            os.replace(folder, aside)
+            if _read(aside) is not None:  # another process has put good clips there since
+                with contextlib.suppress(OSError):  # and another one again
+                    os.replace(aside, folder)
+        remove_entries(aside, FILES)
 
 
 def _in_order(sources: Iterable[Source], settings: AudioSettings) -> Iterator[Decoded | UnusableAudio]:

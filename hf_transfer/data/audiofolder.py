@@ -7,6 +7,7 @@ from pathlib import Path
 from datasets import DatasetDict
 
 from hf_transfer.data.tables import SUFFIXES, load_file
+from hf_transfer.data.values import read_text
 from hf_transfer.errors import InputError
 
 # What the column or the folder of a split is called.
@@ -63,10 +64,14 @@ def load_audiofolder(
                 f"{table}: an audiofolder's table needs a column file_name; it has {', '.join(rows.column_names)}."
             )
         home = table.parent.absolute()
-        whole = []
-        for number, file in enumerate(rows["file_name"][:], start=1):
+        whole: list[str | None] = []
+        for number, cell in enumerate(rows["file_name"][:], start=1):
+            file, problem = read_text(cell)
+            if problem:
+                whole.append(None)  # the clip is left out, and its row is named
+                continue
             # By its name alone: a file in the folder may be a link, as all are in the Hub's cache.
-            path = os.path.normpath(home / str(file))
+            path = os.path.normpath(home / file)
             if not Path(path).is_relative_to(os.path.normpath(home)):
                 raise InputError(f"{table}: row {number} names {file}, which is outside the folder {table.parent}.")
             whole.append(path)

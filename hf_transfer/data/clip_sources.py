@@ -207,7 +207,7 @@ class ClipSources:
         rows = (dict(zip(times, values, strict=True)) for values in zip(*times.values(), strict=True))
         return [excerpt_of(Path(), row) for row in rows]
 
-    @property
+    @functools.cached_property
     def parts(self) -> list[tuple[float, float | None] | None]:
         """The start and end of each clip in its recording, in seconds; None where it is the whole of it."""
         return [(one.start, one.end) if isinstance(one, Excerpt) else None for one in self._told]
@@ -220,7 +220,7 @@ class ClipSources:
                 rows.setdefault((file, told), []).append(i)
         return rows
 
-    @property
+    @functools.cached_property
     def labels(self) -> list[str]:
         """The names with the parts of their recordings."""
         return [name if part is None else f"{name} ({described(part)})"

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from hf_transfer.data.audio_cache import samples_of, stored_samples
 from hf_transfer.data.augmentation import Augmentation
+from hf_transfer.data.label_padding import padded_labels
 
 
 class Clips(Dataset):
@@ -129,16 +130,6 @@ class SpeechCollator:
         else:
             batch["length"] = torch.tensor([example["length"] for example in examples])
         return batch
-
-
-def padded_labels(labels: list[Any]) -> torch.Tensor:
-    """A batch's labels [batch] or [batch, labels]; token ids of different number are padded with -100."""
-    if not isinstance(labels[0], list) or any(isinstance(each, float) for each in labels[0]):
-        return torch.tensor(labels)
-    padded = torch.full((len(labels), max(len(ids) for ids in labels)), -100, dtype=torch.long)
-    for row, ids in zip(padded, labels, strict=True):
-        row[: len(ids)] = torch.tensor(ids, dtype=torch.long)
-    return padded
 
 
 def spelling_frames(labels: list[int]) -> int:

@@ -91,7 +91,8 @@ class _Pool:
         count = len(train)
         self.name, self.share, self.seed = name, share, seed
         self.train, self.strata, self.identities = train, strata, identities
-        self.wanted = max(1, math.ceil(count * (min(0.1, ENOUGH_TO_VALIDATE / count) if share is None else share)))
+        part = count * (min(0.1, ENOUGH_TO_VALIDATE / count) if share is None else share)
+        self.wanted = max(1, math.ceil(round(part, 6)))  # 100 * 0.07 is a little more than 7
         if self.wanted >= count:
             raise InputError(f"{count} examples are too few to take {self.wanted} of them for another split.")
         if data.split_by is not None and data.split_by == data.group_column_name and strata == train["group"][:]:

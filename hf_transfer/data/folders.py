@@ -1,6 +1,7 @@
 """Local folders of data: tables by split, and what `save_to_disk` wrote."""
 
 import json
+import os
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -10,7 +11,7 @@ from datasets import Dataset, DatasetDict
 
 from hf_transfer.data.audiofolder import SPLIT_NAMES
 from hf_transfer.data.tables import SUFFIXES
-from hf_transfer.errors import InputError, logger, short_path
+from hf_transfer.errors import InputError, logger, reading, short_path
 
 # What lies beside data and holds none, as `datasets` has it.
 NO_DATA = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
@@ -31,12 +32,12 @@ def tables_of_folder(folder: Path, *, say: bool = False) -> dict[str, list[Path]
         say: whether tables that are of no split are said.
 
     Raises:
-        InputError: a file's name says two splits, or a split has files of several formats.
+        InputError: a file's name says two splits, a split has files of several formats, or a folder cannot be read.
     """
     found = [
         path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in SUFFIXES and path.name not in NO_DATA and path.is_file() and _is_shown(path, folder)
+        for path in _files_below(folder)
+        if path.suffix.lower() in SUFFIXES and path.name not in NO_DATA and path.is_file()
     ]
     named: dict[str, list[Path]] = defaultdict(list)
     for path in found:
@@ -58,8 +59,35 @@ def tables_of_folder(folder: Path, *, say: bool = False) -> dict[str, list[Path]
     return splits
 
 
-def _is_shown(path: Path, folder: Path) -> bool:
-    return not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
+def require_readable(folder: Path) -> None:
+    """Refuse a folder whose files cannot be listed or opened: most libraries pass over what is in it.
+
+    Raises:
+        InputError: the system refused.
+    """
+    with reading(folder):
+        os.listdir(folder)
+        os.stat(os.path.join(folder, "."))
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """The files of a folder at any depth, without hidden ones.
+
+    Raises:
+        InputError: a folder in it cannot be read: its files would be missing from the data without a word.
+    """
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder):
+        require_readable(Path(place))
+        folders[:] = filter(_is_shown, folders)
+        for inner in folders:
+            require_readable(Path(place, inner))
+        found += [Path(place, file) for file in files if _is_shown(file)]
+    return sorted(found)
+
+
+def _is_shown(name: str) -> bool:
+    return not name.startswith((".", "__"))
 
 
 def _split_of(path: Path, folder: Path) -> str | None:
@@ -83,7 +111,14 @@ def saved_splits(folder: Path) -> dict[str, Path]:
     """The folders of splits that ``Dataset.save_to_disk`` or ``DatasetDict.save_to_disk`` wrote; empty elsewhere."""
     if (folder / "state.json").is_file():
         return {"train": folder}
-    return {path.parent.name: path.parent for path in sorted(folder.glob("*/state.json"))}
+    return {place.name: place for place in sorted(folder.iterdir()) if _is_saved(place)}
+
+
+def _is_saved(place: Path) -> bool:
+    if not (_is_shown(place.name) and place.is_dir()):
+        return False
+    with reading(place):
+        return (place / "state.json").is_file()
 
 
 def load_saved(folder: Path, splits: dict[str, Path]) -> DatasetDict:

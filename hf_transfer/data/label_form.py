@@ -87,9 +87,15 @@ def as_list(value: Any) -> list[Any] | None:
     if not isinstance(value, str) or value.strip()[:1] not in ("[", "(", "{"):
         return None
     text = value.strip()
-    if not _PRINTED.fullmatch(text):
+    if not _PRINTED.fullmatch(text) or _in_parentheses(text):
         return None
     return [_item(item) for item in _ITEMS.findall(text)]
+
+
+def _in_parentheses(text: str) -> bool:
+    """Whether this is a single label between parentheses: a tuple of one is printed with a comma, as ``(1,)``."""
+    items = _ITEMS.findall(text)
+    return text[0] == "(" and len(items) == 1 and text[1:-1].strip() == items[0]
 
 
 def _item(text: str) -> Any:

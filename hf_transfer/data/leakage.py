@@ -45,10 +45,18 @@ def _folded(text: str) -> str:
     return "".join(folded.split())
 
 
-def usual_unit_column(columns: Sequence[str], other: Sequence[str | None] = ()) -> str | None:
-    """The first column named like a speaker, patient or camera; those in `other` are used for something else."""
-    for usual in USUAL_UNITS.values():
-        for name in usual:
+def usual_unit_column(
+    columns: Sequence[str], other: Sequence[str | None] = (), nouns: Sequence[str] = tuple(USUAL_UNITS)
+) -> str | None:
+    """The first column named like a speaker, patient or camera, whatever its case and signs.
+
+    Args:
+        columns: of the table.
+        other: columns that are used for something else.
+        nouns: which of `USUAL_UNITS` are looked for.
+    """
+    for noun in nouns:
+        for name in USUAL_UNITS[noun]:
             for column in columns:
                 if _letters(column) == name and column not in other:
                     return column

@@ -9,10 +9,10 @@ from datasets import Dataset, DatasetDict
 
 from hf_transfer.arguments import DataArguments
 from hf_transfer.data.audiofolder import SPLIT_NAMES, audiofolder_tables, load_audiofolder
-from hf_transfer.data.folders import load_saved, saved_splits, tables_of_folder
+from hf_transfer.data.folders import load_saved, require_readable, saved_splits, tables_of_folder
 from hf_transfer.data.splits import SPLITS
 from hf_transfer.data.tables import SUFFIXES, load_file, load_tables
-from hf_transfer.errors import InputError, logger, short_path
+from hf_transfer.errors import InputError, logger, reading, short_path
 
 
 def load_splits(data: DataArguments) -> DatasetDict:
@@ -48,9 +48,14 @@ def load_splits(data: DataArguments) -> DatasetDict:
 
 def _load_dataset(data: DataArguments) -> DatasetDict:
     folder = Path(str(data.dataset_name))
-    if not folder.is_dir():
+    with reading(folder):
+        is_local = folder.is_dir()
+    if not is_local:
         return _named_splits(data, _load_with_datasets(data))
-    if metadata := audiofolder_tables(folder):
+    require_readable(folder)
+    with reading(folder):
+        metadata = audiofolder_tables(folder)
+    if metadata:
         return load_audiofolder(folder, metadata, column_names=data.column_names, delimiter=data.delimiter)
     if saved := saved_splits(folder):
         return _named_splits(data, load_saved(folder, saved))

@@ -17,11 +17,11 @@ from hf_transfer.data.clip_sources import DURATIONS, ENDS, STARTS, ClipSources, 
 from hf_transfer.data.groups import group_name
 from hf_transfer.data.leakage import UNIT
 from hf_transfer.data.splits import require_columns
+from hf_transfer.data.values import is_blank, is_missing, read_text
 from hf_transfer.errors import InputError, logger, short_path
 
 AUDIO_COLUMNS = ("audio", "file_name", "path", "audio_filepath", "file", "filename", "audio_path", "clip", "wav")
 TRANSCRIPT_COLUMNS = ("transcription", "sentence", "text", "transcript", "normalized_text", "raw_transcription")
-SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
 # What can be wrong with a clip that still has samples: it is left out where --leave_out says so.
 SUSPICIONS = ("silent", "truncated", "clipped", "pace")
 # Letters a second that nobody speaks: the header's sampling rate is wrong, or the transcript another clip's.
@@ -95,8 +95,9 @@ def read_recordings(
     if sources.times:
         shown = " and ".join(map(repr, sources.times.values()))
         logger.info("%s: each row means a part of its recording, by the columns %s, in seconds.", name, shown)
-    texts = ["" if text is None else spell(str(text)) for text in split[columns["text"]][:]]
-    _mention_spelling(split[columns["text"]][:], texts)
+    written, problems = read_transcripts(split, columns["text"])
+    texts = [spell(text) for text in written]
+    _mention_spelling(written, texts)
     if not any(texts):
         raise InputError(
             f"The {name} split has no transcripts: column {columns['text']!r} is empty throughout. Name the right "
@@ -116,10 +117,11 @@ def read_recordings(
     )
     names = sources.labels
     seconds = np.diff(clips.offsets) / settings.sampling_rate
-    kept, left_out = _usable(sources, texts, clips, seconds, leave_out)
+    kept, left_out = _usable(sources, texts, problems, clips, seconds, leave_out)
     left_out.say(name, _cures(settings), clips.file.parent)
     _mention_suspicions(name, names, clips, texts, seconds, leave_out)
-    mention_decisions(name, [(names[i], clips.findings[i]) for i in kept])
+    decisions = [(names[i], [found for found in clips.findings[i] if found not in SUSPICIONS]) for i in kept]
+    mention_decisions(name, decisions)
     if len(kept) < len(names) / 2:
         reason, worst = max(left_out.clips.items(), key=lambda item: len(item[1]))
         begin = "" if reason != "missing" else f" Relative paths begin in {Path(folder or '.').resolve()}."
@@ -128,6 +130,18 @@ def read_recordings(
             f"{reason!r} ({len(worst)} clips), as with {worst[0]}.{begin}"
         )
     return _table(split, columns, kept, sources, texts, clips, seconds), left_out.counts()
+
+
+def read_transcripts(split: Dataset, column: str) -> tuple[list[str], list[str | None]]:
+    """The transcripts in a column of any type, and for each what keeps it from being used, if something does.
+
+    An empty cell (None, NaN) is an empty transcript, of which nothing more need be said.
+    """
+    cells = split[column][:]
+    found = [read_text(cell) for cell in cells]
+    texts = ["" if problem else text for text, problem in found]
+    absent = [is_missing(cell) or (isinstance(cell, str) and is_blank(cell)) for cell in cells]
+    return texts, [None if none else problem for (_, problem), none in zip(found, absent, strict=True)]
 
 
 def _refuse_several_of_one_file(split: str, sources: ClipSources, texts: list[str]) -> None:
@@ -149,6 +163,7 @@ def mention_decisions(name: str, findings: list[tuple[str, list[str]]]) -> None:
     meaning = {
         "opposite": "have channels of opposite phase, which leave nothing of each other: the louder one is heard",
         "offset": "have a constant offset, which is taken away",
+        "truncated": "break off: what is there is heard",
         "cut": "are parts already, as long as their times say, which are those of a longer recording: heard whole",
     }
     for decision, told in meaning.items():
@@ -158,9 +173,9 @@ def mention_decisions(name: str, findings: list[tuple[str, list[str]]]) -> None:
             logger.info("%d clips in %s %s: %s.", len(clips), name, told, shown)
 
 
-def _mention_spelling(written: list[Any], spelt: list[str]) -> None:
+def _mention_spelling(written: list[str], spelt: list[str]) -> None:
     """Say with an example what the normaliser does to transcripts."""
-    changed = [(old, new) for old, new in zip(written, spelt, strict=True) if old is not None and old != new and new]
+    changed = [(old, new) for old, new in zip(written, spelt, strict=True) if old != new and new]
     if changed:
         old, new = changed[0]
         logger.info(
@@ -169,7 +184,12 @@ def _mention_spelling(written: list[Any], spelt: list[str]) -> None:
 
 
 def _usable(
-    sources: ClipSources, texts: list[str], clips: StoredClips, seconds: np.ndarray, leave_out: list[str]
+    sources: ClipSources,
+    texts: list[str],
+    problems: list[str | None],
+    clips: StoredClips,
+    seconds: np.ndarray,
+    leave_out: list[str],
 ) -> tuple[list[int], LeftOut]:
     """Indices of the clips that are used, and the others by the reason."""
     left_out = LeftOut(defaultdict(list))
@@ -180,7 +200,7 @@ def _usable(
         if reason is None:
             kept.append(i)
             continue
-        found = clips.problems[i].partition(": ")[2]
+        found = clips.problems[i].partition(": ")[2] if clips.problems[i] else problems[i] or ""
         if reason == "missing" and len(left_out.clips[reason]) < SHOWN:
             found += similar_name(resolve(str(sources.files[i]), sources.folder), listed)
         left_out.add(reason, f"{clip} ({found})" if found else clip)

@@ -8,6 +8,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tqdm.auto import tqdm
 from hf_transfer.data.delimited import examine_delimited
 from hf_transfer.data.encodings import TextFile, examine_text
 from hf_transfer.data.values import as_text, is_missing, storable
-from hf_transfer.errors import Failure, InputError, disk_trouble, logger, nearest
+from hf_transfer.errors import Failure, InputError, disk_trouble, logger, nearest, reading
 
 # Changes with what is made of a file's rows: tables that an older version has cached are read anew.
 READER = 3
@@ -43,9 +44,16 @@ def read_rows(
         say: whether what is decided of the file (its encoding, columns left out) is said.
 
     Raises:
-        InputError: the file is absent, empty, in no encoding, or a row does not fit its header.
+        InputError: the file is absent, empty, in no encoding or not to be read, or a row does not fit its header.
     """
     path = Path(file)
+    with reading(path):
+        yield from _read_rows(path, column_names, delimiter, say=say)
+
+
+def _read_rows(
+    path: Path, column_names: Sequence[str] | None, delimiter: str | None, *, say: bool
+) -> Iterator[dict[str, Any]]:
     _require_table(path)
     if path.suffix.lower() == ".parquet":
         rows: Iterator[dict[str, Any]] = _parquet_rows(path)
@@ -75,13 +83,17 @@ def _require_table(path: Path) -> None:
         raise InputError(f"{path}: no such file.{_neighbours(path)}")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty; expected rows of examples.")
+    with path.open("rb") as stream:  # libraries would take what forbids it for damage
+        stream.read(1)
 
 
 def _neighbours(path: Path) -> str:
     if not path.parent.is_dir():
         return f" The folder {path.parent} does not exist either."
-    tables = sorted(p.name for p in path.parent.iterdir() if p.suffix.lower() in SUFFIXES)
-    return f"{nearest(path.name, tables)} In that folder: {', '.join(tables[:10])}." if tables else ""
+    with suppress(OSError):  # a folder whose files may be read, and not be listed
+        tables = sorted(p.name for p in path.parent.iterdir() if p.suffix.lower() in SUFFIXES)
+        return f"{nearest(path.name, tables)} In that folder: {', '.join(tables[:10])}." if tables else ""
+    return ""
 
 
 def _jsonl_rows(text: TextFile) -> Iterator[dict[str, Any]]:
@@ -217,7 +229,7 @@ def _load_parquet(paths: list[Path]) -> Dataset:
 
 def digest_of(path: Path) -> str:
     """What tells a file's content from all others."""
-    with path.open("rb") as stream:
+    with reading(path), path.open("rb") as stream:
         return hashlib.file_digest(stream, "blake2b").hexdigest()
 
 

@@ -1,7 +1,7 @@
 """Quality of transcripts: word and character error rates, their intervals, the commonest errors, the worst clips."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import datasets
@@ -22,40 +22,89 @@ def count_errors(references: Sequence[str], hypotheses: Sequence[str]) -> dict[s
 
     An empty reference has no words, and each word of its hypothesis is an error.
     """
-    counts: dict[str, Array] = {}
-    for unit, count, process in (
-        ("words", "word_errors", jiwer.process_words),
-        ("letters", "letter_errors", jiwer.process_characters),
-    ):
-        sizes, errors = np.zeros(len(references)), np.zeros(len(references))
-        for i, (reference, hypothesis) in enumerate(zip(references, hypotheses, strict=True)):
-            if not reference.strip():
-                errors[i] = len(hypothesis.split() if unit == "words" else hypothesis)
-                continue
-            found = process(reference, hypothesis)
-            sizes[i] = found.hits + found.substitutions + found.deletions
-            errors[i] = found.substitutions + found.deletions + found.insertions
-        counts[unit], counts[count] = sizes, errors
-    return counts
+    words, letters = count_word_errors(references, hypotheses), count_letter_errors(references, hypotheses)
+    return {**words, **letters}
+
+
+def count_word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Array]:
+    """For each clip its ``word_errors`` and ``words``, each [n]."""
+    errors, words = _edits(references, hypotheses, jiwer.process_words, str.split)
+    return {"words": words, "word_errors": errors}
+
+
+def count_letter_errors(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Array]:
+    """For each clip its ``letter_errors`` and ``letters``, each [n]."""
+    errors, letters = _edits(references, hypotheses, jiwer.process_characters, list)
+    return {"letters": letters, "letter_errors": errors}
+
+
+def _edits(
+    references: Sequence[str], hypotheses: Sequence[str], align: Callable[..., Any], units: Callable[[str], list[str]]
+) -> tuple[Array, Array]:
+    """The edits [n] from each reference to its hypothesis, and the units [n] of the references."""
+    errors, sizes = np.zeros(len(references)), np.zeros(len(references))
+    for i, (reference, hypothesis) in enumerate(zip(references, hypotheses, strict=True)):
+        if not reference.strip():
+            errors[i] = len(units(hypothesis))
+            continue
+        found = align(reference, hypothesis)
+        sizes[i] = found.hits + found.substitutions + found.deletions
+        errors[i] = found.substitutions + found.deletions + found.insertions
+    return errors, sizes
 
 
 def rates(counts: dict[str, Array], weights: Array | None = None) -> dict[str, Array]:
     """``wer`` and ``cer`` [...] of counts [n], clips weighted by `weights` [..., n]; NaN without a single word."""
-    found = {}
+    return {name: _rate(counts, name, weights) for name in RATES}
+
+
+def _rate(counts: dict[str, Array], name: str, weights: Array | None = None) -> Array:
+    errors, size = RATES[name]
+    wrong, total = (
+        (counts[errors].sum(), counts[size].sum())
+        if weights is None
+        else (weights @ counts[errors], weights @ counts[size])
+    )
     with np.errstate(invalid="ignore", divide="ignore"):
-        for rate, (errors, size) in RATES.items():
-            wrong, total = (
-                (counts[errors].sum(), counts[size].sum())
-                if weights is None
-                else (weights @ counts[errors], weights @ counts[size])
-            )
-            found[rate] = np.where(total > 0, wrong / total, np.nan)
-    return found
+        return np.where(total > 0, wrong / total, np.nan)
+
+
+class _ErrorRate(MetricInMemory):
+    """``compute(predictions=[n], references=[n])`` of texts gives ``{name: value}``, as evaluate's own."""
+
+    key = ""
+    about = ""
+    count: Callable[[Sequence[str], Sequence[str]], dict[str, Array]]
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=self.about,
+            citation="",
+            inputs_description="predictions, references: list of text.",
+            features=datasets.Features(
+                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
+            ),
+        )
+
+    def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> dict:
+        return {self.key: float(_rate(self.count(references, predictions), self.key))}
+
+
+class WordErrorRate(_ErrorRate):
+    key, about = "wer", "Substituted, deleted and inserted words over the words of the references."
+    count = staticmethod(count_word_errors)
+
+
+class CharacterErrorRate(_ErrorRate):
+    key, about = "cer", "Substituted, deleted and inserted characters over the characters of the references."
+    count = staticmethod(count_letter_errors)
 
 
 def measure(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, float]:
     """``wer``, ``cer``, and the share of clips without a word recognised (``empty_hypotheses``)."""
-    found = {name: float(value) for name, value in rates(count_errors(references, hypotheses)).items()}
+    found: dict[str, float] = {}
+    for metric in (WordErrorRate, CharacterErrorRate):
+        found |= metric().compute(predictions=hypotheses, references=references)
     return found | {"empty_hypotheses": float(np.mean([not text.strip() for text in hypotheses]))}
 
 
@@ -128,31 +177,3 @@ def worst_clips(clips: Sequence[str], references: Sequence[str], hypotheses: Seq
         for i in order
         if rate[i] > 0
     ]
-
-
-class _ErrorRate(MetricInMemory):
-    """``compute(predictions=[n], references=[n])`` of texts gives ``{name: value}``, as evaluate's own."""
-
-    key = ""
-    about = ""
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=self.about,
-            citation="",
-            inputs_description="predictions, references: list of text.",
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-            ),
-        )
-
-    def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> dict:
-        return {self.key: float(rates(count_errors(references, predictions))[self.key])}
-
-
-class WordErrorRate(_ErrorRate):
-    key, about = "wer", "Substituted, deleted and inserted words over the words of the references."
-
-
-class CharacterErrorRate(_ErrorRate):
-    key, about = "cer", "Substituted, deleted and inserted characters over the characters of the references."

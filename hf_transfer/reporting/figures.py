@@ -11,7 +11,7 @@ LARGEST, SMALLEST = 7, -5
 
 
 def figure(value: Any, metric: str, digits: int = 3, *, sign: bool = False) -> str:
-    """A value of a metric, or a difference of two; a dash for what is not there.
+    """A value of a metric, or a difference of two; a dash for what is not there or is no number.
 
     Args:
         value: a number, or None.
@@ -19,7 +19,7 @@ def figure(value: Any, metric: str, digits: int = 3, *, sign: bool = False) -> s
         digits: behind the point, of a share or a correlation.
         sign: whether a plus is written.
     """
-    if value is None or value != value:
+    if value is None or not math.isfinite(value):
         return "–"
     plus = "+" if sign else ""
     if metric not in IN_LABEL_UNIT:

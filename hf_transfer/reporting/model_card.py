@@ -42,7 +42,7 @@ def model_card(report: dict[str, Any], arguments: dict[str, Any]) -> str:
         report: as in ``report.json``.
         arguments: as in ``arguments.yaml``.
     """
-    name = arguments.get("hub_model_id") or Path(arguments["output_dir"]).name
+    name = arguments.get("hub_model_id") or Path(arguments["output_dir"]).resolve().name
     numbers = {key: value for key, value in report["metrics"].items() if isinstance(value, float)}
     names = [*report["headline"], *(key for key in numbers if key not in report["headline"])]
     source, dataset = report["data"]["source"], arguments.get("dataset_name")

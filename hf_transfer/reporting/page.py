@@ -25,7 +25,7 @@ def report_page(report: Mapping[str, Any], arguments: Mapping[str, Any], media: 
         arguments: as in ``arguments.yaml``.
         media: data URIs of the worst examples, where they are to be heard or seen.
     """
-    name = Path(str(arguments.get("hub_model_id") or arguments["output_dir"])).name
+    name = Path(str(arguments.get("hub_model_id") or arguments["output_dir"])).resolve().name
     source = report["data"]["source"]
     return render(
         f"{report.get('template', report['task'])}.html",

@@ -10,6 +10,8 @@ from typing import Any
 QUOTING = ("worst", "errors")
 # Of values below these keys of a config, each is what somebody wrote as a label.
 LABELS = ("id2label", "label2id")
+# Keys whose values are paths, in configs, reports and arguments.
+_OF_PATHS = re.compile(r"(.*_)?(paths?|dirs?|files?|file_?names?|folders?|checkpoint|deepspeed|fsdp_config)")
 _PARTS = re.compile(r"[/\\]+[^/\\]")
 _ABSOLUTE = re.compile(r"[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\]")
 
@@ -44,22 +46,30 @@ def is_local_dataset(report: Mapping[str, Any], name: str) -> bool:
     return bool(report.get("local", {}).get("dataset", is_local(name)))
 
 
-def without_paths(value: Any, known: Mapping[str, str]) -> Any:
-    """JSON without the paths in it: each string that is one becomes its last part, and `known` ones do in any string.
+def without_paths(value: Any, known: Mapping[str, str], *, names_paths: bool = False) -> Any:
+    """JSON without the paths in it: those below a key that names paths become their last parts, `known` ones anywhere.
+
+    Elsewhere what looks like a path may be a label, a group or a name: ``/r/politics`` stays.
 
     Args:
         value: of a config, a report or arguments.
         known: paths of this machine that may occur inside of other strings, and what takes their place.
+        names_paths: whether the value stands below such a key.
     """
     if isinstance(value, dict):
-        return {key: each if key in LABELS else without_paths(each, known) for key, each in value.items()}
+        return {
+            key: each
+            if key in LABELS
+            else without_paths(each, known, names_paths=bool(_OF_PATHS.fullmatch(str(key).lower())))
+            for key, each in value.items()
+        }
     if isinstance(value, list):
-        return [without_paths(each, known) for each in value]
+        return [without_paths(each, known, names_paths=names_paths) for each in value]
     if not isinstance(value, str):
         return value
     for path in sorted(known, key=len, reverse=True):
         value = value.replace(path, known[path])
-    return last_part(value) if _ABSOLUTE.match(value) and len(_PARTS.findall(value)) > 1 else value
+    return last_part(value) if names_paths and _ABSOLUTE.match(value) and _PARTS.search(value) else value
 
 
 def known_paths(folder: Path, arguments: Mapping[str, Any]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from hf_transfer.data.audio_sources import Excerpt, Samples, UnusableAudio
 from hf_transfer.data.clip_sources import excerpt_of, source_of
 from hf_transfer.data.clips import Clips, filled_up
 from hf_transfer.data.recordings import mention_decisions
-from hf_transfer.errors import InputError
+from hf_transfer.errors import InputError, logger
 from hf_transfer.tasks.ctc_models import frames_of, input_length, samples_per_frame, shortest_input
 from hf_transfer.tasks.language_model import LanguageModelDecoder
 
@@ -32,7 +32,9 @@ class SpeechPipeline(AutomaticSpeechRecognitionPipeline):
 
     As there, a file (or its bytes, or ``{"array", "sampling_rate"}``) gives ``{"text"}``, and
     ``return_timestamps="word"`` adds the ``chunks`` with their ``timestamp`` in seconds. Samples are what training and
-    evaluation make of the same file; long files are heard in chunks, and memory does not grow with their length.
+    evaluation make of the same file; long files are heard in chunks, and memory does not grow with their length. Of a
+    file that breaks off, what is there is heard, and that is said (training leaves it out unless --leave_out says
+    otherwise: its transcript is of the whole).
     """
 
     rows_at_once = 64
@@ -53,6 +55,8 @@ class SpeechPipeline(AutomaticSpeechRecognitionPipeline):
         try:
             reading = inputs if isinstance(inputs, Reading) else self._reading(inputs)
             for samples, left, right, is_last in divided(map(as_floats, reading.blocks), whole, size, margin):
+                if is_last and "truncated" in reading.findings and not isinstance(inputs, Reading):  # `decide` says it
+                    logger.info("%s breaks off: what is there is heard.", _shown(inputs))
                 heard = filled_up(samples, self.shortest)
                 # As in training: with an attention mask only where the model takes one.
                 features = self.feature_extractor(heard, sampling_rate=rate, return_tensors="pt")
@@ -60,8 +64,7 @@ class SpeechPipeline(AutomaticSpeechRecognitionPipeline):
         except UnusableAudio as error:
             if isinstance(inputs, Reading):
                 raise  # `decide` knows its name
-            shown = inputs if isinstance(inputs, (str, Path)) else "the audio"
-            raise InputError(f"{shown} cannot be used: {error}") from error
+            raise InputError(f"{_shown(inputs)} cannot be used: {error}") from error
 
     def _reading(self, inputs: Any) -> Reading:
         """The samples of an input as `transformers` takes it."""
@@ -129,6 +132,8 @@ class SpeechPipeline(AutomaticSpeechRecognitionPipeline):
     def decide(self, rows: list[dict[str, Any]], *, batch_size: int) -> list[dict[str, Any]]:
         """For each row the ``text`` heard and the ``words`` with their times, or the ``error`` of its file.
 
+        ``truncated`` is true where the file breaks off, and the text is of what is there.
+
         Args:
             rows: with ``audio``, and for a part of a recording ``start`` and ``end`` or ``duration``, in seconds.
                 Times of words count from the beginning of the recording.
@@ -137,7 +142,7 @@ class SpeechPipeline(AutomaticSpeechRecognitionPipeline):
         found: list[dict[str, Any]] = []
         decisions = []
         for row in rows:
-            name = str(row["audio"]) if isinstance(row["audio"], (str, Path)) else "the audio"
+            name = _shown(row["audio"])
             source = excerpt_of(source_of(row["audio"], None), {own: row[own] for own in TIMES if own in row})
             reading = read(source, self.feature_extractor.sampling_rate)
             try:
@@ -151,9 +156,15 @@ class SpeechPipeline(AutomaticSpeechRecognitionPipeline):
             for chunk in heard["chunks"]:
                 start, end = (round(begin + float(second), 3) for second in chunk["timestamp"])
                 words.append({"word": chunk["text"], "start": start, "end": end})
-            found.append({"text": " ".join(heard["text"].split()), "words": words})
+            truncated = {"truncated": True} if "truncated" in reading.findings else {}
+            found.append({"text": " ".join(heard["text"].split()), "words": words, **truncated})
         mention_decisions("the inputs", decisions)
         return found
+
+
+def _shown(audio: Any) -> str:
+    """An input as messages call it."""
+    return str(audio) if isinstance(audio, (str, Path)) else "the audio"
 
 
 def divided(

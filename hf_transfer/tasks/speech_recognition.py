@@ -22,11 +22,11 @@ from hf_transfer.data.leakage import UNIT, drawn_together, unit_names, usual_uni
 from hf_transfer.data.loading import home_of_tables
 from hf_transfer.data.recordings import (
     AUDIO_COLUMNS,
-    SPEAKER_COLUMNS,
     TRANSCRIPT_COLUMNS,
     caveats_of_speakers,
     clip_labels,
     read_recordings,
+    read_transcripts,
     say_left_out,
 )
 from hf_transfer.data.splits import find_column
@@ -118,8 +118,7 @@ class SpeechRecognition(SpeechSettings):
         settings = AudioSettings(load_feature_extractor(model).sampling_rate, self.min_seconds, self.max_seconds)
         ready, left_out = DatasetDict(), {}
         for name, split in splits.items():
-            texts = [str(text) for text in split[columns[name]["text"]][:] if text is not None]
-            say_tags(name, texts, lambda text: spells(letters, text))
+            say_tags(name, read_transcripts(split, columns[name]["text"])[0], lambda text: spells(letters, text))
             ready[name], left_out[name] = read_recordings(
                 split, name, columns[name], home_of_tables(data, name), settings,
                 lambda text: normalise(text, letters), self.leave_out,
@@ -136,7 +135,7 @@ class SpeechRecognition(SpeechSettings):
         there = split.column_names
         columns = {"audio": self.input_columns(there)["audio"]}
         columns["text"] = find_column(there, self.text_column_name, TRANSCRIPT_COLUMNS, "text_column_name")
-        speaker = self.speaker_column_name or next((name for name in SPEAKER_COLUMNS if name in there), None)
+        speaker = self.speaker_column_name or usual_unit_column(there, nouns=("speakers",))
         columns |= {"speaker": speaker} if speaker else {}
         columns |= {UNIT: str(data.split_by)} if data.split_by in there else {}
         return columns | ({"group": data.group_column_name} if data.group_column_name else {})
@@ -148,7 +147,7 @@ class SpeechRecognition(SpeechSettings):
         vocabulary = read_vocabulary(model, self.target_lang, needed=self.vocabulary != "new", say=not fixed)
         if fixed or self.vocabulary == "keep":
             return usable(vocabulary, model, "--vocabulary keep: " if self.vocabulary == "keep" else "").letters
-        texts = [str(text) for text in splits["train"][columns["train"]["text"]][:] if text is not None]
+        texts, _ = read_transcripts(splits["train"], columns["train"]["text"])
         if vocabulary and not vocabulary.fault and self.vocabulary == "auto" and covers(texts, vocabulary.letters):
             return vocabulary.letters
         letters = new_letters(texts)

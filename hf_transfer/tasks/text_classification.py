@@ -213,7 +213,7 @@ class TextClassification(TextSettings):
                 logger.info("%d of %d texts in %s reach %d tokens and are cut there (--max_length).",
                             cut, len(split), name, limit)  # fmt: skip
         name = getattr(model, "name_or_path", "") or type(model).__name__
-        require_known_words(next(iter(ready.values())), processor, name)
+        require_known_words(ready, processor, name)
         require_inputs_that_fit(model, self.collator(processor), next(iter(ready.values())), name)
         return splits, ready
 

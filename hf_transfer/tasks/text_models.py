@@ -47,20 +47,24 @@ def require_rows_for_tokens(model: Any, tokenizer: Any, name: str) -> None:
 
 
 def require_known_words(inputs: Any, tokenizer: Any, name: str) -> None:
-    """Refuse a tokenizer that knows nothing of what texts consist of, and say where it knows little, by the first.
+    """Refuse a tokenizer that knows nothing of what texts consist of; say where it knows little of the first texts.
 
     Args:
-        inputs: tokenized texts.
+        inputs: tokenized texts by split, with their ``length``.
         tokenizer: that made them.
         name: of the model.
 
     Raises:
         InputError: every word is unknown, or nothing is left of a text.
     """
-    rows = inputs[:1000]["input_ids"]
-    empty = next((i for i, ids in enumerate(rows) if not ids), None)
-    if empty is not None:
-        raise InputError(f"{name}: its tokenizer makes no tokens of a text (row {empty + 1}). Does it fit the texts?")
+    for split, tokenized in inputs.items():
+        empty = np.flatnonzero(np.asarray(tokenized["length"][:]) == 0)
+        if len(empty):
+            raise InputError(
+                f"{name}: its tokenizer makes no tokens of {len(empty)} texts in the {split} split, the first of them "
+                f"its example {empty[0] + 1}. Does it fit the texts?"
+            )
+    rows = next(iter(inputs.values()))[:1000]["input_ids"]
     unknown, special = tokenizer.unk_token_id, {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
     words = [token for ids in rows for token in ids if token not in special]
     share = words.count(unknown) / max(1, len(words))

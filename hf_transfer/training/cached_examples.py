@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from hf_transfer.data.clips import padded_labels
+from hf_transfer.data.label_padding import padded_labels
 
 
 class CachedExamples(Dataset):

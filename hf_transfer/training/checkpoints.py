@@ -141,7 +141,10 @@ def remove_old(folder: Path, limit: int | None, best: str | None) -> None:
 def problem_of(checkpoint: Path) -> str | None:
     """Why a checkpoint is not whole; None where it is."""
     try:
-        files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
+        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        files, arguments = manifest["files"], manifest["run"]["arguments"]
+        if not isinstance(arguments, dict) or not {"examples_a_step", "data"} <= manifest["run"].keys():
+            return f"{MANIFEST} does not say of which run it is"
         for name, told in files.items():
             with (checkpoint / name).open("rb") as stream:
                 if os.fstat(stream.fileno()).st_size != told["bytes"]:
@@ -209,17 +212,23 @@ def agreed_checkpoint(training: Any, find: Callable[[], Path | None]) -> Path | 
 
     Raises:
         InputError: as `find` on the main process does; or the folder is not there for this process.
+        Failure: the main process has failed otherwise. It raises what it has met itself.
     """
-    found: list[Any] = [None, None]
+    found: list[Any] = [None, None, False]
+    raised: Exception | None = None
     if training.process_index == 0:
         try:
             found[0] = find()
-        except InputError as error:
-            found[1] = str(error)
+        except Exception as error:  # whatever it is: the others wait for word of it
+            raised, found[1], found[2] = error, f"{error}", isinstance(error, InputError)
     if training.world_size > 1:
         broadcast_object_list(found)
+    if raised is not None:
+        raise raised
     if found[1] is not None:
-        raise InputError(found[1])
+        if found[2]:
+            raise InputError(found[1])
+        raise Failure(f"The main process could not look for a checkpoint: {found[1]}")
     if found[0] is not None and not Path(found[0]).is_dir():
         raise InputError(
             f"{found[0]}: the main process goes on from there, and process {training.process_index} has no such "
