@@ -3,7 +3,7 @@
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hf_transfer.data.transcript_tags import without_tags
@@ -98,6 +98,8 @@ def test_whatever_a_model_can_write_is_measured_as_it_is(data):
     ).map("".join),
     st.sampled_from([LOWER, UPPER, TURKISH, LOWER | UPPER | set("-.()[]"), LOWER | set("0123456789"), LOWER | {"th"}]),
 )
+@example("(++0++)", LOWER)
+@example("[the <unk> end]", LOWER)
 def test_applying_it_twice_is_applying_it_once(text, letters):
     found = normalise(text, letters)
     assert normalise(found, letters) == found

@@ -63,7 +63,7 @@ def without_tags(text: str, spells: Callable[[str], bool]) -> tuple[str, list[st
         apart = not re.search(r"\w$", text[: found.start()]) and not re.match(r"\w", text[found.end() :])
         if words and len(words) <= 3 and apart:  # in colo(u)r there is no tag
             doubtful.append(tag)
-        return tag
+        return tag[0] + BRACKETS.sub(replacement, tag[1:-1]) + tag[-1]  # one inside of others is one too
 
     before = ""
     while before != text:
