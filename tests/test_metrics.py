@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import binomtest
 from sklearn import metrics as reference
 
-from hf_transfer.evaluation import metrics
+from hf_transfer.evaluation import metrics, transcription
 from hf_transfer.evaluation.bootstrap import Resampled, bootstrap
 from hf_transfer.evaluation.classification import intervals, measure
 from hf_transfer.evaluation.decision import (
@@ -91,6 +91,13 @@ def test_bootstrap_covers_the_truth_as_often_as_it_says():
         ends = bootstrap(accuracy, seed=draw)["accuracy"]
         held += ends[0] <= 0.8 <= ends[1]
     assert 88 <= held <= 100
+
+
+def test_recognisers_without_an_error_are_not_certain():
+    """12 clips without an error: the exact interval ends near 0.26."""
+    said = ["stop the timer"] * 12
+    found = transcription.intervals(said, said, said, None, seed=0)["after"]
+    assert found["wer"] == found["cer"] == [0.0, pytest.approx(1 - 0.7353, abs=1e-4)]
 
 
 def test_temperature_is_recovered_and_calibrates():

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest, norm, t
 
-from hf_transfer.evaluation.metric_names import limits, limits_of_change
+from hf_transfer.evaluation.metric_names import has_exact_ends, limits, limits_of_change
 from hf_transfer.evaluation.metrics import Array
 
 RESAMPLES = 1000
@@ -70,11 +70,9 @@ def bootstrap(resampled: Resampled, *, seed: int) -> dict[Any, list[float]]:
         if np.isnan(measured) or np.isnan(resamples[name]).all() or not (is_gain or counts.sum()):
             continue  # nothing is known of it
         if is_gain:
-            found[name] = percentile_interval(
-                resamples[name], measured, counts, resampled.counts(metric), limits_of_change(metric)
-            )
+            found[name] = percentile_interval(resamples[name], measured, counts, resampled.counts(metric), metric)
         else:
-            found[name] = accelerated_interval(resamples[name], measured, without[name], counts, limits(metric))
+            found[name] = accelerated_interval(resamples[name], measured, without[name], counts, metric)
     return found
 
 
@@ -108,7 +106,7 @@ def accelerated_interval(
     measured: float,
     without: Array,
     counts: Array,
-    bounds: tuple[float, float],
+    metric: str,
     *,
     widened: float = 1.0,
 ) -> list[float]:
@@ -122,12 +120,12 @@ def accelerated_interval(
         measured: on all examples.
         without: with each part left out, [parts], of the jackknife.
         counts: numbers of examples that the value rests on, one a label: see `spread`.
-        bounds: the least and the greatest value that there can be.
+        metric: its name.
         widened: how much farther the ends are from `measured`, where something else varies as well: resamples do not
             reach so far.
     """
     values, without = values[~np.isnan(values)], without[~np.isnan(without)]
-    if np.ptp(values) == 0 and bounds[1] == 1 and values[0] in (0.0, 1.0):
+    if np.ptp(values) == 0 and has_exact_ends(metric) and values[0] in (0.0, 1.0):
         return _exact(float(values[0]), counts)
     moved = values - values.mean() + measured
     rounding = 1e-9 * (float(np.ptp(values)) or 1.0)
@@ -140,12 +138,10 @@ def accelerated_interval(
     # At its pole an end is as far out as the resamples reach.
     share = 1 - acceleration * ends
     levels = np.where(share > 0, norm.cdf(bias + ends / np.where(share > 0, share, 1.0)), [0.0, 1.0])
-    return np.clip(measured + (np.quantile(moved, levels) - measured) * widened, *bounds).tolist()
+    return np.clip(measured + (np.quantile(moved, levels) - measured) * widened, *limits(metric)).tolist()
 
 
-def percentile_interval(
-    values: Array, measured: float, changed: Array, counts: Array, bounds: tuple[float, float]
-) -> list[float]:
+def percentile_interval(values: Array, measured: float, changed: Array, counts: Array, metric: str) -> list[float]:
     """The percentile interval (Efron & Tibshirani 1993, chapter 13) of a difference, around what was measured.
 
     Args:
@@ -153,17 +149,17 @@ def percentile_interval(
         measured: on all examples.
         changed: numbers of examples that make a difference: see `spread`.
         counts: numbers of examples that each of the two values rests on, one a label.
-        bounds: the least and the greatest difference that there can be.
+        metric: its name.
     """
     values = values[~np.isnan(values)]
     if np.ptp(values) == 0:
-        whole = bounds[1] == 1 and abs(values[0]) == 1
+        whole = has_exact_ends(metric) and abs(values[0]) == 1
         return _exact(float(values[0]), counts) if whole else [float(values[0])] * 2
     level = norm.cdf(spread(changed) * NORMAL_95)
     shift = measured - values.mean()
     if abs(shift) < 3 * values.std() / len(values) ** 0.5:
         shift = 0.0  # the noise of resamples, which would move the end of those without a difference away from 0
-    return np.clip(np.quantile(values + shift, [1 - level, level]), *bounds).tolist()
+    return np.clip(np.quantile(values + shift, [1 - level, level]), *limits_of_change(metric)).tolist()
 
 
 def spread(counts: Array) -> float:

@@ -26,6 +26,11 @@ def limits(metric: str) -> tuple[float, float]:
     return (-1.0, 1.0) if metric in CORRELATIONS else (0.0, 1.0)
 
 
+def has_exact_ends(metric: str) -> bool:
+    """Whether 0 and 1 mean none and all of the examples: not of what has a unit."""
+    return metric not in IN_LABEL_UNIT
+
+
 def limits_of_change(metric: str) -> tuple[float, float]:
     """The least and the greatest difference that two values of a metric can have."""
     low, high = limits(metric)

@@ -159,7 +159,7 @@ def _interval(
 ) -> list[float]:
     """The 95 % interval of the mean of a metric over seeds: of a single one that of its report."""
     counts = np.mean([run.counts(name) for run in runs], axis=0)
-    ends = accelerated_interval(drawn, value, left, counts, limits(name), widened=widening)
+    ends = accelerated_interval(drawn, value, left, counts, name, widened=widening)
     if name not in runs[0].shares:
         return ends
     shares = np.mean([run.shares[name] for run in runs if name in run.shares], axis=0)
