@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 from hf_transfer import errors
 from hf_transfer.errors import InputError, nearest, run_command, show
 
-TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 # The columns of a file are those of its first rows.
 FIRST_ROWS = 100
 
@@ -128,14 +127,14 @@ def _listed(text: str) -> list[str]:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    from hf_transfer.data.tables import read_rows
+    from hf_transfer.data.tables import SUFFIXES, read_rows
     from hf_transfer.inference import columns_as_trained, load_finetuned, predict, task_class_of
     from hf_transfer.reporting.output_folder import written_whole
 
     errors.signals.follow()
     if bool(arguments.inputs) == bool(arguments.file):
         raise InputError("Expected either inputs (texts, or audio files) or --file FILE.")
-    table = next((each for each in arguments.inputs if each.lower().endswith(TABLES) and Path(each).is_file()), None)
+    table = next((each for each in arguments.inputs if each.lower().endswith(SUFFIXES) and Path(each).is_file()), None)
     if table is not None:
         raise InputError(f"{table} is a table: --file {table} predicts its rows.")
     if arguments.batch_size < 1:

@@ -76,6 +76,23 @@ def bootstrap(resampled: Resampled, *, seed: int) -> dict[Any, list[float]]:
     return found
 
 
+def paired(
+    before: Callable[[Array], dict[str, Array]], after: Callable[[Array], dict[str, Array]]
+) -> Callable[[Array], dict[Any, Array]]:
+    """From weights to each metric, ``("after", name)``, and its gain on the same examples, ``("gain", name)``."""
+
+    def both(weights: Array) -> dict[Any, Array]:
+        old, new = before(weights), after(weights)
+        return {("after", name): new[name] for name in new} | {("gain", name): new[name] - old[name] for name in new}
+
+    return both
+
+
+def by_kind(found: Mapping[Any, list[float]]) -> dict[str, dict[str, list[float]]]:
+    """The intervals of metrics from `paired`: those ``after``, and those of the ``gain``."""
+    return {kind: {key[1]: ends for key, ends in found.items() if key[0] == kind} for kind in ("after", "gain")}
+
+
 def over_weights(statistic: Callable[[Array], dict[Any, Array]], weights: Iterable[Array]) -> dict[Any, Array]:
     """The values of `statistic` by name, [all rows], for weights that come some rows at a time."""
     parts = [statistic(some) for some in weights]

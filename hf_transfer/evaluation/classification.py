@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from hf_transfer.data.leakage import drawn_together
 from hf_transfer.errors import InputError, logger
-from hf_transfer.evaluation.bootstrap import NORMAL_95, Resampled, bootstrap
+from hf_transfer.evaluation.bootstrap import NORMAL_95, Resampled, bootstrap, by_kind, paired
 from hf_transfer.evaluation.decision import (
     ENOUGH_TO_FIT,
     Decision,
@@ -168,16 +168,13 @@ def intervals(
     later = weighted_metrics(truth, labels, probabilities)
     together = drawn_together(units, len(truth))
 
-    def both(weights: Array) -> dict[Any, Array]:
-        old, new = earlier(weights), later(weights)
-        return {("after", name): new[name] for name in new} | {("gain", name): new[name] - old[name] for name in new}
-
     differs = labels_before != labels
     changed = dict.fromkeys(OF_LABELS, differs.any(axis=1) if differs.ndim == 2 else differs)
-    found = bootstrap(Resampled(together, both, support(truth, labels, num_labels, together), changed), seed=seed)
+    rests_on = support(truth, labels, num_labels, together)
+    found = bootstrap(Resampled(together, paired(earlier, later), rests_on, changed), seed=seed)
     if len(np.unique(labels)) < 2:
         found.pop(("after", "matthews_correlation"), None)  # undefined where all answers are the same
-    after_ends, gain = ({key[1]: ends for key, ends in found.items() if key[0] == kind} for kind in ("after", "gain"))
+    after_ends, gain = by_kind(found).values()
     shares = proportions(truth, labels, num_labels)
     by_example = difference_of_shares(_right(truth, labels_before), _right(truth, labels))
     if together.max() + 1 == len(together):

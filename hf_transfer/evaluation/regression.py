@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hf_transfer.data.leakage import drawn_together
-from hf_transfer.evaluation.bootstrap import Resampled, bootstrap
+from hf_transfer.evaluation.bootstrap import Resampled, bootstrap, by_kind, paired
 from hf_transfer.evaluation.metrics import Array, MetricInMemory
 
 # How many examples a report shows as the worst, and how many points a chart.
@@ -133,14 +133,9 @@ def intervals(
         seed: of the resampling.
         units: the patient, speaker or camera of each example [n], where they are known.
     """
-    together = drawn_together(units, len(truth))
-
-    def both(weights: Array) -> dict[Any, Array]:
-        old, new = (regression_metrics(truth, numbers, weights) for numbers in (before, after))
-        return {("after", name): new[name] for name in new} | {("gain", name): new[name] - old[name] for name in new}
-
-    found = bootstrap(Resampled(together, both), seed=seed)
-    return {kind: {key[1]: ends for key, ends in found.items() if key[0] == kind} for kind in ("after", "gain")}
+    earlier, later = weighted_metrics(truth, before), weighted_metrics(truth, after)
+    resampled = Resampled(drawn_together(units, len(truth)), paired(earlier, later))
+    return by_kind(bootstrap(resampled, seed=seed))
 
 
 def findings(predictions: Array, truth: Array) -> dict[str, Any]:

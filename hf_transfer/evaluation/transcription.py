@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import datasets
@@ -10,7 +11,7 @@ import jiwer
 import numpy as np
 
 from hf_transfer.data.leakage import drawn_together
-from hf_transfer.evaluation.bootstrap import Resampled, bootstrap
+from hf_transfer.evaluation.bootstrap import Resampled, bootstrap, by_kind, paired
 from hf_transfer.evaluation.metrics import Array, MetricInMemory
 
 COMMONEST, WORST = 20, 10
@@ -124,13 +125,10 @@ def intervals(
     """
     earlier, later = count_errors(references, before), count_errors(references, after)
 
-    def both(weights: Array) -> dict[Any, Array]:
-        old, new = rates(earlier, weights), rates(later, weights)
-        return {("after", name): new[name] for name in new} | {("gain", name): new[name] - old[name] for name in new}
-
     changed = {rate: earlier[errors] != later[errors] for rate, (errors, _) in RATES.items()}
-    found = bootstrap(Resampled(drawn_together(speakers, len(references)), both, changed=changed), seed=seed)
-    return {kind: {key[1]: ends for key, ends in found.items() if key[0] == kind} for kind in ("after", "gain")}
+    metrics = paired(partial(rates, earlier), partial(rates, later))
+    resampled = Resampled(drawn_together(speakers, len(references)), metrics, changed=changed)
+    return by_kind(bootstrap(resampled, seed=seed))
 
 
 def commonest_errors(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
