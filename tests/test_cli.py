@@ -58,9 +58,11 @@ def test_predict_a_file_in_its_order(trained, command, tmp_path):
 
 
 def test_predict_takes_endless_texts(trained, command):
-    result = command("predict", trained / "full", "free " * 20000)
+    result = command("predict", trained / "full", "short", "free " * 20000, "now " * 20000)
     assert result.code == 0, result.err
-    assert len(lines(result.out)) == 1
+    assert len(lines(result.out)) == 3
+    assert result.err.count("Texts are cut at 64 tokens, as in training, such as '") == 1
+    assert result.err.count("\n") == 1
 
 
 PEAK_OF_PREDICTION = """
@@ -404,7 +406,10 @@ def test_vectors_of_labels_from_training_to_evaluation(tiny, command, tmp_path):
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     test = [row for row in rows if row["text"] in {record["text"] for record in records}]
     named = [{"text": row["text"], "labels": places[row["text"]]} for row in test]
-    for rows in (test, named):
+    columns = [
+        {"text": row["text"], **dict(zip(task.class_names, row["labels"], strict=True))} for row in test
+    ]  # fmt: skip
+    for rows in (test, named, columns):
         (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
         assert evaluate(tmp_path / "out", str(tmp_path / "t.jsonl"))["metrics"] == pytest.approx(report["metrics"])
 

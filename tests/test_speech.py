@@ -260,16 +260,21 @@ def test_suspicious_clips_are_used_where_leave_out_says_so(speech_model, accents
     assert sum(report["data"]["examples"].values()) == 24
 
 
-@pytest.mark.parametrize("suffix", [".flac", ".ogg", ".mp3"])
-def test_common_voice_style_tables(speech_model, tmp_path, suffix):
+@pytest.mark.parametrize(("suffix", "folder", "named"), [
+    (".flac", "wavs", ""),  # as LJ Speech names them
+    (".ogg", "clips", ".ogg"),
+    (".mp3", "clips", ""),  # as Common Voice did at first
+])  # fmt: skip
+def test_common_voice_style_tables(speech_model, tmp_path, suffix, folder, named):
     rows = [
         {
             "client_id": row["speaker"],
-            "path": row["file_name"].removeprefix("clips/"),
+            "path": row["file_name"].removeprefix("clips/").replace(suffix, named),
             "sentence": row["transcription"],
         }
         for row in write_clips(tmp_path, 24, suffix=suffix)
     ]
+    (tmp_path / "clips").rename(tmp_path / folder)
     write_csv(tmp_path / "train.tsv", rows, delimiter="\t")
     report = train(tmp_path / "out", speech_model(), train_file=str(tmp_path / "train.tsv")).report
     assert report["data"]["left_out"] == {"train": {}}

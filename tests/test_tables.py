@@ -394,7 +394,7 @@ NAMED = [["b"], ["a", "c"], [], ["a", "b"]] * 6
 
 
 @pytest.mark.parametrize("kind", ["int.jsonl", "float.jsonl", "bool.jsonl", "numpy.parquet", "fixed.parquet",
-                                  "printed.csv", "numpy printed.csv", "class labels"])  # fmt: skip
+                                  "printed.csv", "numpy printed.csv", "class labels", "columns.csv"])  # fmt: skip
 def test_vectors_are_read_as_several_labels(tmp_path, kind):
     import numpy as np
 
@@ -415,10 +415,32 @@ def test_vectors_are_read_as_several_labels(tmp_path, kind):
         features = Features({"text": Value("string"), "label": List(ClassLabel(names=["a", "b", "c"]))})
         Dataset.from_dict({"text": texts, "label": VECTORS}, features=features).to_parquet(file)
         given = {"train_file": str(file)}
+    elif kind == "columns.csv":
+        columns = dict(zip("cab", zip(*[(v[2], v[0], v[1]) for v in VECTORS], strict=True), strict=True))
+        pandas.DataFrame({"id": range(24), "text": texts, **columns}).to_csv(file, index=False)
     else:
         values = VECTORS if kind == "printed.csv" else [str(np.array(vector, dtype=float)) for vector in VECTORS]
         pandas.DataFrame({"text": texts, "label": values}).to_csv(file, index=False)
     assert [label for _, label in read(**given)["train"]] == NAMED
+
+
+def test_columns_of_labels_are_named_in_the_hint_and_odd_cells_are_refused(tmp_path, caplog):
+    rows = [{"text": f"text {i}", "rude": i % 2, "late": int(i % 3 == 0), "year": 2000 + i} for i in range(24)]
+    file = str(write_csv(tmp_path / "m.csv", rows))
+    with pytest.raises(InputError, match="each label has a column of 0 and 1, name these: --class_names rude late"):
+        read(train_file=file)
+    named = TextClassification(class_names=["rude", "late"])
+    assert [label for _, label in read(train_file=file, task=named)["train"]][:4] == [
+        ["late"],
+        ["rude"],
+        [],
+        ["rude", "late"],
+    ]
+    for cell, told in ((0.5, "Row 5 of the train split has '0.5' in its column 'late'"), (-1, "1 of 24 rows")):
+        rows[4]["late"] = cell
+        with pytest.raises(InputError, match=told):
+            read(train_file=str(write_csv(tmp_path / "m.csv", rows)), task=named)
+    assert len(read(train_file=file, task=named, drop=True)["train"]) == 23
 
 
 def test_vectors_without_names_are_named_by_their_places(tmp_path, caplog):

@@ -19,6 +19,8 @@ from hf_transfer.data.audio_sources import Excerpt, Samples, Source, UnusableAud
 STARTS = ("offset", "start", "start_time", "begin", "begin_time", "start_seconds", "segment_start", "audio_start")
 ENDS = ("end", "end_time", "stop", "stop_time", "end_seconds", "segment_end", "audio_end")
 DURATIONS = ("duration", "duration_seconds", "segment_duration")
+CLIPS = ("clips", "wavs")
+ENDINGS = ("", ".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a")
 RATES = ("sampling_rate", "sample_rate", "samplerate")
 
 
@@ -116,15 +118,21 @@ def _as_array(values: Any) -> Any:
 
 
 def resolve(name: str, folder: Path | None) -> Path:
-    """The file that a table in `folder` means: relative paths begin there, or in its folder ``clips``.
+    """The file that a table in `folder` means: relative paths begin there, or in its folder ``clips`` or ``wavs``.
 
-    Where there is none of that name, one whose name has the same letters in another Unicode form, as archives made on
-    a Mac hold them.
+    Where there is none of that name, one with an ending of audio behind it; and one whose name has the same letters in
+    another Unicode form, as archives made on a Mac hold them.
     """
     forms = [name] if name.isascii() else [name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]
-    # Common Voice keeps its clips in a folder of that name beside the tables.
-    folders = [folder] if folder is None or Path(name).is_absolute() else [folder, folder / "clips"]
-    places = [Path(form) if place is None else place / form for form in forms for place in folders]
+    # Common Voice and LJ Speech keep their clips in folders of these names beside the tables, and have named them
+    # there without the ending.
+    folders = [folder] if folder is None or Path(name).is_absolute() else [folder, *(folder / own for own in CLIPS)]
+    places = [
+        Path(form + ending) if place is None else place / (form + ending)
+        for ending in ENDINGS
+        for form in forms
+        for place in folders
+    ]
     try:
         return next((place for place in places if place.exists()), places[0])
     except (OSError, ValueError):  # a name that no file can have

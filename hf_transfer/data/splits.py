@@ -24,8 +24,15 @@ def require_columns(split: Dataset, name: str, columns: Mapping[str, str]) -> No
             )
 
 
-def find_column(columns: Sequence[str], given: str | None, usual: Sequence[str], flag: str) -> str:
+def find_column(columns: Sequence[str], given: str | None, usual: Sequence[str], flag: str, *, hint: str = "") -> str:
     """The column that the user names, or the first of the `usual` names that there is; and that is said.
+
+    Args:
+        columns: of the table.
+        given: the user's.
+        usual: names, the likeliest first.
+        flag: that names it.
+        hint: what else could be done where there is none.
 
     Raises:
         InputError: there is no such column; the message names those that there are.
@@ -42,7 +49,7 @@ def find_column(columns: Sequence[str], given: str | None, usual: Sequence[str],
             logger.info("Column %r is taken as --%s.", by_name[name], flag)
             return by_name[name]
     message = f"No column is named like a {flag.removesuffix('_column_name')} ({', '.join(usual[:4])}, ...)."
-    message += f" There are: {', '.join(repr(name[:40]) for name in columns)}. Name it: --{flag} COLUMN."
+    message += f" There are: {', '.join(repr(name[:40]) for name in columns)}. Name it: --{flag} COLUMN.{hint}"
     if any(len(name) > 30 or " " in name for name in columns):
         message += " If the file has no header, name its columns in order: --column_names label text."
     raise InputError(message)

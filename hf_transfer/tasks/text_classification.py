@@ -12,6 +12,7 @@ from datasets.fingerprint import Hasher
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedModel
 
 from hf_transfer.arguments import DataArguments, ModelArguments
+from hf_transfer.data.label_columns import hint_of, joined
 from hf_transfer.data.leakage import UNIT, text_identity, usual_unit_column
 from hf_transfer.data.splits import find_column, require_columns
 from hf_transfer.data.values import read_text
@@ -36,8 +37,8 @@ from hf_transfer.tasks.text_models import (
 from hf_transfer.tasks.text_pipeline import DecidingTextClassificationPipeline
 from hf_transfer.tasks.text_settings import TextSettings
 
-TEXT_COLUMNS = ("text", "sentence", "sms", "message", "review", "content", "comment", "tweet", "body", "premise",
-                "sentence1", "question1", "question")  # fmt: skip
+TEXT_COLUMNS = ("text", "sentence", "sms", "message", "review", "content", "comment", "comment_text", "tweet", "body",
+                "premise", "sentence1", "question1", "question")  # fmt: skip
 PAIRED = {"text": "text_pair", "sentence1": "sentence2", "question1": "question2", "premise": "hypothesis"}
 PAIR_COLUMNS = tuple(PAIRED.values())
 LONGEST_SHOWN = 600  # letters of a text in a report
@@ -121,7 +122,14 @@ class TextClassification(TextSettings):
         train = next(iter(splits.values()))
         columns = self.input_columns(train.column_names)
         others = [name for name in train.column_names if name not in columns.values()]
-        label = find_column(others, self.label_column_name, self.target.label_columns, "label_column_name")
+        labels = [name for name in self.class_names or [] if self.label_column_name is None and name in others]
+        if len(labels) > 1 and labels == self.class_names:  # a column for each
+            label = ", ".join(labels)
+            splits = DatasetDict({name: joined(split, name, labels, label) for name, split in splits.items()})
+        else:
+            hint = hint_of(train, others) if self.problem_type != PROBLEM_TYPE else ""
+            usual = self.target.label_columns
+            label = find_column(others, self.label_column_name, usual, "label_column_name", hint=hint)
         columns |= {"label": label} | ({"group": data.group_column_name} if data.group_column_name else {})
         columns_of = {}
         for name, split in splits.items():

@@ -6,7 +6,7 @@ import numpy as np
 from transformers import TextClassificationPipeline
 
 from hf_transfer.data.values import is_blank, read_text
-from hf_transfer.errors import InputError
+from hf_transfer.errors import InputError, logger
 from hf_transfer.evaluation.classification import decided
 from hf_transfer.evaluation.decision import Decision
 from hf_transfer.targets.number import PROBLEM_TYPE, numbers_of
@@ -23,6 +23,7 @@ class DecidingTextClassificationPipeline(TextClassificationPipeline):
 
     rows_at_once = 1024
     """Of a table, as `predict` hands them on: among many, texts of similar length share a batch."""
+    said_what_is_cut = False
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """As of transformers' pipeline.
@@ -41,7 +42,13 @@ class DecidingTextClassificationPipeline(TextClassificationPipeline):
 
     def preprocess(self, inputs: Any, **tokenizer_kwargs: Any) -> Any:
         limit = self.tokenizer.model_max_length
-        return super().preprocess(inputs, **{"truncation": True, "max_length": limit, **tokenizer_kwargs})
+        found = super().preprocess(inputs, **{"truncation": True, "max_length": limit, **tokenizer_kwargs})
+        if found["input_ids"].shape[-1] >= limit and not self.said_what_is_cut:
+            self.said_what_is_cut = True
+            first = inputs["text"] if isinstance(inputs, dict) else inputs
+            logger.info("Texts are cut at %d tokens, as in training, such as %r.",
+                        limit, str(first)[:60])  # fmt: skip
+        return found
 
     def _forward(self, model_inputs: Any) -> Any:
         # Nothing else: XLNet's and T5's further outputs cannot be divided into those of each text.

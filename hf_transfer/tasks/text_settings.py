@@ -32,7 +32,10 @@ class TextSettings:
     )
     class_names: list[str] | None = field(
         default=None,
-        metadata={"help": "Names of labels that are numbers from 0, or places in vectors of 0 and 1, in their order."},
+        metadata={
+            "help": "Names of labels that are numbers from 0, or places in vectors of 0 and 1, in their order; or the "
+            "columns of 0 and 1, where each label has one."
+        },
     )
     positive_label: str | None = field(
         default=None, metadata={"help": "Of two labels, the one that F1 and thresholds are about (default: the last)."}
