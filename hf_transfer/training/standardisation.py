@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,8 @@ def standardised_input(trainer: Any, head: tuple[str, ...]) -> Iterator[None]:
     """Train the head on inputs of mean 0 and spread 1, inside the block.
 
     The head's first linear layer is written anew in standardised coordinates, where Adam's one step size suits every
-    dimension, and written back at the end: the function is the same at both moments. Its ``state_dict`` is that of
+    dimension and the bias (see `Coordinates`), and written back at the end: the function is the same at both moments.
+    Its ``state_dict`` is that of
     inputs as they are all along, so that a checkpoint is a model like any other; a run that goes on takes the
     coordinates from `Coordinates` beside it, to the last bit.
     """
@@ -30,6 +32,7 @@ def standardised_input(trainer: Any, head: tuple[str, ...]) -> Iterator[None]:
     trainer.progress.coordinates = coordinates
     with (
         linear.register_forward_pre_hook(coordinates.standardise),
+        linear.register_forward_hook(coordinates.widen_bias),
         linear.register_state_dict_post_hook(functools.partial(coordinates.on_save)),  # marked: a method cannot be
         linear.register_load_state_dict_pre_hook(coordinates.on_load),
     ):
@@ -41,7 +44,11 @@ def standardised_input(trainer: Any, head: tuple[str, ...]) -> Iterator[None]:
 
 
 class Coordinates:
-    """Of a linear layer's input: less `mean`, over `spread`.
+    """Of a linear layer's input: less `mean`, over `spread`; and of its bias, in units of `sqrt(in_features)`.
+
+    A step of Adam moves each parameter by as much, and so the product of inputs and weights by about sqrt(in_features)
+    times as much as the bias. Where the inputs have no mean that could stand in for it, a bias in its own unit stays
+    behind: trained on 64 texts with 9 of the rarer label, the classifier found that in three of ten instead of one.
 
     Args:
         linear: with a bias.
@@ -51,6 +58,7 @@ class Coordinates:
 
     def __init__(self, linear: nn.Linear, mean: torch.Tensor, spread: torch.Tensor):
         self.linear, self.mean, self.spread = linear, mean, spread
+        self.bias_unit = math.sqrt(linear.in_features)
         self.left: dict[str, torch.Tensor] | None = None
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -73,6 +81,10 @@ class Coordinates:
         """Hook before the layer's forward pass."""
         return (args[0] - self.mean) / self.spread, *args[1:]
 
+    def widen_bias(self, linear: nn.Linear, args: tuple, output: torch.Tensor) -> torch.Tensor:
+        """Hook behind the layer's forward pass, which has added the bias once."""
+        return output + (self.bias_unit - 1) * linear.bias
+
     def on_save(self, linear: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
         """Hook behind ``state_dict``."""
         names = f"{prefix}weight", f"{prefix}bias"
@@ -90,11 +102,11 @@ class Coordinates:
         self.linear.bias.data.copy_(bias)
 
     def _inside(self, weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return weight * self.spread, bias + weight @ self.mean
+        return weight * self.spread, (bias + weight @ self.mean) / self.bias_unit
 
     def _outside(self, weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         plain = weight / self.spread
-        return plain, bias - plain @ self.mean
+        return plain, bias * self.bias_unit - plain @ self.mean
 
 
 def _first_linear(trainer: Any, head: tuple[str, ...]) -> nn.Linear | None:
