@@ -80,11 +80,15 @@ class Health(TrainerCallback, ExportableState):
         if "prediction_spread" in logs:
             one = logs["prediction_spread"] < ONE_NUMBER
             self._compare(args, state, one, "all got the same number: the model has collapsed")
+        self._hold_back(control)  # a step's checkpoint is written after its log
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def _hold_back(self, control: Any) -> None:
         """Write no checkpoint while the signs are bad: it would push out the last good one."""
         if self.far_above_logs or self.overflowing_logs or (self.has_spoken and self.silent_logs):
             control.should_save = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._hold_back(control)
         if state.global_step >= state.max_steps:
             control.should_log = True  # how a run ends is looked at, however short it is
 
