@@ -1,5 +1,6 @@
 """The model card: ``README.md`` with the metadata that the Hub reads."""
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -67,25 +68,33 @@ def model_card(report: dict[str, Any], arguments: dict[str, Any]) -> str:
             if value == value
         ],
     )
-    cards = Environment(loader=FileSystemLoader(CARDS), trim_blocks=True, lstrip_blocks=True)
-    text = cards.get_template(f"{report.get('template', report['task'])}.md").render(
-        name=cell(name.split("/")[-1]),
-        base_model=cell(model_name(report)),
-        model_id=name if arguments.get("hub_model_id") else arguments["output_dir"],
-        report=report,
-        metric_names=names,
-        hyperparameters=_hyperparameters(arguments),
-        resamples=RESAMPLES,
-        before=_before(report),
-        false_positives=false_positives(report) if "false_positives" in report else None,
-        cell=cell,
-        always_mean=always_mean(report) if "always_mean" in report["data"] else "",
-        label=lambda value: figure(value, "mean_absolute_error"),
-        number=lambda value, metric="": "" if value is None else figure(value, metric),
-        interval=lambda key, of=report: between(of["confidence"].get(key), key),
+    text = (
+        _templates()
+        .get_template(f"{report.get('template', report['task'])}.md")
+        .render(
+            name=cell(name.split("/")[-1]),
+            base_model=cell(model_name(report)),
+            model_id=name if arguments.get("hub_model_id") else arguments["output_dir"],
+            report=report,
+            metric_names=names,
+            hyperparameters=_hyperparameters(arguments),
+            resamples=RESAMPLES,
+            before=_before(report),
+            false_positives=false_positives(report) if "false_positives" in report else None,
+            cell=cell,
+            always_mean=always_mean(report) if "always_mean" in report["data"] else "",
+            label=lambda value: figure(value, "mean_absolute_error"),
+            number=lambda value, metric="": "" if value is None else figure(value, metric),
+            interval=lambda key, of=report: between(of["confidence"].get(key), key),
+        )
     )
     text = re.sub(r"\|\n\n\|", "|\n|", re.sub(r"\n{3,}", "\n\n", text))
     return f"---\n{data.to_yaml()}\n---\n\n{text}\n"
+
+
+@functools.cache
+def _templates() -> Environment:
+    return Environment(loader=FileSystemLoader(CARDS), trim_blocks=True, lstrip_blocks=True)
 
 
 def _before(report: dict[str, Any]) -> str:
