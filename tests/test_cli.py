@@ -16,6 +16,8 @@ from speech import write_clips
 from hf_transfer import InputError, TextClassification, finetune, load_finetuned
 from hf_transfer.inference import evaluate
 
+pytestmark = pytest.mark.usefixtures("lean")
+
 
 @pytest.fixture(scope="module")
 def trained(tiny, tmp_path_factory):

@@ -15,7 +15,7 @@ from hf_transfer import InputError, SpeechRecognition, finetune, load_finetuned
 from hf_transfer.arguments import ModelArguments
 from hf_transfer.tasks.ctc_vocabulary import label_ids, read_vocabulary
 
-pytestmark = pytest.mark.usefixtures("without_page")
+pytestmark = pytest.mark.usefixtures("lean")
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
 LETTERS = [*"abcdefghijklmnopqrstuvwxyz"]

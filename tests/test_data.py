@@ -9,7 +9,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from hf_transfer import TextClassification, finetune, load_finetuned
 from hf_transfer.data.tables import read_rows
 
-pytestmark = pytest.mark.usefixtures("without_page")
+pytestmark = pytest.mark.usefixtures("lean")
 
 STEPS = {"max_steps": 2, "disable_tqdm": True}
 

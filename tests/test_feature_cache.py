@@ -21,7 +21,7 @@ from hf_transfer.training.activation_store import ActivationStore, _Shard
 from hf_transfer.training.feature_cache import FeatureCache
 from hf_transfer.training.standardisation import standardised_input
 
-pytestmark = pytest.mark.usefixtures("without_page")
+pytestmark = pytest.mark.usefixtures("lean")
 
 
 def prepared(folder):

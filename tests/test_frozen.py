@@ -12,7 +12,7 @@ from speech import FAMILIES as SPEECH_FAMILIES
 
 from hf_transfer import SpeechRecognition, TextClassification, finetune, load_finetuned
 
-pytestmark = pytest.mark.usefixtures("without_page")
+pytestmark = pytest.mark.usefixtures("lean")
 
 AS_THEY_ARE = {"speed_perturbation": 0.0}
 OFTEN = {"report_to": "none", "disable_tqdm": True, "per_device_train_batch_size": 8, "learning_rate": 1e-3}

@@ -16,6 +16,8 @@ from hf_transfer.errors import Interrupted
 from hf_transfer.reporting import output_folder
 from hf_transfer.studying import study
 
+pytestmark = pytest.mark.usefixtures("lean")
+
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):

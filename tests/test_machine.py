@@ -21,6 +21,8 @@ from hf_transfer.durable import to_disk
 from hf_transfer.errors import disk_trouble, short_path
 from hf_transfer.parsing import parse_arguments
 
+pytestmark = pytest.mark.usefixtures("lean")
+
 
 @pytest.fixture
 def train(tiny, tmp_path, caplog):

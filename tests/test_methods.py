@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_transfer import InputError, TextClassification, finetune, load_finetuned
 
-pytestmark = pytest.mark.usefixtures("without_page")
+pytestmark = pytest.mark.usefixtures("lean")
 
 # Families that differ in the names of their layers, in their heads or in how they start; MiniLM's are BERT's.
 DISTINCT = [name for name in FAMILIES if name != "minilm"]

@@ -20,6 +20,8 @@ from hf_transfer import Failure, InputError, TextClassification, finetune, load_
 from hf_transfer.owned_folders import mark
 from hf_transfer.training.interruption import _StopAfterStep
 
+pytestmark = pytest.mark.usefixtures("lean")
+
 STEPS = {"max_steps": 2, "disable_tqdm": True}
 DOCUMENTS = {"README.md", "report.html", "report.json", "arguments.yaml", "predictions.jsonl", "config.json",
              "tokenizer.json", "tokenizer_config.json"}  # fmt: skip
@@ -53,7 +55,7 @@ def finished(tiny, tmp_path_factory):
         ("lora", {"adapter_model.safetensors", "adapter_config.json"}),
     ],
 )
-def test_exactly_these_files(train, tmp_path, method, weights):
+def test_exactly_these_files(train, tmp_path, method, weights, with_page):
     train(method=method)
     assert {path.name for path in (tmp_path / "out").iterdir()} == DOCUMENTS | weights
     assert not (tmp_path / "out.partial").exists()
@@ -73,7 +75,7 @@ def test_bf16_is_trained_in_and_float32_is_measured_and_shipped(train, tmp_path,
         assert {each["label"]: each["score"] for each in found} == pytest.approx(record["scores"], abs=1e-5)
 
 
-def test_the_report_says_what_the_contract_promises(train):
+def test_the_report_says_what_the_contract_promises(train, with_arithmetic):
     report = train(group_column_name="channel").report
     assert report["task"] == "text-classification"
     assert {"accuracy", "f1"} <= set(report["baseline"])
@@ -115,7 +117,7 @@ def test_a_run_is_repeatable_from_its_arguments_alone(train, recipe, tmp_path):
     assert first == again
 
 
-def test_a_run_that_evaluates_is_repeatable_from_its_arguments_too(train, recipe, tmp_path):
+def test_a_run_that_evaluates_is_repeatable_from_its_arguments_too(train, recipe, tmp_path, with_page):
     report = train(early_stopping_patience=1, metric_for_best_model="f1", num_train_epochs=2.0, max_steps=-1).report
     assert report["training"]["kept_step"] in [e["step"] for e in report["history"] if "eval_f1" in e]
     page = (tmp_path / "out" / "report.html").read_text()
@@ -188,7 +190,7 @@ def test_a_limit_that_validation_cannot_show_is_refused_and_the_remedy_leads_on(
     train(TextClassification(max_false_positive_rate=float(enough)), validation_size=0.3, max_steps=1)
 
 
-def test_what_flatters_or_narrows_the_result_is_on_the_page_and_the_card(train, tmp_path):
+def test_what_flatters_or_narrows_the_result_is_on_the_page_and_the_card(train, tmp_path, with_page):
     rows = message_rows(120)
     train_rows = [
         *rows[:100],
@@ -209,7 +211,7 @@ def test_what_flatters_or_narrows_the_result_is_on_the_page_and_the_card(train, 
         assert caveat in card
 
 
-def test_the_result_is_on_the_disk_before_it_appears(train, tmp_path, monkeypatch):
+def test_the_result_is_on_the_disk_before_it_appears(train, tmp_path, monkeypatch, with_page):
     """Checkpoints are removed once it is there: a machine that loses its power then has one or the other."""
     original, synced, before = os.fsync, [], []
 

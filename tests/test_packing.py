@@ -14,7 +14,7 @@ from hf_transfer import SpeechRecognition, TextClassification, finetune
 from hf_transfer.training.dropout import attention
 from hf_transfer.training.packing import Packing, _Gather, _Scatter
 
-pytestmark = pytest.mark.usefixtures("without_page")
+pytestmark = pytest.mark.usefixtures("lean")
 
 # DeBERTa's attention and WavLM's are functions of their own, and Conformer layers look at their neighbours.
 UNPACKED = {"deberta-v2", "wavlm", "wav2vec2-bert", "wav2vec2-conformer"}

@@ -27,7 +27,7 @@ from hf_transfer.data.audio_sources import Excerpt, Samples, UnusableAudio
 from hf_transfer.data.clip_sources import excerpt_columns
 from hf_transfer.inference import evaluate, predict
 
-pytestmark = pytest.mark.usefixtures("without_page")
+pytestmark = pytest.mark.usefixtures("lean")
 
 SETTINGS = AudioSettings(RATE, 0.05, 30.0)
 STEP = {"max_steps": 1, "per_device_train_batch_size": 8, "report_to": "none", "disable_tqdm": True,

@@ -16,6 +16,8 @@ from hf_transfer.reporting.model_card import model_card
 from hf_transfer.reporting.page import report_page
 from hf_transfer.reporting.publishing import published_report
 
+pytestmark = pytest.mark.usefixtures("lean")
+
 NUMBER = TextClassification(problem_type="regression")
 UNITS = {"one": (1.0, 0.0), "thousand": (1000.0, 50_000.0)}
 
@@ -245,7 +247,7 @@ def test_a_comparison_and_a_study_take_the_lower_error(tiny, tmp_path):
     assert "Mean absolute error on" in str(studied)
 
 
-def test_no_better_than_the_mean_is_said(tiny, tmp_path):
+def test_no_better_than_the_mean_is_said(tiny, tmp_path, with_page):
     file = write_csv(tmp_path / "n.csv", [{**row, "label": hash_of(row["text"])} for row in number_rows(60)])
     result = run_of(tmp_path / "out", tiny(), file, learning_rate=0.01, num_train_epochs=5.0, weight_decay=0.0)
     worse = result.report["metrics"]["mean_squared_error"] > result.report["data"]["always_mean"]["mean_squared_error"]

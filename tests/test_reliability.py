@@ -21,6 +21,8 @@ from hf_transfer import Failure, InputError, SpeechRecognition, TextClassificati
 from hf_transfer.errors import Interrupted
 from hf_transfer.training import checkpoints
 
+pytestmark = pytest.mark.usefixtures("lean")
+
 STEP = "hf_transfer.training.trainer:TransferTrainer.compute_loss"
 EVALUATION = "hf_transfer.training.trainer:TransferTrainer.evaluation_loop"
 SEALING = "hashlib:file_digest"  # the files of a checkpoint are there, its manifest is not

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.special import expit, softmax
+from scipy.stats import norm
 
 from hf_transfer.evaluation import transcription
 from hf_transfer.evaluation.bootstrap import Resampled
@@ -108,7 +109,7 @@ def test_intervals_of_a_mean_over_labels_of_which_an_example_may_have_several_ho
     drawn = [draw(i)["f1"] for i in range(DRAWS)]
     expected = float(np.mean(values))  # F1 of so few examples is biased: its own mean over such splits
     assert abs(expected - f1.mean()) < 0.05
-    assert 0.9 <= np.mean([low <= expected <= high for low, high in drawn]) <= 1
+    assert 0.9 <= np.mean([low <= expected <= high for low, high in drawn]) <= 0.99
 
 
 @pytest.mark.parametrize(("speakers", "spread", "level"), [(10, 0.8, -1.5), (20, 0.3, -0.5), (40, 1.2, -3.0)])
@@ -290,15 +291,17 @@ def test_the_standard_error_of_a_difference_is_its_spread(fewer_resamples):
 
 
 def test_what_is_said_to_be_detectable_is_detected(fewer_resamples):
+    """A way that is better by just that much is told from the other in four of five comparisons."""
     generator = np.random.default_rng(9)
+    better = 0.28
+    spread = np.sqrt(1 + 0.6**2)
+    true = norm.cdf((0.9 + better) / spread) - norm.cdf(0.9 / spread)
     detected, detectable = [], []
-    for draw in range(60):
+    for draw in range(DRAWS):
         found = measure_several(
-            compared(generator, 2, 1, 0.0, better=0.35), "accuracy", greater_is_better=True, seed=draw
+            compared(generator, 2, 1, 0.0, better=better), "accuracy", greater_is_better=True, seed=draw
         )
         detected.append(any(one["against_best"][1] < 0 for one in found.values()))
         detectable.append(max(one["detectable"] for one in found.values()))
-    differences = [abs(one["difference"]) for one in found.values()]
-    assert max(differences) > 0
-    assert 0.5 <= np.mean(detected) <= 1
-    assert 0.02 < np.mean(detectable) < 0.15
+    assert np.mean(detectable) == pytest.approx(true, rel=0.05)
+    assert 0.7 <= np.mean(detected) <= 0.9  # 80 of 100, as far as so many draws tell

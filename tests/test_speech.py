@@ -1,5 +1,6 @@
 """Speech recognition: what each method moves, what is left out and said, what is reported and predicted."""
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import write_csv
+from conftest import ROOT, write_csv
 from processes import fork
 from safetensors.torch import load_file
 from speech import DISTINCT, RATE, WORDS, in_encoder, moved, tones, weights_of, write_clips
@@ -23,7 +24,7 @@ from hf_transfer.data.transcripts import build_tokenizer
 from hf_transfer.parsing import parse_arguments
 from hf_transfer.training import cost
 
-pytestmark = pytest.mark.usefixtures("without_page")
+pytestmark = pytest.mark.usefixtures("lean")
 
 STEPS = {"max_steps": 3, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "report_to": "none",
          "disable_tqdm": True, "learning_rate": 1e-2}  # fmt: skip
@@ -86,8 +87,6 @@ def test_scratch_begins_anew(speech_model, accents, tmp_path):
 
 
 def with_texts(accents, place, change):
-    import csv
-
     rows = list(csv.DictReader((accents / "metadata.csv").open()))
     return write_csv(
         place / "t.csv",
@@ -282,8 +281,6 @@ def test_common_voice_style_tables(speech_model, tmp_path, suffix, folder, named
 
 
 def test_parquet_with_embedded_audio_gives_the_same_as_files(speech_model, accents, plain, tmp_path):
-    import csv
-
     from datasets import Dataset
 
     rows = list(csv.DictReader((accents / "metadata.csv").open()))
@@ -541,9 +538,16 @@ def test_a_diverging_run_stops_with_a_cause(recipe, speech_model, accents, tmp_p
 
 
 def test_a_collapse_to_blanks_is_stopped(recipe, tmp_path):
+    """The packaged recogniser, and 120 of its clips: only what has learned something can lose it."""
+    packaged = ROOT / "hf_transfer" / "demo" / "speech"
+    with (packaged / "commands" / "metadata.csv").open(newline="", encoding="utf-8") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["split"] == "train" and row["accent"] == "american"][:120]
+    for row in rows:
+        row["file_name"] = str(packaged / "commands" / row["file_name"])
     result = recipe("accent", "--output_dir", tmp_path / "out", "--learning_rate", 0.1, "--warmup_steps", 10,
                     "--max_steps", 80, "--logging_steps", 1, "--save_strategy", "steps", "--save_steps", 5,
-                    "--max_train_samples", 100, "--max_eval_samples", 20)  # fmt: skip
+                    "--model_name_or_path", packaged / "wav2vec2-tiny-commands-american",
+                    "--train_file", write_csv(tmp_path / "clips.csv", rows))  # fmt: skip
     assert result.code == 1
     said = result.err.splitlines()[-1]
     assert "has collapsed to blanks" in said
@@ -570,14 +574,13 @@ def test_costs_count_frames(trained):
     cost = json.loads((trained / "full" / "report.json").read_text())["training"]
     frames_a_second = RATE / (5 * 8 * 4)
     assert cost["real_tokens_per_second"] < cost["samples_per_second"] * 4 * frames_a_second
-    assert 0 < cost["flops_utilisation"] < 1
     assert cost["audio_seconds_per_second"] == pytest.approx(
         cost["real_tokens_per_second"] / frames_a_second, rel=0.05
     )
 
 
 @pytest.mark.parametrize("long", [0, 4], ids=["alike", "a few are long"])
-def test_arithmetic_of_clips_of_uneven_length_is_told(speech_model, tmp_path, monkeypatch, long):
+def test_arithmetic_of_clips_of_uneven_length_is_told(speech_model, tmp_path, with_arithmetic, monkeypatch, long):
     """From three clips, with a convolutional front that rounds their lengths, against every clip counted by itself."""
     rows = []
     (tmp_path / "data").mkdir()
@@ -597,6 +600,7 @@ def test_arithmetic_of_clips_of_uneven_length_is_told(speech_model, tmp_path, mo
     report = train(tmp_path / "out", speech_model(), dataset_name=str(tmp_path / "data"), max_steps=1).report
     assert told == pytest.approx(counted, rel=0.03)
     assert 0 < report["training"]["flops"] <= told[0]  # one step is a part of an epoch
+    assert 0 < report["training"]["flops_utilisation"] < 1
 
 
 def test_every_setting_survives_arguments_yaml(speech_model, accents, tmp_path):
@@ -723,14 +727,14 @@ def test_memory_does_not_grow_with_the_length_of_a_file(trained, tmp_path):
         "import resource, sys; from hf_transfer import load_finetuned; t = load_finetuned(sys.argv[1]);"
         "t(sys.argv[2]); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
-    for minutes in (2, 14):
+    for minutes in (1, 8):
         with soundfile.SoundFile(tmp_path / f"{minutes}.flac", "w", RATE, 1) as file:
             for _ in range(minutes):
                 file.write(np.resize(tones("STOP GO"), 60 * RATE))
         done = fork(tmp_path / "peak.py", trained / "full", tmp_path / f"{minutes}.flac")
         assert done.returncode == 0, done.stderr
         peaks[minutes] = int(done.stdout.split()[-1]) / 1024
-    assert peaks[14] - peaks[2] < 27, peaks  # 14 minutes are 54 MB as float32
+    assert peaks[8] - peaks[1] < 13, peaks  # 7 minutes are 27 MB as float32
 
 
 def test_a_language_model_chooses_among_its_words(trained, command, tmp_path):
@@ -761,8 +765,6 @@ def test_a_language_model_that_cannot_be_had_is_refused_with_the_install_command
 
 
 def with_speakers(accents, place, name_of):
-    import csv
-
     rows = list(csv.DictReader((accents / "metadata.csv").open()))
     return write_csv(
         place / "t.csv",

@@ -11,6 +11,8 @@ from hf_transfer import InputError, TextClassification, study
 from hf_transfer.evaluation.learning_curve import describe_curves, forecast
 from hf_transfer.reporting.study import from_scratch, sentences
 
+pytestmark = pytest.mark.usefixtures("lean")
+
 SETTINGS = {"max_steps": 6, "disable_tqdm": True}
 
 

@@ -22,7 +22,7 @@ from hf_transfer import InputError, TextClassification, finetune, load_finetuned
 from hf_transfer.inference import predict
 from hf_transfer.tasks.text_models import most_tokens
 
-pytestmark = pytest.mark.usefixtures("without_page")
+pytestmark = pytest.mark.usefixtures("lean")
 
 QUIET = {"disable_tqdm": True, "max_steps": 2}
 

@@ -16,6 +16,8 @@ from hf_transfer.owned_folders import MARK
 from hf_transfer.reporting.output_folder import OutputFolder
 from hf_transfer.studying import study
 
+pytestmark = pytest.mark.usefixtures("lean")
+
 
 @pytest.fixture
 def train(tiny, tmp_path):
@@ -99,7 +101,7 @@ def test_a_working_folder_from_before_there_were_marks_is_gone_on_with(train, tm
     assert not (tmp_path / "exp.partial").exists()
 
 
-def test_what_takes_the_results_place_while_it_trains_costs_neither(train, tmp_path, monkeypatch):
+def test_what_takes_the_results_place_while_it_trains_costs_neither(train, with_page, tmp_path, monkeypatch):
     """The folder is begun by somebody else between the check and the end."""
 
     def late(*_):
