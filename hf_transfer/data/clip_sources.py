@@ -20,7 +20,7 @@ STARTS = ("offset", "start", "start_time", "begin", "begin_time", "start_seconds
 ENDS = ("end", "end_time", "stop", "stop_time", "end_seconds", "segment_end", "audio_end")
 DURATIONS = ("duration", "duration_seconds", "segment_duration")
 CLIPS = ("clips", "wavs")
-ENDINGS = ("", ".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a")
+ENDINGS = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a")
 RATES = ("sampling_rate", "sample_rate", "samplerate")
 
 
@@ -120,16 +120,17 @@ def _as_array(values: Any) -> Any:
 def resolve(name: str, folder: Path | None) -> Path:
     """The file that a table in `folder` means: relative paths begin there, or in its folder ``clips`` or ``wavs``.
 
-    Where there is none of that name, one with an ending of audio behind it; and one whose name has the same letters in
-    another Unicode form, as archives made on a Mac hold them.
+    Where there is none of that name and it has no ending of audio, one with such an ending behind it; and one whose
+    name has the same letters in another Unicode form, as archives made on a Mac hold them.
     """
     forms = [name] if name.isascii() else [name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]
     # Common Voice and LJ Speech keep their clips in folders of these names beside the tables, and have named them
     # there without the ending.
     folders = [folder] if folder is None or Path(name).is_absolute() else [folder, *(folder / own for own in CLIPS)]
+    endings = ("",) if name.lower().endswith(ENDINGS) else ("", *ENDINGS)
     places = [
         Path(form + ending) if place is None else place / (form + ending)
-        for ending in ENDINGS
+        for ending in endings
         for form in forms
         for place in folders
     ]
