@@ -201,9 +201,8 @@ def _measured(
     Raises:
         InputError: they tell none.
     """
-    (run, *_) = next(iter(predictions.values()))
-    found = run.metrics(np.ones((1, len(run.units))))
-    known = [name for name in (answer[0], *headline) if not np.isnan(found[name]).any()]
+    found = [run.metrics(np.ones((1, len(run.units)))) for runs in predictions.values() for run in runs]
+    known = [name for name in (answer[0], *headline) if not any(np.isnan(one[name]).any() for one in found)]
     if not known:
         raise InputError(f"The test examples tell none of {', '.join(headline)}: nothing can be compared by them.")
     if known[0] == answer[0]:

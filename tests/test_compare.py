@@ -13,10 +13,12 @@ from processes import Forked, fork
 from speech import write_clips
 
 from hf_transfer import InputError, TextClassification, compare, study
+from hf_transfer.comparing import _measured
 from hf_transfer.evaluation import regression
 from hf_transfer.evaluation.bootstrap import Resampled
 from hf_transfer.evaluation.several_runs import measure_several, recommend
 from hf_transfer.parsing import parse_arguments
+from hf_transfer.targets.labels import LabelTarget
 
 STEPS = {"max_steps": 12, "disable_tqdm": True, "learning_rate": 1e-3}
 
@@ -337,6 +339,31 @@ def test_what_no_test_example_tells_is_not_compared_by(tiny, tmp_path, caplog):
     assert "Spam F1 is not told by the test examples: the comparison is by accuracy." in caplog.text
     assert found.report["metric"] == "accuracy"
     assert (tmp_path / "out" / "comparison.json").is_file()
+
+
+def of_ham(alarm):
+    scores = {"ham": 0.1, "spam": 0.9} if alarm else {"ham": 0.9, "spam": 0.1}
+    return {"label": "ham", "prediction": max(scores, key=scores.get), "scores": scores}
+
+
+def as_resampled(records):
+    return LabelTarget(TextClassification()).resampled(records, {"labels": ["ham", "spam"], "multi_label": False})
+
+
+def test_what_one_of_the_runs_does_not_tell_is_not_compared_by():
+    """Without a positive example, F1 is 0 where one was predicted, and is not known where none was."""
+    runs = {
+        way: [as_resampled([of_ham(i == alarm) for i in range(12)]) for alarm in alarms]
+        for way, alarms in (("full", (3, None)), ("frozen", (None, None)))
+    }
+    assert _measured(("f1", "Spam F1"), ("accuracy", "f1"), runs) == ("accuracy", "accuracy")
+
+
+def test_of_a_correlation_that_never_varies_nothing_is_known():
+    """A classifier that always gives one answer: 0 of it is no share of the examples."""
+    run = as_resampled([{**of_ham(False), "label": ("ham", "spam")[i % 3 == 0]} for i in range(24)])
+    found = measure_several({"a": [run]}, "accuracy", greater_is_better=True, seed=0)["a"]["confidence"]
+    assert found["matthews_correlation"] == [-1, 1]
 
 
 def test_errors_of_numbers_may_be_above_one():

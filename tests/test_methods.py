@@ -12,7 +12,8 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_transfer import InputError, TextClassification, finetune, load_finetuned
 
-pytestmark = pytest.mark.usefixtures("lean")
+# With the arithmetic counted, on every family: it is a backward pass of the trained model.
+pytestmark = pytest.mark.usefixtures("lean", "with_arithmetic")
 
 # Families that differ in the names of their layers, in their heads or in how they start; MiniLM's are BERT's.
 DISTINCT = [name for name in FAMILIES if name != "minilm"]

@@ -699,6 +699,25 @@ def test_clips_that_another_process_has_put_in_place_are_kept(tmp_path, monkeypa
     assert [path.name for path in file.parent.parent.iterdir()] == [file.parent.name]
 
 
+def test_a_damaged_folder_that_another_process_has_moved_is_no_failure(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    sources = [Samples(tones("GO"), RATE)]
+    file, read = audio_cache.store_clips(sources, 1, SETTINGS, name="train", show=False)[0].file, audio_cache._read
+    file.write_bytes(b"")  # damaged
+    looked = []
+
+    def reading(folder):
+        found = read(folder)
+        looked.append(folder)
+        if len(looked) == 2:  # it was in the way a moment ago
+            file.parent.rename(tmp_path / "aside")
+        return found
+
+    monkeypatch.setattr(audio_cache, "_read", reading)
+    found = audio_cache.store_clips(sources, 1, SETTINGS, name="train", show=False)[0]
+    assert np.array_equal(audio_cache.stored_samples(found.file, 0, 100), (tones("GO")[:100] * 32767).round())
+
+
 def test_damaged_clips_are_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     for _ in range(2):

@@ -10,7 +10,7 @@ from decimal import Decimal
 import pandas
 import pytest
 from conftest import message_rows, write_csv
-from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -238,8 +238,10 @@ def test_rows_of_nothing_at_the_end_are_left_out(tmp_path):
 @pytest.mark.parametrize("column", ["split", "Split", "SET"])
 def test_the_column_that_divides_a_table_is_found_in_any_case(tmp_path, column):
     rows = [{**row, column: ("train", "dev", "test")[i % 3]} for i, row in enumerate(ROWS)]
-    found = read(train_file=str(write_csv(tmp_path / "m.csv", rows)))
-    assert set(found) == {"train", "validation", "test"}
+    others = {name: "A" for name in ("split", "set", "partition") if name != column.lower()}
+    for columns in ({}, others):  # which mean something else
+        file = write_csv(tmp_path / "m.csv", [{**columns, **row} for row in rows])
+        assert set(read(train_file=str(file))) == {"train", "validation", "test"}
 
 
 def test_an_object_a_line_is_read_whatever_the_ending(tmp_path):
@@ -441,6 +443,41 @@ def test_columns_of_labels_are_named_in_the_hint_and_odd_cells_are_refused(tmp_p
         with pytest.raises(InputError, match=told):
             read(train_file=str(write_csv(tmp_path / "m.csv", rows)), task=named)
     assert len(read(train_file=file, task=named, drop=True)["train"]) == 23
+
+
+@pytest.mark.parametrize(
+    ("names", "columns", "told"),
+    [
+        (["rude", "lat"], {}, "--class_names lat: there is no such column, and 'rude' is one"),
+        (["rude", "rude"], {}, "expected a column for each of several labels, each once"),
+        (["rude"], {}, "--label_column_name"),
+        (["rude", "late"], {"label": "a"}, r"Say that it holds the labels \(--label_column_name label\)"),
+        (["rude", "late", "new"], {"new": -1}, "The column 'new' of the train split is not known in any row"),
+    ],
+)
+def test_columns_that_may_mean_something_else_are_asked_about(tmp_path, names, columns, told):
+    rows = [{"text": f"text {i}", "rude": i % 2, "late": int(i % 3 == 0), **columns} for i in range(24)]
+    file = str(write_csv(tmp_path / "m.csv", rows))
+    with pytest.raises(InputError, match=told):
+        read(train_file=file, task=TextClassification(class_names=names))
+
+
+def test_a_split_without_the_columns_of_labels_is_named(tmp_path):
+    rows = [{"text": f"text {i}", "rude": i % 2, "late": int(i % 3 == 0)} for i in range(24)]
+    files = {"train_file": str(write_csv(tmp_path / "m.csv", rows)),
+             "test_file": str(write_csv(tmp_path / "t.csv", [{"text": row["text"]} for row in rows]))}  # fmt: skip
+    with pytest.raises(InputError, match=r"The test split has no column 'rude' \(--class_names\); it has: text"):
+        read(**files, task=TextClassification(class_names=["rude", "late"]))
+
+
+def test_a_column_of_clips_or_pictures_beside_the_texts_is_left_alone():
+    cells = {"text": [f"text {i}" for i in range(8)], "label": list("abababab"), "clip": ["none.wav"] * 8,
+             "picture": ["none.png"] * 8}  # fmt: skip
+    table = Dataset.from_dict(cells).cast_column("clip", Audio()).cast_column("picture", Image())
+    splits = DatasetDict(train=table)
+    TextClassification().standardise(splits, DataArguments(), ModelArguments())
+    with pytest.raises(InputError, match="No column is named like a label"):
+        TextClassification().standardise(splits.rename_column("label", "kind"), DataArguments(), ModelArguments())
 
 
 def test_vectors_without_names_are_named_by_their_places(tmp_path, caplog):

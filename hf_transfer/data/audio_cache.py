@@ -1,6 +1,7 @@
 """Decoded clips on disk: decoded once for each file and setting, memory-mapped when read."""
 
 import contextlib
+import errno
 import functools
 import hashlib
 import os
@@ -189,11 +190,11 @@ def _put_in_place(partial: Path, folder: Path) -> None:
             os.replace(partial, folder)
             _mapped.cache_clear()  # of a file that was damaged
             return
-        except OSError:
+        except OSError as error:
             if _read(folder) is not None:
                 return
-            if attempt == ATTEMPTS - 1 or not folder.is_dir():
-                raise
+            if attempt == ATTEMPTS - 1 or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise  # else there was a folder of that name, which another process may have moved by now
         aside = folder.parent / f".partial-{uuid.uuid4().hex}"
         with contextlib.suppress(FileNotFoundError):  # another process has moved it
             os.replace(folder, aside)

@@ -135,7 +135,7 @@ def resolve(name: str, folder: Path | None) -> Path:
         for place in folders
     ]
     try:
-        return next((place for place in places if place.exists()), places[0])
+        return next((place for place in places if place.is_file()), places[0])
     except (OSError, ValueError):  # a name that no file can have
         return places[0]
 

@@ -87,7 +87,7 @@ def _files_below(folder: Path) -> list[Path]:
 
 
 def _is_shown(name: str) -> bool:
-    return not name.startswith((".", "__"))
+    return not name.startswith((".", "__")) and name != "lost+found"  # which every disk has, for root alone
 
 
 def _split_of(path: Path, folder: Path) -> str | None:

@@ -1,18 +1,55 @@
 """A column of 0 and 1 for each label, as tables for texts with several labels often have them."""
 
 from collections.abc import Sequence
+from shlex import quote
 from typing import Any
 
-from datasets import Dataset, List, Value
+from datasets import ClassLabel, Dataset, List, Value
 
 from hf_transfer.data.values import is_missing, shown
-from hf_transfer.errors import InputError
+from hf_transfer.errors import InputError, logger
 
 BITS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 # What stands where nobody has looked: nothing, or -1.
 UNKNOWN = ("", "-1", "-1.0")
 # Rows that are looked at for a hint.
 FIRST_ROWS = 1000
+
+
+def label_columns(names: Sequence[str] | None, columns: Sequence[str], usual: Sequence[str]) -> list[str]:
+    """Those of the `columns` that `names` names, where each label has one; none where they are names of ids or places.
+
+    Args:
+        names: of --class_names.
+        columns: of the table, without those of the inputs.
+        usual: names of a column that holds the labels itself.
+
+    Raises:
+        InputError: some of the names are columns and others are not, one is there twice, or it cannot be told whether
+            the labels are in these columns or in one of a usual name.
+    """
+    there = [name for name in names or () if name in columns]
+    if names is None or not there:
+        return []
+    absent = next((name for name in names if name not in columns), None)
+    if absent is not None:
+        raise InputError(
+            f"--class_names {quote(absent)}: there is no such column, and {there[0]!r} is one; there are "
+            f"{', '.join(columns)}. Name a column for each label, or the column that holds them: --label_column_name."
+        )
+    if len(set(names)) < len(names) or len(names) < 2:
+        raise InputError(
+            f"--class_names {' '.join(map(quote, names))}: expected a column for each of several labels, each once. A "
+            "single column of 0 and 1 is one of labels: --label_column_name."
+        )
+    both = next((name for name in columns if name.lower() in usual and name not in names), None)
+    if both is not None:
+        raise InputError(
+            f"--class_names names columns ({', '.join(there)}), and there is a column {both!r} too. Say that it holds "
+            f"the labels (--label_column_name {quote(both)}), or leave it out of the table."
+        )
+    logger.info("Columns %s are taken as labels (--class_names).", ", ".join(map(repr, there)))
+    return there
 
 
 def joined(split: Dataset, name: str, labels: Sequence[str], column: str) -> Dataset:
@@ -27,35 +64,45 @@ def joined(split: Dataset, name: str, labels: Sequence[str], column: str) -> Dat
         column: to be added.
 
     Raises:
-        InputError: a cell holds something else; the message says in which row.
+        InputError: a column is absent or not known in any row, or a cell holds something else; the message says where.
     """
-    vectors = []
-    cells = zip(*(split[label][:] for label in labels), strict=True)
-    for row, values in enumerate(cells, start=1):
-        bits = [_bit(value) for value in values]
-        odd = next((i for i, bit in enumerate(bits) if bit is None and not _is_unknown(values[i])), None)
-        if odd is not None:
+    for label in labels:
+        if label not in split.column_names:
             raise InputError(
-                f"Row {row} of the {name} split has {shown(values[odd])} in its column {labels[odd]!r}: the columns "
-                "that --class_names names hold 1 where a text has the label, and 0 where it has not."
+                f"The {name} split has no column {label!r} (--class_names); it has: {', '.join(split.column_names)}."
             )
-        vectors.append(None if None in bits else bits)
+    bits = {label: [_bit(value, row, label, name) for row, value in enumerate(split[label][:], 1)] for label in labels}
+    unknown = next((label for label, own in bits.items() if own and set(own) == {None}), None)
+    if unknown is not None:
+        raise InputError(
+            f"The column {unknown!r} of the {name} split is not known in any row (empty, or -1). Leave it out of "
+            f"--class_names, or name another split or file: --{name}_split_name, --{name}_file."
+        )
+    vectors = [None if None in row else list(row) for row in zip(*bits.values(), strict=True)]
     return split.add_column(column, vectors, feature=List(Value("int8")))
 
 
 def hint_of(split: Dataset, columns: Sequence[str]) -> str:
     """That several columns hold nothing but 0 and 1, and how they are taken as labels; or nothing."""
-    first = split.select(range(min(FIRST_ROWS, len(split))))
-    found = [name for name in columns if {_bit(value) for value in first[name][:]} == {0, 1}]
+    plain = [name for name in columns if isinstance(split.features[name], (Value, ClassLabel))]
+    first = split.select_columns(plain).select(range(min(FIRST_ROWS, len(split))))
+    found = [name for name in plain if {BITS.get(_plain(value)) for value in first[name][:]} == {0, 1}]
     if len(found) < 2:
         return ""
-    flags = " ".join(name if name.isidentifier() else repr(name) for name in found)
-    return f" If each label has a column of 0 and 1, name these: --class_names {flags}."
+    return f" If each label has a column of 0 and 1, name these: --class_names {' '.join(map(quote, found))}."
 
 
-def _bit(value: Any) -> int | None:
-    return None if is_missing(value) else BITS.get(str(value).strip().lower())
+def _bit(value: Any, row: int, label: str, split: str) -> int | None:
+    """0 or 1; None where it is not known."""
+    bit = BITS.get(_plain(value))
+    if bit is None and _plain(value) not in UNKNOWN:
+        raise InputError(
+            f"Row {row} of the {split} split has {shown(value)} in its column {label!r}: the columns that "
+            "--class_names names hold 1 where a text has the label, and 0 where it has not. If another column holds "
+            "the labels, name it: --label_column_name."
+        )
+    return bit
 
 
-def _is_unknown(value: Any) -> bool:
-    return is_missing(value) or str(value).strip() in UNKNOWN
+def _plain(value: Any) -> str:
+    return "" if is_missing(value) else str(value).strip().lower()

@@ -156,20 +156,21 @@ def splits_beside(splits: DatasetDict) -> DatasetDict:
     return DatasetDict({name: split for name, split in splits.items() if name != "train"})
 
 
-# Of a table that holds all splits: the column that tells them apart, in any case.
+# Of a table that holds all splits: the column that tells them apart, in any case, the likeliest first.
 SPLIT_COLUMNS = ("split", "set", "partition")
 
 
 def divided_by_column(table: Dataset, source: str) -> DatasetDict:
     """One table for all splits, told apart by one of `SPLIT_COLUMNS`: its rows go where they belong; it is said."""
-    column = next((name for name in table.column_names if name.lower() in SPLIT_COLUMNS), None)
-    if column is None:
+    by_name = {name.lower(): name for name in reversed(table.column_names)}
+    for column in (by_name[usual] for usual in SPLIT_COLUMNS if usual in by_name):
+        values = [str(value).strip().lower() for value in table[column][:]]
+        rows = {name: [i for i, value in enumerate(values) if value in usual] for name, usual in SPLIT_NAMES.items()}
+        divided_rows = sum(map(len, rows.values()))
+        if divided_rows >= len(values) / 2 and rows["train"]:
+            break  # and no column that means something else
+    else:
         return DatasetDict(train=table)
-    values = [str(value).strip().lower() for value in table[column][:]]
-    rows = {name: [i for i, value in enumerate(values) if value in usual] for name, usual in SPLIT_NAMES.items()}
-    divided_rows = sum(map(len, rows.values()))
-    if divided_rows < len(values) / 2 or not rows["train"]:
-        return DatasetDict(train=table)  # a column that means something else
     if divided_rows < len(values):
         usual = {word for words in SPLIT_NAMES.values() for word in words}
         number, odd = next((i, value) for i, value in enumerate(values, start=1) if value not in usual)

@@ -1,6 +1,6 @@
 """The names of splits, and the columns that are looked for in them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from datasets import Dataset
 
@@ -24,7 +24,14 @@ def require_columns(split: Dataset, name: str, columns: Mapping[str, str]) -> No
             )
 
 
-def find_column(columns: Sequence[str], given: str | None, usual: Sequence[str], flag: str, *, hint: str = "") -> str:
+def find_column(
+    columns: Sequence[str],
+    given: str | None,
+    usual: Sequence[str],
+    flag: str,
+    *,
+    hint: Callable[[], str] = lambda: "",
+) -> str:
     """The column that the user names, or the first of the `usual` names that there is; and that is said.
 
     Args:
@@ -32,7 +39,7 @@ def find_column(columns: Sequence[str], given: str | None, usual: Sequence[str],
         given: the user's.
         usual: names, the likeliest first.
         flag: that names it.
-        hint: what else could be done where there is none.
+        hint: gives what else could be done where there is none.
 
     Raises:
         InputError: there is no such column; the message names those that there are.
@@ -49,7 +56,7 @@ def find_column(columns: Sequence[str], given: str | None, usual: Sequence[str],
             logger.info("Column %r is taken as --%s.", by_name[name], flag)
             return by_name[name]
     message = f"No column is named like a {flag.removesuffix('_column_name')} ({', '.join(usual[:4])}, ...)."
-    message += f" There are: {', '.join(repr(name[:40]) for name in columns)}. Name it: --{flag} COLUMN.{hint}"
+    message += f" There are: {', '.join(repr(name[:40]) for name in columns)}. Name it: --{flag} COLUMN.{hint()}"
     if any(len(name) > 30 or " " in name for name in columns):
         message += " If the file has no header, name its columns in order: --column_names label text."
     raise InputError(message)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest, norm, t
 
-from hf_transfer.evaluation.metric_names import has_exact_ends, limits, limits_of_change
+from hf_transfer.evaluation.metric_names import CORRELATIONS, has_exact_ends, limits, limits_of_change
 from hf_transfer.evaluation.metrics import Array
 
 RESAMPLES = 1000
@@ -142,6 +142,8 @@ def accelerated_interval(
             reach so far.
     """
     values, without = values[~np.isnan(values)], without[~np.isnan(without)]
+    if np.ptp(values) == 0 and metric in CORRELATIONS and values[0] == 0.0:
+        return list(limits(metric))  # of what never varies; nothing is known of it
     if np.ptp(values) == 0 and has_exact_ends(metric) and values[0] in (0.0, 1.0):
         return _exact(float(values[0]), counts)
     moved = values - values.mean() + measured

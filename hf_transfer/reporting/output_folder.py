@@ -212,14 +212,19 @@ class OutputFolder:
             ) from error
         with suppress(OSError):
             to_disk(place.parent)  # only then are checkpoints removed
+        self._bring_logs()
+        self._remove_work()
+
+    def _bring_logs(self) -> None:
         with suppress(OSError):
             if (self.work / LOGS).is_dir():
-                os.replace(self.work / LOGS, place / LOGS)
-        self._remove_work()
+                os.replace(self.work / LOGS, self.path.resolve() / LOGS)
 
     def discard(self) -> None:
         """Remove what an unfinished run left, unless there is a checkpoint or a result to go on from."""
         mine = self._lock is not None and self._lock.is_locked
+        if mine and self.is_delivered():  # and stopped before its logs were beside it
+            self._bring_logs()
         if mine and (self.is_delivered() or not (self._checkpoints() or self._stranded)):
             self._remove_work()
 

@@ -12,7 +12,7 @@ from datasets.fingerprint import Hasher
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedModel
 
 from hf_transfer.arguments import DataArguments, ModelArguments
-from hf_transfer.data.label_columns import hint_of, joined
+from hf_transfer.data.label_columns import hint_of, joined, label_columns
 from hf_transfer.data.leakage import UNIT, text_identity, usual_unit_column
 from hf_transfer.data.splits import find_column, require_columns
 from hf_transfer.data.values import read_text
@@ -122,13 +122,13 @@ class TextClassification(TextSettings):
         train = next(iter(splits.values()))
         columns = self.input_columns(train.column_names)
         others = [name for name in train.column_names if name not in columns.values()]
-        labels = [name for name in self.class_names or [] if self.label_column_name is None and name in others]
-        if len(labels) > 1 and labels == self.class_names:  # a column for each
-            label = ", ".join(labels)
+        usual = self.target.label_columns
+        labels = [] if self.label_column_name else label_columns(self._class_names(config, others), others, usual)
+        if labels:
+            label = f"({', '.join(labels)})"  # in messages
             splits = DatasetDict({name: joined(split, name, labels, label) for name, split in splits.items()})
         else:
-            hint = hint_of(train, others) if self.problem_type != PROBLEM_TYPE else ""
-            usual = self.target.label_columns
+            hint = (lambda: "") if self.problem_type == PROBLEM_TYPE else (lambda: hint_of(train, others))
             label = find_column(others, self.label_column_name, usual, "label_column_name", hint=hint)
         columns |= {"label": label} | ({"group": data.group_column_name} if data.group_column_name else {})
         columns_of = {}
@@ -139,6 +139,13 @@ class TextClassification(TextSettings):
         read = DatasetDict(self.target.read(splits, columns_of, config, drop=data.drop_incomplete))
         left_out = {name: {"incomplete": len(splits[name]) - len(split)} for name, split in read.items()}
         return read, left_out, columns
+
+    def _class_names(self, config: Any, columns: Sequence[str]) -> list[str] | None:
+        """As given; or those of a model, where the table to measure it on has a column for each."""
+        if self.class_names is not None or config is None:
+            return self.class_names
+        names = [config.id2label[i] for i in range(config.num_labels)]
+        return names if len(names) > 1 and set(names) <= set(columns) else None
 
     def strata(self, split: Dataset) -> list[Any]:
         return self.target.strata(split)

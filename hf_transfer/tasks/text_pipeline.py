@@ -46,7 +46,7 @@ class DecidingTextClassificationPipeline(TextClassificationPipeline):
         if found["input_ids"].shape[-1] >= limit and not self.said_what_is_cut:
             self.said_what_is_cut = True
             first = inputs["text"] if isinstance(inputs, dict) else inputs
-            logger.info("Texts are cut at %d tokens, as in training, such as %r.",
+            logger.info("Texts that reach %d tokens are cut there, as in training, such as %r.",
                         limit, str(first)[:60])  # fmt: skip
         return found
 

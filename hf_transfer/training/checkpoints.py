@@ -324,9 +324,10 @@ class Progress(TrainerCallback):
         if self.restored is not None:
             self.earlier_seconds, self.head_seconds = self.restored["seconds"], self.restored["head_seconds"]
         if self.coordinates is not None and (checkpoint / COORDINATES).is_file():
-            kept = load_file(checkpoint / COORDINATES)
-            for name, tensor in self.coordinates.tensors().items():
-                tensor.copy_(kept[name])
+            kept, own = load_file(checkpoint / COORDINATES), self.coordinates.tensors()
+            if kept.keys() == own.keys():  # of another version's, the model's own weights are gone on with
+                for name, tensor in own.items():
+                    tensor.copy_(kept[name])
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.restored is not None:

@@ -44,7 +44,7 @@ def standardised_input(trainer: Any, head: tuple[str, ...]) -> Iterator[None]:
 
 
 class Coordinates:
-    """Of a linear layer's input: less `mean`, over `spread`; and of its bias, in units of `sqrt(in_features)`.
+    """Of a linear layer's input: less `mean`, over `spread`; and of its bias, in units of ``sqrt(in_features)``.
 
     A step of Adam moves each parameter by as much, and so the product of inputs and weights by about sqrt(in_features)
     times as much as the bias. Where the inputs have no mean that could stand in for it, a bias in its own unit stays
@@ -66,7 +66,9 @@ class Coordinates:
         if self.left is not None:
             return self.left
         linear = self.linear
-        return {"weight": linear.weight.data, "bias": linear.bias.data, "mean": self.mean, "spread": self.spread}
+        return {
+            "weight": linear.weight.data, "bias_in_units": linear.bias.data, "mean": self.mean, "spread": self.spread
+        }  # fmt: skip
 
     def enter(self) -> None:
         """Write the layer's weights for the standardised input."""
