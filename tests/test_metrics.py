@@ -58,6 +58,21 @@ def test_ranking_metrics_equal_scikit_learn(ties):
     assert found["average_precision"] == pytest.approx(reference.average_precision_score(truth, scores), abs=1e-12)
 
 
+def test_a_label_that_no_example_has_counts_in_the_mean_where_it_is_predicted():
+    truth = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0]])
+    assert metrics.multilabel_metrics(truth, truth)["f1"] == 1
+    alarm = truth.copy()
+    alarm[3, 2] = 1
+    assert metrics.multilabel_metrics(truth, alarm)["f1"] == pytest.approx(2 / 3)
+
+
+def test_all_right_over_labels_of_which_one_is_rare():
+    """Of 40 answers all right, 20, 19 and 1 of three labels: that the one may have been chance moves little."""
+    truth = np.repeat([0, 1, 2], [20, 19, 1])
+    found = intervals(4.0 * np.eye(3)[truth], 4.0 * np.eye(3)[truth], truth, Decision(), seed=0)["after"]
+    assert found["matthews_correlation"][0] > 0.8
+
+
 def test_multilabel_metrics_equal_scikit_learn():
     generator = np.random.default_rng(2)
     truth, guess = generator.integers(0, 2, (80, 4)), generator.integers(0, 2, (80, 4))

@@ -24,7 +24,7 @@ from hf_transfer import InputError, SpeechRecognition, finetune, load_finetuned
 from hf_transfer.data import audio, audio_cache, clip_sources
 from hf_transfer.data.audio import AudioSettings, decode
 from hf_transfer.data.audio_sources import Excerpt, Samples, UnusableAudio
-from hf_transfer.data.clip_sources import excerpt_columns
+from hf_transfer.data.clip_sources import ClipSources, excerpt_columns
 from hf_transfer.inference import evaluate, predict
 
 pytestmark = pytest.mark.usefixtures("lean")
@@ -697,6 +697,18 @@ def test_clips_that_another_process_has_put_in_place_are_kept(tmp_path, monkeypa
     assert np.array_equal(audio_cache.stored_samples(found.file, 0, 100), (tones("GO")[:100] * 32767).round())
     assert file.stat().st_ino == number
     assert [path.name for path in file.parent.parent.iterdir()] == [file.parent.name]
+
+
+def test_a_row_that_lacks_the_times_that_others_have_is_not_the_whole_recording(tmp_path):
+    soundfile.write(tmp_path / "long.wav", np.concatenate([tones("STOP"), tones("GO")]), RATE)
+    soundfile.write(tmp_path / "short.wav", tones("ON"), RATE)
+    rows = [("long.wav", 0.0, 0.4), ("long.wav", 0.4, 0.8), ("long.wav", None, None), ("short.wav", None, None)]
+    table = Dataset.from_list([{"file": name, "start": start, "end": end} for name, start, end in rows])
+    first, second, third, fourth = ClipSources(table, "file", tmp_path)
+    assert (first.end, second.start) == (0.4, 0.4)
+    assert isinstance(third, UnusableAudio)
+    assert str(third) == "no part of its file: no start and no end, and other rows name it as well"
+    assert fourth == tmp_path / "short.wav"  # which no other row is about
 
 
 def test_a_damaged_folder_that_another_process_has_moved_is_no_failure(tmp_path, monkeypatch):

@@ -286,6 +286,7 @@ def test_numbers_are_read_as_they_are_written(tiny, tmp_path, caplog):
     ("value", "told"),
     [
         ("4,5", r"row 3: a comma in a number: label is '4,5'.*Write decimals with a point \(4.5\)"),
+        ("4,808.25", r"row 3: a comma in a number: label is '4,808.25'.*Write decimals with a point \(4.5\)"),
         ("nan", "row 3: no number: label is 'nan'"),
         ("inf", "row 3: no number: label is 'inf'"),
         ("1_000", "row 3: no number"),

@@ -325,7 +325,9 @@ def test_a_label_of_one_patient_is_learned_and_said_to_be_unmeasured():
     for seed in range(5):
         splits, facts = splits_of(rows, seed=seed)
         assert splits["train"]["label"][:].count(2) == 15
-        assert facts["caveats"] == ["No test example is 'c': how well that is told is not measured."]
+        few, unmeasured = facts["caveats"]
+        assert few.startswith("The test examples are of 4 patients: too few for intervals over patients")
+        assert unmeasured == "No test example is 'c': how well that is told is not measured."
 
 
 def test_patients_on_both_sides_of_given_splits_are_counted():

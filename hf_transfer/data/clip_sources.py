@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -181,12 +182,25 @@ class ClipSources:
         self.split = split.select_columns(list(dict.fromkeys(wanted))).with_format("arrow")
 
     def __iter__(self) -> Iterator[Source]:
+        files = iter(self.files if self.times else ())
         for table in self.split.iter(batch_size=16):
             rates = table[self.rate].to_pylist() if self.rate else [None] * len(table)
             times = {own: table[name].to_pylist() for own, name in self.times.items()}
             for i, cell in enumerate(table[self.column]):
                 source: Any = source_of(_cell(cell), self.folder, rates[i])
-                yield excerpt_of(source, {own: values[i] for own, values in times.items()}) if times else source
+                if times:
+                    source = self._part(source, {own: values[i] for own, values in times.items()}, next(files))
+                yield source
+
+    def _part(self, whole: Any, times: Mapping[str, Any], file: str | None) -> Source:
+        """The part that a row means; none where it says nothing and other rows name its file as well."""
+        if file in self._shared and all(_is_empty(value) for value in times.values()):
+            return UnusableAudio("no part of its file", f"no {' and no '.join(times)}, and other rows name it as well")
+        return excerpt_of(whole, times)
+
+    @functools.cached_property
+    def _shared(self) -> set[str]:
+        return {file for file, rows in Counter(self.files).items() if file is not None and rows > 1}
 
     @functools.cached_property
     def files(self) -> list[str | None]:
@@ -214,7 +228,7 @@ class ClipSources:
             return [Path()] * len(self.split)
         times = {own: self.split.with_format(None)[name][:] for own, name in self.times.items()}
         rows = (dict(zip(times, values, strict=True)) for values in zip(*times.values(), strict=True))
-        return [excerpt_of(Path(), row) for row in rows]
+        return [self._part(Path(), row, file) for row, file in zip(rows, self.files, strict=True)]
 
     @functools.cached_property
     def parts(self) -> list[tuple[float, float | None] | None]:

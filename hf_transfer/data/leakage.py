@@ -157,6 +157,12 @@ def shared_units(splits: DatasetDict, column: str) -> list[str]:
         logger.info("%d %s are in train and test (%s): %s", len(shared), noun, shown, holds)
         found.append(f"{len(shared)} {noun} are in train and test: {holds}")
     for name, units in (("training", train), ("test", test)):
+        if name == "test" and 1 < len(units) < ENOUGH_TO_RESAMPLE and not shared:
+            found.append(
+                f"The test examples are of {len(units)} {noun}: too few for intervals over {noun}, so these are over "
+                "examples, and with others the result may lie outside of them."
+            )
+            logger.info("%s", found[-1])
         if len(units) == 1 and not shared:
             single = noun.replace("values", "value") if noun.startswith("values") else noun.removesuffix("s")
             found.append(f"All {name} examples are of one {single}: with others the result may be another.")

@@ -10,7 +10,7 @@ from datasets import Value
 from hf_transfer.data.values import as_text, is_blank, is_missing
 
 WRITTEN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-WITH_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
+WITH_COMMA = re.compile(r"[+-]?\d+(,\d+)+(\.\d+)?([eE][+-]?\d+)?|[+-]?\d+(\.\d+)+,\d+")
 # A model computes in float32.
 LARGEST = 1e30
 # Whole numbers as labels, from so many different ones on, are likelier amounts than names of classes.

@@ -276,7 +276,8 @@ def support(truth: Array, labels: Array, num_labels: int, together: Array) -> di
 
     Returns:
         Of metrics of label 1 the number of its examples, or of those that are taken for it (precision); of means over
-        labels the numbers of each; of what takes both of two labels that of the rarer.
+        labels the numbers of each; of what takes both of two labels that of the rarer; of Matthews' correlation that
+        of all labels but the commonest.
     """
     counts, answers = (_units_of_labels(ids, num_labels, together) for ids in (truth, labels))
     rarer = counts[counts > 0].min(initial=len(truth), keepdims=True)
@@ -285,7 +286,9 @@ def support(truth: Array, labels: Array, num_labels: int, together: Array) -> di
         found["f1_micro"] = np.array([len(np.unique(together[truth.any(axis=1)]))])
     elif num_labels == 2:
         found |= {"f1": counts[1:], "recall": counts[1:], "precision": answers[1:]}
-    found |= dict.fromkeys(("matthews_correlation", "roc_auc", "average_precision"), rarer)
+    found |= dict.fromkeys(("roc_auc", "average_precision"), rarer)
+    # Of more than two labels a rare one hardly moves it.
+    found["matthews_correlation"] = counts.sum(keepdims=True) - counts.max(initial=0) if num_labels > 2 else rarer
     return found
 
 

@@ -90,14 +90,15 @@ def multilabel_metrics(references: Array, predictions: Array, weights: Array | N
     """Metrics of 0/1 matrices [n, num_labels], each [...] as the weights [..., n] are.
 
     Accuracy is the share of examples with every label right; F1, precision and recall are macro averages over
-    labels, with the micro average of F1 beside them. A label that all examples have and a resample does not takes no
-    part in the resample's averages (by precision: one that is not predicted there).
+    labels, with the micro average of F1 beside them. The averages count the labels that occur, in a resample too (by
+    precision: those that are predicted).
     """
     truth, guess = np.asarray(references, dtype=float), np.asarray(predictions, dtype=float)
     weights = np.ones(len(truth)) if weights is None else weights
     hits, predicted, actual = weights @ (truth * guess), weights @ guess, weights @ truth
     exact = (truth == guess).all(axis=-1).astype(float)
-    occurs, answered = (actual > 0) | ~truth.any(axis=0), (predicted > 0) | ~guess.any(axis=0)
+    occurs = np.where(truth.any(axis=0), actual > 0, predicted > 0)
+    answered = np.where(guess.any(axis=0), predicted > 0, actual > 0)
     return {
         "accuracy": _ratio(weights @ exact, weights.sum(axis=-1)),
         "f1": _mean_of(_ratio(2 * hits, predicted + actual), occurs),
