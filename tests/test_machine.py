@@ -56,7 +56,7 @@ def test_letters_that_a_terminal_cannot_print_are_escaped(encoding):
     ("program", "streams", "code", "says"),
     [
         (SHOWN, "> /dev/full", 0, "All is done; it could not be printed: No space left on device."),
-        (PRINTED, "> /dev/full", 1, "error: The disk is full."),
+        (PRINTED, "> /dev/full", 1, "error: standard output could not be written: No space left on device."),
         (SHOWN, ">&-", 0, ""),
         (SHOWN, "2>&-", 0, ""),
         (SHOWN, "2> /dev/full", 0, ""),
@@ -67,7 +67,7 @@ def test_letters_that_a_terminal_cannot_print_are_escaped(encoding):
 def test_streams_that_are_closed_or_full_change_no_result(program, streams, code, says):
     shell = 'program=$1; streams=$2; shift 2; eval "exec $streams"; exec "$@" -c "$program"'
     done = start("-c", "import subprocess, sys; print(r := subprocess.run(sys.argv[1:]).returncode)",
-                 "sh", "-c", shell, "sh", program, streams, sys.executable)  # fmt: skip
+                 "sh", "-c", shell, "sh", program, streams, sys.executable, PYTHONUNBUFFERED="")  # fmt: skip
     assert done.stdout.splitlines()[-1] == str(code)
     assert done.stderr.startswith(says)
     assert len(done.stderr.splitlines()) == bool(says)
