@@ -129,16 +129,17 @@ def resolve(name: str, folder: Path | None) -> Path:
     # there without the ending.
     folders = [folder] if folder is None or Path(name).is_absolute() else [folder, *(folder / own for own in CLIPS)]
     endings = ("",) if name.lower().endswith(ENDINGS) else ("", *ENDINGS)
-    places = [
+    places = (
         Path(form + ending) if place is None else place / (form + ending)
         for ending in endings
         for form in forms
         for place in folders
-    ]
+    )
+    named = Path(name) if folder is None else folder / name
     try:
-        return next((place for place in places if place.is_file()), places[0])
+        return next((place for place in places if place.is_file()), named)
     except (OSError, ValueError):  # a name that no file can have
-        return places[0]
+        return named
 
 
 def similar_name(path: Path, listed: dict[Path, dict[str, str]]) -> str:
@@ -194,12 +195,14 @@ class ClipSources:
 
     def _part(self, whole: Any, times: Mapping[str, Any], file: str | None) -> Source:
         """The part that a row means; none where it says nothing and other rows name its file as well."""
-        if file in self._shared and all(_is_empty(value) for value in times.values()):
+        part = excerpt_of(whole, times)
+        if part is whole and file in self._shared:
             return UnusableAudio("no part of its file", f"no {' and no '.join(times)}, and other rows name it as well")
-        return excerpt_of(whole, times)
+        return part
 
     @functools.cached_property
     def _shared(self) -> set[str]:
+        """Files that several rows name."""
         return {file for file, rows in Counter(self.files).items() if file is not None and rows > 1}
 
     @functools.cached_property

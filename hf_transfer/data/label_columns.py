@@ -6,6 +6,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, List, Value
 
+from hf_transfer.data.splits import require_columns
 from hf_transfer.data.values import is_missing, shown
 from hf_transfer.errors import InputError, logger
 
@@ -66,11 +67,7 @@ def joined(split: Dataset, name: str, labels: Sequence[str], column: str) -> Dat
     Raises:
         InputError: a column is absent or not known in any row, or a cell holds something else; the message says where.
     """
-    for label in labels:
-        if label not in split.column_names:
-            raise InputError(
-                f"The {name} split has no column {label!r} (--class_names); it has: {', '.join(split.column_names)}."
-            )
+    require_columns(split, name, {label: label for label in labels}, "class_names")
     bits = {label: [_bit(value, row, label, name) for row, value in enumerate(split[label][:], 1)] for label in labels}
     unknown = next((label for label, own in bits.items() if own and set(own) == {None}), None)
     if unknown is not None:
@@ -94,8 +91,9 @@ def hint_of(split: Dataset, columns: Sequence[str]) -> str:
 
 def _bit(value: Any, row: int, label: str, split: str) -> int | None:
     """0 or 1; None where it is not known."""
-    bit = BITS.get(_plain(value))
-    if bit is None and _plain(value) not in UNKNOWN:
+    plain = _plain(value)
+    bit = BITS.get(plain)
+    if bit is None and plain not in UNKNOWN:
         raise InputError(
             f"Row {row} of the {split} split has {shown(value)} in its column {label!r}: the columns that "
             "--class_names names hold 1 where a text has the label, and 0 where it has not. If another column holds "

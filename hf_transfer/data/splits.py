@@ -10,8 +10,14 @@ from hf_transfer.errors import InputError, logger
 SPLITS = ("train", "validation", "test", "source", "replay")
 
 
-def require_columns(split: Dataset, name: str, columns: Mapping[str, str]) -> None:
-    """Refuse a split without one of the user's columns, by our names for them.
+def require_columns(split: Dataset, name: str, columns: Mapping[str, str], flag: str | None = None) -> None:
+    """Refuse a split without one of the user's columns.
+
+    Args:
+        split: the user's rows.
+        name: of the split.
+        columns: by our names for them.
+        flag: that names the columns, where not each has one of its own.
 
     Raises:
         InputError: it is absent.
@@ -19,7 +25,7 @@ def require_columns(split: Dataset, name: str, columns: Mapping[str, str]) -> No
     for own, column in columns.items():
         if column not in split.column_names:
             raise InputError(
-                f"The {name} split has no column {column!r} (--{own}_column_name); it has: "
+                f"The {name} split has no column {column!r} (--{flag or f'{own}_column_name'}); it has: "
                 f"{', '.join(split.column_names)}."
             )
 

@@ -128,8 +128,10 @@ class TextClassification(TextSettings):
             label = f"({', '.join(labels)})"  # in messages
             splits = DatasetDict({name: joined(split, name, labels, label) for name, split in splits.items()})
         else:
-            hint = (lambda: "") if self.problem_type == PROBLEM_TYPE else (lambda: hint_of(train, others))
-            label = find_column(others, self.label_column_name, usual, "label_column_name", hint=hint)
+            label = find_column(
+                others, self.label_column_name, usual, "label_column_name",
+                hint=lambda: "" if self.problem_type == PROBLEM_TYPE else hint_of(train, others),
+            )  # fmt: skip
         columns |= {"label": label} | ({"group": data.group_column_name} if data.group_column_name else {})
         columns_of = {}
         for name, split in splits.items():

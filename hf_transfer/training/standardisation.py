@@ -20,9 +20,8 @@ def standardised_input(trainer: Any, head: tuple[str, ...]) -> Iterator[None]:
 
     The head's first linear layer is written anew in standardised coordinates, where Adam's one step size suits every
     dimension and the bias (see `Coordinates`), and written back at the end: the function is the same at both moments.
-    Its ``state_dict`` is that of
-    inputs as they are all along, so that a checkpoint is a model like any other; a run that goes on takes the
-    coordinates from `Coordinates` beside it, to the last bit.
+    Its ``state_dict`` is that of inputs as they are all along, so that a checkpoint is a model like any other; a run
+    that goes on takes the coordinates from `Coordinates` beside it, to the last bit.
     """
     linear = _first_linear(trainer, head)
     if linear is None:
