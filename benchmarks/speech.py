@@ -63,7 +63,7 @@ def write_model(folder: Path, **changes: int) -> Path:
     import torch
     from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC, Wav2Vec2Processor
 
-    from hf_transfer.data.transcripts import build_tokenizer
+    from hf_transfer.targets.transcripts.letters import build_tokenizer
 
     torch.manual_seed(0)
     tokenizer = build_tokenizer(["TURN THE LIGHT ON"])

@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from speech import RATE, tones
 
-from hf_transfer.data import audio_cache
-from hf_transfer.data.audio import AudioSettings, decode, resampled
-from hf_transfer.data.audio_cache import samples_of, store_clips
-from hf_transfer.data.audio_files import Recording
-from hf_transfer.data.audio_sources import UnusableAudio
-from hf_transfer.data.augmentation import Augmentation
+from hf_transfer.inputs.audio import cache as audio_cache
+from hf_transfer.inputs.audio.augmentation import Augmentation
+from hf_transfer.inputs.audio.cache import samples_of, store_clips
+from hf_transfer.inputs.audio.decoding import AudioSettings, decode, resampled
+from hf_transfer.inputs.audio.files import Recording
+from hf_transfer.inputs.audio.sources import UnusableAudio
 
 SETTINGS = AudioSettings(RATE, 0.1, 30.0)
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
 from hf_transfer import TextClassification, finetune
-from hf_transfer.tasks.text_models import settle_padding
+from hf_transfer.inputs.text.models import settle_padding
 from hf_transfer.training.batching import EvaluationBatches, PaddedExamples, TrainingBatches, divided
 from hf_transfer.training.losses import ClassificationLoss, SquaredErrorLoss, counted
 

@@ -14,11 +14,11 @@ from speech import write_clips
 
 from hf_transfer import InputError, TextClassification, compare, study
 from hf_transfer.comparing import _measured
-from hf_transfer.evaluation import regression
 from hf_transfer.evaluation.bootstrap import Resampled
 from hf_transfer.evaluation.several_runs import measure_several, recommend
 from hf_transfer.parsing import parse_arguments
-from hf_transfer.targets.labels import LabelTarget
+from hf_transfer.targets.labels import regression
+from hf_transfer.targets.labels.labels import LabelTarget
 
 STEPS = {"max_steps": 12, "disable_tqdm": True, "learning_rate": 1e-3}
 

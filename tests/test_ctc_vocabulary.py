@@ -13,7 +13,7 @@ from transformers import AutoModelForCTC, AutoTokenizer, Wav2Vec2ForCTC
 
 from hf_transfer import InputError, SpeechRecognition, finetune, load_finetuned
 from hf_transfer.arguments import ModelArguments
-from hf_transfer.tasks.ctc_vocabulary import label_ids, read_vocabulary
+from hf_transfer.targets.transcripts.vocabulary import label_ids, read_vocabulary
 
 pytestmark = pytest.mark.usefixtures("lean")
 

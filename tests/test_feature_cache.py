@@ -15,8 +15,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Data
 
 from hf_transfer import SpeechRecognition, TextClassification, finetune, load_finetuned
 from hf_transfer.arguments import MethodArguments, TransferTrainingArguments
+from hf_transfer.inputs.text.models import settle_padding
 from hf_transfer.methods import Anatomy, frozen_modules
-from hf_transfer.tasks.text_models import settle_padding
 from hf_transfer.training.activation_store import ActivationStore, _Shard
 from hf_transfer.training.feature_cache import FeatureCache
 from hf_transfer.training.standardisation import standardised_input

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_transfer import InputError, TextClassification
-from hf_transfer.data.audio import AudioSettings, decode
-from hf_transfer.data.audio_sources import UnusableAudio
 from hf_transfer.data.tables import read_rows
+from hf_transfer.inputs.audio.decoding import AudioSettings, decode
+from hf_transfer.inputs.audio.sources import UnusableAudio
 from hf_transfer.parsing import parse_arguments
 
 # Pieces that mean something to the readers, and anything between them.

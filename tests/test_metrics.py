@@ -6,17 +6,18 @@ import pytest
 from scipy.stats import binomtest
 from sklearn import metrics as reference
 
-from hf_transfer.evaluation import metrics, transcription
+from hf_transfer.evaluation import metrics
 from hf_transfer.evaluation.bootstrap import Resampled, bootstrap
-from hf_transfer.evaluation.classification import intervals, measure
-from hf_transfer.evaluation.decision import (
+from hf_transfer.reporting.figures import between, figure
+from hf_transfer.targets.labels.classification import intervals, measure
+from hf_transfer.targets.labels.decision import (
     Decision,
     expected_calibration_error,
     fit_temperature,
     threshold_for_best_f1,
     threshold_for_false_positive_rate,
 )
-from hf_transfer.reporting.figures import between, figure
+from hf_transfer.targets.transcripts import error_rates as transcription
 
 CASES = {
     "binary": (2, 200),

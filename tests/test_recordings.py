@@ -21,11 +21,13 @@ from speech import RATE, build_speech_model, tones, write_clips
 from transformers import AutoModelForCTC
 
 from hf_transfer import InputError, SpeechRecognition, finetune, load_finetuned
-from hf_transfer.data import audio, audio_cache, clip_sources
-from hf_transfer.data.audio import AudioSettings, decode
-from hf_transfer.data.audio_sources import Excerpt, Samples, UnusableAudio
-from hf_transfer.data.clip_sources import ClipSources, excerpt_columns
 from hf_transfer.inference import evaluate, predict
+from hf_transfer.inputs.audio import cache as audio_cache
+from hf_transfer.inputs.audio import clip_sources
+from hf_transfer.inputs.audio import decoding as audio
+from hf_transfer.inputs.audio.clip_sources import ClipSources, excerpt_columns
+from hf_transfer.inputs.audio.decoding import AudioSettings, decode
+from hf_transfer.inputs.audio.sources import Excerpt, Samples, UnusableAudio
 
 pytestmark = pytest.mark.usefixtures("lean")
 

@@ -10,11 +10,11 @@ from sklearn.metrics import mean_absolute_error, mean_squared_error
 from transformers import pipeline
 
 from hf_transfer import InputError, TextClassification, compare, finetune, load_finetuned, study
-from hf_transfer.evaluation import regression
 from hf_transfer.inference import evaluate
 from hf_transfer.reporting.model_card import model_card
 from hf_transfer.reporting.page import report_page
 from hf_transfer.reporting.publishing import published_report
+from hf_transfer.targets.labels import regression
 
 pytestmark = pytest.mark.usefixtures("lean")
 

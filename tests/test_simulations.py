@@ -5,11 +5,16 @@ import pytest
 from scipy.special import expit, softmax
 from scipy.stats import norm
 
-from hf_transfer.evaluation import transcription
 from hf_transfer.evaluation.bootstrap import Resampled
-from hf_transfer.evaluation.classification import intervals, share_interval
-from hf_transfer.evaluation.decision import Decision, calibrate, negatives_needed, threshold_for_false_positive_rate
 from hf_transfer.evaluation.several_runs import measure_several
+from hf_transfer.targets.labels.classification import intervals, share_interval
+from hf_transfer.targets.labels.decision import (
+    Decision,
+    calibrate,
+    negatives_needed,
+    threshold_for_false_positive_rate,
+)
+from hf_transfer.targets.transcripts import error_rates as transcription
 
 DRAWS = 100
 

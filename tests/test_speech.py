@@ -19,9 +19,9 @@ from transformers import AutoModelForCTC
 
 from hf_transfer import InputError, SpeechRecognition, finetune, load_finetuned
 from hf_transfer.arguments import ModelArguments
-from hf_transfer.data.clips import SpeechCollator
-from hf_transfer.data.transcripts import build_tokenizer
+from hf_transfer.inputs.audio.clips import SpeechCollator
 from hf_transfer.parsing import parse_arguments
+from hf_transfer.targets.transcripts.letters import build_tokenizer
 from hf_transfer.training import cost
 
 pytestmark = pytest.mark.usefixtures("lean")

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hf_transfer.data.transcript_tags import without_tags
-from hf_transfer.data.transcripts import build_tokenizer, covers, letters_of, new_letters, normalise, spells
+from hf_transfer.targets.transcripts.letters import build_tokenizer, covers, letters_of, new_letters, normalise, spells
+from hf_transfer.targets.transcripts.tags import without_tags
 
 LOWER = set("abcdefghijklmnopqrstuvwxyz' ")
 UPPER = {letter.upper() for letter in LOWER}

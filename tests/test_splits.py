@@ -10,10 +10,10 @@ from speech import write_clips
 
 from hf_transfer import InputError, SpeechRecognition, TextClassification, finetune
 from hf_transfer.data.drawing import draw
-from hf_transfer.evaluation.classification import share_interval
 from hf_transfer.finetuning import _prepare_splits
 from hf_transfer.inference import evaluate
 from hf_transfer.parsing import make_arguments
+from hf_transfer.targets.labels.classification import share_interval
 
 
 def splits_of(table, task=None, **arguments):

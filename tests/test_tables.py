@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from hf_transfer import InputError, TextClassification
 from hf_transfer.arguments import DataArguments, ModelArguments
-from hf_transfer.data.label_form import as_list, label_form
 from hf_transfer.data.loading import load_splits
 from hf_transfer.data.tables import read_rows
 from hf_transfer.data.values import is_blank
+from hf_transfer.targets.labels.label_form import as_list, label_form
 
 ROWS = message_rows(40)
 

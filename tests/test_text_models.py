@@ -20,7 +20,7 @@ from transformers import (
 
 from hf_transfer import InputError, TextClassification, finetune, load_finetuned
 from hf_transfer.inference import predict
-from hf_transfer.tasks.text_models import most_tokens
+from hf_transfer.inputs.text.models import most_tokens
 
 pytestmark = pytest.mark.usefixtures("lean")
 

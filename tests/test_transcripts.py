@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_transfer.data.transcripts import build_tokenizer, covers, letters_of, normalise, unknown_letters
-from hf_transfer.evaluation import transcription
-from hf_transfer.evaluation.transcription import CharacterErrorRate, WordErrorRate
+from hf_transfer.targets.transcripts import error_rates as transcription
+from hf_transfer.targets.transcripts.error_rates import CharacterErrorRate, WordErrorRate
+from hf_transfer.targets.transcripts.letters import build_tokenizer, covers, letters_of, normalise, unknown_letters
 
 UPPER = set("ABCDEFGHIJKLMNOPQRSTUVWXYZ' ")
 TEXT = st.lists(st.sampled_from(["go", "stop", "left", "a", "up", "right"]), max_size=6).map(" ".join)

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from transformers import AutomaticSpeechRecognitionPipeline
 
-from hf_transfer.data.audio import Reading, as_floats, read
-from hf_transfer.data.audio_sources import Excerpt, Samples, UnusableAudio
-from hf_transfer.data.clip_sources import excerpt_of, source_of
-from hf_transfer.data.clips import Clips, filled_up
-from hf_transfer.data.recordings import mention_decisions
 from hf_transfer.errors import InputError, logger
-from hf_transfer.tasks.ctc_models import frames_of, input_length, samples_per_frame, shortest_input
-from hf_transfer.tasks.language_model import LanguageModelDecoder
+from hf_transfer.inputs.audio.clip_sources import excerpt_of, source_of
+from hf_transfer.inputs.audio.clips import Clips, filled_up
+from hf_transfer.inputs.audio.decoding import Reading, as_floats, read
+from hf_transfer.inputs.audio.recordings import mention_decisions
+from hf_transfer.inputs.audio.sources import Excerpt, Samples, UnusableAudio
+from hf_transfer.targets.transcripts.ctc_models import frames_of, input_length, samples_per_frame, shortest_input
+from hf_transfer.targets.transcripts.language_model import LanguageModelDecoder
 
 # Clips up to this length, and up to the longest that the model was trained or measured on (`whole_seconds` in its
 # config), are heard whole; longer ones in chunks of that length, of which the margins are thrown away again: there the

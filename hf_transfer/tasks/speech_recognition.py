@@ -14,13 +14,16 @@ from datasets import Dataset, DatasetDict
 from transformers import AutoModelForCTC, PreTrainedModel, Wav2Vec2BertProcessor, Wav2Vec2Processor
 
 from hf_transfer.arguments import DataArguments, ModelArguments
-from hf_transfer.data.audio import AudioSettings, as_data_uri
-from hf_transfer.data.clip_sources import excerpt_columns, resolve, seconds_of, source_of
-from hf_transfer.data.clips import Clips, SpeechCollator, samples_for, spelling_frames
 from hf_transfer.data.groups import NAMELESS
 from hf_transfer.data.leakage import UNIT, drawn_together, unit_names, usual_unit_column
 from hf_transfer.data.loading import home_of_tables
-from hf_transfer.data.recordings import (
+from hf_transfer.data.splits import find_column
+from hf_transfer.errors import InputError, logger
+from hf_transfer.evaluation.bootstrap import Resampled
+from hf_transfer.inputs.audio.clip_sources import excerpt_columns, resolve, seconds_of, source_of
+from hf_transfer.inputs.audio.clips import Clips, SpeechCollator, samples_for, spelling_frames
+from hf_transfer.inputs.audio.decoding import AudioSettings, as_data_uri
+from hf_transfer.inputs.audio.recordings import (
     AUDIO_COLUMNS,
     TRANSCRIPT_COLUMNS,
     caveats_of_speakers,
@@ -29,9 +32,17 @@ from hf_transfer.data.recordings import (
     read_transcripts,
     say_left_out,
 )
-from hf_transfer.data.splits import find_column
-from hf_transfer.data.transcript_tags import say_tags
-from hf_transfer.data.transcripts import (
+from hf_transfer.models import load_config, load_pretrained
+from hf_transfer.targets.transcripts import error_rates as transcription
+from hf_transfer.targets.transcripts.ctc_models import (
+    frames_of,
+    input_length,
+    load_feature_extractor,
+    renew_head,
+    shortest_input,
+)
+from hf_transfer.targets.transcripts.languages import load_language, restore_language, vocabularies
+from hf_transfer.targets.transcripts.letters import (
     build_tokenizer,
     covers,
     letters_of,
@@ -40,13 +51,8 @@ from hf_transfer.data.transcripts import (
     spells,
     unknown_letters,
 )
-from hf_transfer.errors import InputError, logger
-from hf_transfer.evaluation import transcription
-from hf_transfer.evaluation.bootstrap import Resampled
-from hf_transfer.models import load_config, load_pretrained
-from hf_transfer.tasks.ctc_models import frames_of, input_length, load_feature_extractor, renew_head, shortest_input
-from hf_transfer.tasks.ctc_vocabulary import label_ids, read_vocabulary, respelt, say_why_new, usable
-from hf_transfer.tasks.languages import load_language, restore_language, vocabularies
+from hf_transfer.targets.transcripts.tags import say_tags
+from hf_transfer.targets.transcripts.vocabulary import label_ids, read_vocabulary, respelt, say_why_new, usable
 from hf_transfer.tasks.speech_pipeline import WHOLE_SECONDS, SpeechPipeline
 from hf_transfer.tasks.speech_settings import SpeechSettings
 from hf_transfer.training.losses import CTCLoss

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hf_transfer.data.augmentation import Augmentation
-from hf_transfer.data.recordings import SUSPICIONS
 from hf_transfer.errors import InputError, nearest
+from hf_transfer.inputs.audio.augmentation import Augmentation
+from hf_transfer.inputs.audio.recordings import SUSPICIONS
 
 
 @dataclass

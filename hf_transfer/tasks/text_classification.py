@@ -12,17 +12,12 @@ from datasets.fingerprint import Hasher
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedModel
 
 from hf_transfer.arguments import DataArguments, ModelArguments
-from hf_transfer.data.label_columns import hint_of, joined, label_columns
 from hf_transfer.data.leakage import UNIT, text_identity, usual_unit_column
 from hf_transfer.data.splits import find_column, require_columns
 from hf_transfer.data.values import read_text
 from hf_transfer.errors import InputError, logger
 from hf_transfer.evaluation.bootstrap import Resampled
-from hf_transfer.models import load_config, load_pretrained, load_tokenizer
-from hf_transfer.targets.labels import LabelTarget
-from hf_transfer.targets.number import PROBLEM_TYPE, NumberTarget
-from hf_transfer.targets.target import Target
-from hf_transfer.tasks.text_models import (
+from hf_transfer.inputs.text.models import (
     DEFAULT_LENGTH,
     NO_LIMIT,
     least_limit,
@@ -34,6 +29,11 @@ from hf_transfer.tasks.text_models import (
     settle_padding,
     usable_padding,
 )
+from hf_transfer.models import load_config, load_pretrained, load_tokenizer
+from hf_transfer.targets.labels.label_columns import hint_of, joined, label_columns
+from hf_transfer.targets.labels.labels import LabelTarget
+from hf_transfer.targets.labels.number import PROBLEM_TYPE, NumberTarget
+from hf_transfer.targets.target import Target
 from hf_transfer.tasks.text_pipeline import DecidingTextClassificationPipeline
 from hf_transfer.tasks.text_settings import TextSettings
 

@@ -7,9 +7,9 @@ from transformers import TextClassificationPipeline
 
 from hf_transfer.data.values import is_blank, read_text
 from hf_transfer.errors import InputError, logger
-from hf_transfer.evaluation.classification import decided
-from hf_transfer.evaluation.decision import Decision
-from hf_transfer.targets.number import PROBLEM_TYPE, numbers_of
+from hf_transfer.targets.labels.classification import decided
+from hf_transfer.targets.labels.decision import Decision
+from hf_transfer.targets.labels.number import PROBLEM_TYPE, numbers_of
 
 
 class DecidingTextClassificationPipeline(TextClassificationPipeline):

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hf_transfer.errors import InputError
-from hf_transfer.evaluation.classification import is_probability
+from hf_transfer.targets.labels.classification import is_probability
 
 
 @dataclass

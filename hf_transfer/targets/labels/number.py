@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, LargeList, List
 
-from hf_transfer.data.examples import read_examples
 from hf_transfer.data.groups import NAMELESS
 from hf_transfer.data.leakage import UNIT, drawn_together, unit_names
-from hf_transfer.data.numbers import NumberForm
 from hf_transfer.errors import InputError, logger
-from hf_transfer.evaluation import regression
 from hf_transfer.evaluation.bootstrap import Resampled
-from hf_transfer.targets.label_scale import LabelScale, in_label_unit, number_layer, standardise_head
+from hf_transfer.targets.labels import regression
+from hf_transfer.targets.labels.examples import read_examples
+from hf_transfer.targets.labels.label_scale import LabelScale, in_label_unit, number_layer, standardise_head
+from hf_transfer.targets.labels.number_form import NumberForm
 from hf_transfer.training.losses import SquaredErrorLoss
 
 PROBLEM_TYPE = "regression"

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from hf_transfer.data.audio_headers import MendedWav, SampleChunk, find_samples
-from hf_transfer.data.audio_sources import Excerpt, Samples, Source, UnusableAudio
+from hf_transfer.inputs.audio.headers import MendedWav, SampleChunk, find_samples
+from hf_transfer.inputs.audio.sources import Excerpt, Samples, Source, UnusableAudio
 
 # Short, so that of a file that breaks off most is still read.
 BLOCK_SECONDS = 1

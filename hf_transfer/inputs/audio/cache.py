@@ -19,11 +19,11 @@ import numpy as np
 import soundfile
 from tqdm.auto import tqdm
 
-from hf_transfer.data.audio import AudioSettings, Decoded, as_floats, decode
-from hf_transfer.data.audio_sources import Excerpt, Samples, Source, UnusableAudio
 from hf_transfer.data.kept import FILES, mark_used
 from hf_transfer.durable import to_disk
 from hf_transfer.errors import Failure
+from hf_transfer.inputs.audio.decoding import AudioSettings, Decoded, as_floats, decode
+from hf_transfer.inputs.audio.sources import Excerpt, Samples, Source, UnusableAudio
 from hf_transfer.owned_folders import remove_entries
 
 # Part of the fingerprint: raise it when decoded samples or findings change.

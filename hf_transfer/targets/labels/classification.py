@@ -12,7 +12,16 @@ from scipy.stats import binomtest
 from hf_transfer.data.leakage import drawn_together
 from hf_transfer.errors import InputError, logger
 from hf_transfer.evaluation.bootstrap import NORMAL_95, Resampled, bootstrap, by_kind, paired
-from hf_transfer.evaluation.decision import (
+from hf_transfer.evaluation.metrics import (
+    LABEL_METRICS,
+    RANKING_METRICS,
+    Array,
+    confusion_matrix,
+    label_metrics,
+    multilabel_metrics,
+    ranking_metrics,
+)
+from hf_transfer.targets.labels.decision import (
     ENOUGH_TO_FIT,
     Decision,
     calibrate,
@@ -23,15 +32,6 @@ from hf_transfer.evaluation.decision import (
     reliability_bins,
     threshold_for_best_f1,
     threshold_for_false_positive_rate,
-)
-from hf_transfer.evaluation.metrics import (
-    LABEL_METRICS,
-    RANKING_METRICS,
-    Array,
-    confusion_matrix,
-    label_metrics,
-    multilabel_metrics,
-    ranking_metrics,
 )
 
 # Metrics of decided labels alone, whatever the probabilities are.

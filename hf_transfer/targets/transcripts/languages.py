@@ -17,9 +17,9 @@ from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from hf_transfer.arguments import ModelArguments
-from hf_transfer.data.spelling import APOSTROPHES
 from hf_transfer.errors import InputError, logger, nearest
 from hf_transfer.models import explained
+from hf_transfer.targets.transcripts.spelling import APOSTROPHES
 
 # transformers' own default, and that of the weights that MMS checkpoints come with.
 DEFAULT = "eng"

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torchaudio.functional as F
 
-from hf_transfer.data.audio import resampler
+from hf_transfer.inputs.audio.decoding import resampler
 
 # Narrow-band telephony, ITU-T G.712.
 TELEPHONE_BAND = (300.0, 3400.0)

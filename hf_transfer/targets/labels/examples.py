@@ -8,13 +8,13 @@ from typing import Any
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from hf_transfer.data.groups import group_name
-from hf_transfer.data.label_form import LabelForm
 from hf_transfer.data.leakage import UNIT
-from hf_transfer.data.numbers import REMEDIES, NumberForm, number_hint
 from hf_transfer.data.splits import require_columns
 from hf_transfer.data.tables import READER
 from hf_transfer.data.values import plain_name, plain_names, read_text, same_value, shown
 from hf_transfer.errors import InputError, logger
+from hf_transfer.targets.labels.label_form import LabelForm
+from hf_transfer.targets.labels.number_form import REMEDIES, NumberForm, number_hint
 
 # What programs write for a value that is missing, and hardly anybody calls a label.
 MISSING_AS_TEXT = ("nan", "<na>", "nat", "null", "#n/a")

@@ -12,8 +12,8 @@ from transformers import (
 )
 
 from hf_transfer.arguments import ModelArguments
-from hf_transfer.data.clips import samples_for
 from hf_transfer.errors import InputError, logger
+from hf_transfer.inputs.audio.clips import samples_for
 from hf_transfer.models import load_config, quiet
 
 # Convolutions need some samples to give a frame at all.

@@ -10,7 +10,14 @@ import numpy as np
 import torch
 from datasets import Dataset, DatasetDict, List
 
-from hf_transfer.data.examples import (
+from hf_transfer.data.groups import NAMELESS
+from hf_transfer.data.leakage import UNIT, drawn_together, unit_names
+from hf_transfer.errors import InputError, logger
+from hf_transfer.evaluation.bootstrap import Resampled
+from hf_transfer.models import renew_unlike_head
+from hf_transfer.targets.labels import classification
+from hf_transfer.targets.labels.decision import Decision
+from hf_transfer.targets.labels.examples import (
     contradictions,
     encode_labels,
     label_counts,
@@ -18,15 +25,8 @@ from hf_transfer.data.examples import (
     read_examples,
     several_in_a_cell,
 )
-from hf_transfer.data.groups import NAMELESS
-from hf_transfer.data.label_form import label_form
-from hf_transfer.data.leakage import UNIT, drawn_together, unit_names
-from hf_transfer.errors import InputError, logger
-from hf_transfer.evaluation import classification
-from hf_transfer.evaluation.bootstrap import Resampled
-from hf_transfer.evaluation.decision import Decision
-from hf_transfer.models import renew_unlike_head
-from hf_transfer.targets.label_scale import forget
+from hf_transfer.targets.labels.label_form import label_form
+from hf_transfer.targets.labels.label_scale import forget
 from hf_transfer.training.losses import ClassificationLoss, balanced_weights
 
 

@@ -11,14 +11,22 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from hf_transfer.data.audio import AudioSettings
-from hf_transfer.data.audio_cache import StoredClips, store_clips
-from hf_transfer.data.clip_sources import DURATIONS, ENDS, STARTS, ClipSources, described, resolve, similar_name
 from hf_transfer.data.groups import group_name
 from hf_transfer.data.leakage import UNIT
 from hf_transfer.data.splits import require_columns
 from hf_transfer.data.values import is_blank, is_missing, read_text
 from hf_transfer.errors import InputError, logger, short_path
+from hf_transfer.inputs.audio.cache import StoredClips, store_clips
+from hf_transfer.inputs.audio.clip_sources import (
+    DURATIONS,
+    ENDS,
+    STARTS,
+    ClipSources,
+    described,
+    resolve,
+    similar_name,
+)
+from hf_transfer.inputs.audio.decoding import AudioSettings
 
 AUDIO_COLUMNS = ("audio", "file_name", "path", "audio_filepath", "file", "filename", "audio_path", "clip", "wav")
 TRANSCRIPT_COLUMNS = ("transcription", "sentence", "text", "transcript", "normalized_text", "raw_transcription")

@@ -11,9 +11,9 @@ import torch
 from datasets import Dataset as Table
 from torch.utils.data import Dataset
 
-from hf_transfer.data.audio_cache import samples_of, stored_samples
-from hf_transfer.data.augmentation import Augmentation
 from hf_transfer.data.label_padding import padded_labels
+from hf_transfer.inputs.audio.augmentation import Augmentation
+from hf_transfer.inputs.audio.cache import samples_of, stored_samples
 
 
 class Clips(Dataset):

@@ -9,11 +9,11 @@ from transformers import AutoModelForCTC, AutoTokenizer
 from transformers.utils.hub import cached_file
 
 from hf_transfer.arguments import ModelArguments
-from hf_transfer.data.transcript_tags import SPECIAL
-from hf_transfer.data.transcripts import letters_of, normalise, spells, unknown_letters
 from hf_transfer.errors import InputError, logger
 from hf_transfer.models import explained, load_config, quiet
-from hf_transfer.tasks.languages import Language, language_of, languages_that_spell
+from hf_transfer.targets.transcripts.languages import Language, language_of, languages_that_spell
+from hf_transfer.targets.transcripts.letters import letters_of, normalise, spells, unknown_letters
+from hf_transfer.targets.transcripts.tags import SPECIAL
 
 # Where tokenizers lie; a checkpoint with none of them has no vocabulary.
 VOCABULARY_FILES = ("vocab.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model")

@@ -14,7 +14,7 @@ import pyarrow
 import pyarrow.compute
 from datasets import Dataset
 
-from hf_transfer.data.audio_sources import Excerpt, Samples, Source, UnusableAudio
+from hf_transfer.inputs.audio.sources import Excerpt, Samples, Source, UnusableAudio
 
 # Columns that say which part of its recording a row means, in seconds.
 STARTS = ("offset", "start", "start_time", "begin", "begin_time", "start_seconds", "segment_start", "audio_start")

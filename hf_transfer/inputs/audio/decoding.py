@@ -18,8 +18,8 @@ import soundfile
 import torch
 import torchaudio
 
-from hf_transfer.data.audio_files import Recording, problem_of
-from hf_transfer.data.audio_sources import Source, UnusableAudio
+from hf_transfer.inputs.audio.files import Recording, problem_of
+from hf_transfer.inputs.audio.sources import Source, UnusableAudio
 
 # Sources up to this length are held in memory between the two looks at them, and not read again.
 HELD_SECONDS = 60

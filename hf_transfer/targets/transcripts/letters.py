@@ -11,8 +11,16 @@ from typing import Any, Literal
 
 from transformers import Wav2Vec2CTCTokenizer
 
-from hf_transfer.data.spelling import APOSTROPHES, INVISIBLE, LETTER_FORMS, Spelling, clusters, compatible, unspoken
-from hf_transfer.data.transcript_tags import SPECIAL, without_tags
+from hf_transfer.targets.transcripts.spelling import (
+    APOSTROPHES,
+    INVISIBLE,
+    LETTER_FORMS,
+    Spelling,
+    clusters,
+    compatible,
+    unspoken,
+)
+from hf_transfer.targets.transcripts.tags import SPECIAL, without_tags
 
 BLANK, UNKNOWN, DELIMITER = "[PAD]", "[UNK]", "|"
 # A transcript may hold a foreign letter now and then; more than this share of them is another alphabet.

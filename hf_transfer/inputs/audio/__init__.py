@@ -1,0 +1,1 @@
+"""Audio as input: clips of files, decoded once, augmented, cut into chunks."""

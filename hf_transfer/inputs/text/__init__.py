@@ -1,0 +1,1 @@
+"""Texts, and pairs of them, as input."""

@@ -1,0 +1,1 @@
+"""Transcripts as target: what was said in a clip."""
