@@ -90,7 +90,7 @@ def preprocessing(hours: float) -> None:
         model = write_model(Path(name) / "model", hidden_size=32, num_attention_heads=4, intermediate_size=64)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         data = DataArguments(train_file=str(write_clips(Path(name), int(hours * 720), 5.0)))
-        SpeechRecognition().standardise(load_splits(data), data, ModelArguments(str(model)))
+        SpeechRecognition().read(load_splits(data), data, ModelArguments(str(model)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{hours:g} h of audio: peak memory {peak:.0f} MB, {peak - before:.0f} MB above the start")
 
@@ -110,7 +110,7 @@ def again(hours: float) -> None:
         took = []
         for _ in range(2):
             began = time.perf_counter()
-            SpeechRecognition().standardise(load_splits(data), data, ModelArguments(str(model)))
+            SpeechRecognition().read(load_splits(data), data, ModelArguments(str(model)))
             took.append(time.perf_counter() - began)
     print(f"{hours:g} h of audio: {took[0]:.2f} s, again {took[1]:.2f} s ({took[1] / took[0]:.3f})")
 
@@ -176,7 +176,7 @@ def training(asked: Any) -> None:
         task = SpeechRecognition(speed_perturbation=0.0)
         arguments = Arguments(task, ModelArguments(str(folder)), DataArguments(train_file=str(file)), method,
                               TransferTrainingArguments(name, **settings))  # fmt: skip
-        splits, *_ = task.standardise(load_splits(arguments.data), arguments.data, arguments.model)
+        splits, *_ = task.read(load_splits(arguments.data), arguments.data, arguments.model)
         processor = task.load_processor(arguments.model, splits)
         splits["test"] = splits["train"]
 
@@ -192,7 +192,7 @@ def training(asked: Any) -> None:
             model()[0], TrainingArguments(name, **settings), train_dataset=examples, data_collator=examples.collate
         )
         ours, anatomy = model()
-        splits, inputs = task.preprocess(splits, processor, ours, seed=0)
+        splits, inputs = task.model_inputs(splits, processor, ours, seed=0)
         settle_training(arguments, ours.config, asked.clips)
         trainer = make_trainer(task, arguments, Path(name), ours, processor, splits, inputs)
 

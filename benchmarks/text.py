@@ -74,7 +74,7 @@ def our_way(asked: Any, table: Dataset, folder: str, settings: dict[str, Any]) -
     task = arguments.task
     processor = task.load_processor(arguments.model)
     model, anatomy = load(asked.model_name_or_path, method)
-    splits, inputs = task.preprocess(DatasetDict(train=table, test=table.select([0])), processor, model, seed=0)
+    splits, inputs = task.model_inputs(DatasetDict(train=table, test=table.select([0])), processor, model, seed=0)
     settle_training(arguments, model.config, len(table))
     trainer = make_trainer(task, arguments, Path(folder), model, processor, splits, inputs)
 

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from hf_transfer.hub import push
     from hf_transfer.inference import load_finetuned
     from hf_transfer.studying import study
+    from hf_transfer.tasks.audio_classification import AudioClassification
     from hf_transfer.tasks.speech_recognition import SpeechRecognition
     from hf_transfer.tasks.text_classification import TextClassification
 
 __version__ = "0.1.0"
 __all__ = [
+    "AudioClassification",
     "Failure",
     "InputError",
     "SpeechRecognition",
@@ -31,6 +33,7 @@ __all__ = [
 ]
 
 _MODULE_OF = {
+    "AudioClassification": "hf_transfer.tasks.audio_classification",
     "Failure": "hf_transfer.errors",
     "InputError": "hf_transfer.errors",
     "SpeechRecognition": "hf_transfer.tasks.speech_recognition",

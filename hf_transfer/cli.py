@@ -153,10 +153,10 @@ def _predict(arguments: argparse.Namespace) -> None:
         task = task_class(**trained | _settings_of(task_class, arguments))
         rows = _inputs_of(itertools.chain(rows_of_file, reading), task, columns, arguments.file)
     else:
-        rows = ({task_class.main_input: given} for given in arguments.inputs)
+        rows = ({task_class().input.name: given} for given in arguments.inputs)
     first = next(rows)  # columns that are not there are refused before the model is loaded
     pipeline = load_finetuned(arguments.model)
-    if arguments.language_model and task_class.main_input != "audio":
+    if arguments.language_model and not hasattr(pipeline, "use_language_model"):
         raise InputError(f"--language_model does not fit a model for {task_class.pipeline_tag}.")
     if arguments.language_model:
         pipeline.use_language_model(arguments.language_model)
@@ -193,9 +193,9 @@ def _settings_of(task_class: Any, arguments: argparse.Namespace) -> dict[str, An
 
 def _inputs_of(table: Iterable[dict[str, Any]], task: Any, columns: list[str], file: str) -> Iterator[dict[str, Any]]:
     """The pipeline's inputs in the rows of a file; a row that lacks one has none there, which its record says."""
-    chosen = task.input_columns(columns)
+    chosen = task.input.columns(columns)
     for row in table:
-        yield {own: task.prediction_input(own, row.get(column), file) for own, column in chosen.items()}
+        yield {own: task.input.prediction_input(own, row.get(column), file) for own, column in chosen.items()}
 
 
 def _refuse_output(output: str | None, model: str, read: list[str]) -> None:

@@ -96,7 +96,7 @@ def finetune(
             trainer = make_trainer(task, arguments, output.work, run.model, run.processor, run.splits, run.inputs)
             untrained, constant = constants(trainer, run.anatomy, method, run.inputs, measured)
             before = predict(trainer, {name: run.inputs[name] for name in measured}, untrained)
-            settle_best_metric(arguments, task.measure(before["test"], measured["test"], None), run.splits)
+            settle_best_metric(arguments, task.target.measure(before["test"], measured["test"], None), run.splits)
         with meter.stage("training"):
             head_seconds = 0.0
             if method.head_first and checkpoint is None:
@@ -110,11 +110,11 @@ def finetune(
             cost = fit(trainer, run.anatomy, method, constant, checkpoint)
         meter.add("training", trainer.progress.seconds_of_stopped())
         model = in_float32(trainer)
-        with checkpoint_when_stopped(trainer, output.is_delivered), task.finished(model):
+        with checkpoint_when_stopped(trainer, output.is_delivered), task.target.finished(model):
             with meter.stage("after"):
                 require_finite(model, training.learning_rate or 0.0, str(output.work))
                 after = predict(trainer, {name: run.inputs[name] for name in run.inputs if name != "train"}, constant)
-                decision = task.decide(after.get("validation"), run.splits.get("validation"), model.config)
+                decision = task.target.decide(after.get("validation"), run.splits.get("validation"), model.config)
                 found = {
                     name: before_and_after(task, before[name], after[name], split, model.config, training.seed)
                     for name, split in measured.items()
@@ -165,7 +165,7 @@ def _prepare(
     if training.push_to_hub:
         hub.require_repository(arguments)
     require_best_metric(arguments)
-    task.require_settings(arguments.model)
+    task.input.require_settings(arguments.model)
     with meter.stage("data"):
         splits, facts = _prepare_splits(task, arguments, dataset)
     with meter.stage("model"):
@@ -185,7 +185,7 @@ def _prepare(
             output.require_space(int(share * sum(p.numel() * p.element_size() for p in model.parameters())))
     with meter.stage("preprocessing"):
         before = {name: len(split) for name, split in splits.items()}
-        splits, inputs = task.preprocess(splits, processor, model, training.seed)
+        splits, inputs = task.model_inputs(splits, processor, model, training.seed)
         for name, split in splits.items():
             if before[name] > len(split):
                 facts["left_out"].setdefault(name, {})["does not fit the model"] = before[name] - len(split)
@@ -216,8 +216,8 @@ def _circumstances(task: Task, arguments: Arguments, run: _Prepared) -> dict[str
         },
         "commits": run.commits,
         "adapter": arguments.method.leaves_adapter,
-        "template": task.template,
-        "headline": list(task.headline),
+        "template": task.target.template,
+        "headline": list(task.target.headline),
         "seed": arguments.training.seed,
         "data": run.facts,
         "device": device_name(arguments.training.device),
@@ -271,7 +271,7 @@ def _deliver(
 
 def _write_page(file: Path, task: Task, run: _Prepared, report: dict[str, Any], told: dict[str, Any]) -> None:
     try:
-        media = task.media(run.inputs["test"], report.get("worst", []))
+        media = task.input.media(run.inputs["test"], [one["row"] for one in report.get("worst", [])])
         file.write_text(report_page(report, told, media), encoding="utf-8", errors=ESCAPED)
     except Exception as error:  # a page is not worth a trained model
         if isinstance(error, OSError) and error.errno is not None:
@@ -323,15 +323,17 @@ def _prepare_splits(
     data = dataclasses.replace(data, split_by=unit_column(data, names, task.unit_column(names)))
     given = only_groups(named_groups(given, data), data)
     show_bars_for(sum(len(split) for split in given.values()))
-    splits, left_out, columns = task.standardise(given, data, arguments.model)
-    strata = {name: task.strata(split) for name, split in splits.items()}
+    splits, left_out, columns = task.read(given, data, arguments.model)
+    strata = {name: task.target.strata(split) for name, split in splits.items()}
     evaluates = str(arguments.training.eval_strategy) not in ("no", "IntervalStrategy.NO")
-    if data.validation_size is None and not (task.decides or evaluates):
+    if data.validation_size is None and not (task.target.decides or evaluates):
         data = dataclasses.replace(data, validation_size=0)  # nothing would be asked of it
     identities = {name: task.identities(split) for name, split in splits.items()}
     splits, made = complete_splits(splits, strata, identities, data, split_seed, asked=asked)
     splits, pool = separate_source(splits, data, split_seed, task.identities, asked=asked)
-    splits = cut_to_sizes(splits, {name: task.strata(split) for name, split in splits.items()}, data, seed, split_seed)
+    splits = cut_to_sizes(
+        splits, {name: task.target.strata(split) for name, split in splits.items()}, data, seed, split_seed
+    )
     splits = replay(splits, pool, data, seed, task.identities)
     identities = {name: task.identities(split) for name, split in splits.items()}
     splits, also_in_training, caveats = overlap(splits, identities, remove=data.deduplicate)

@@ -71,7 +71,7 @@ def load_finetuned(
             ignore_mismatched_sizes=adapter is not None,  # the adapter brings its own head
         )
     if adapter is not None:
-        task().prepare_base(model, base, base_revision)
+        task().target.prepare_base(model, base, base_revision)
         with explained(name, "the adapter's weights"):
             model = load_adapter(model, name, revision, merge=merge)
     processor = task().load_processor(ModelArguments(name, revision, trust_remote_code))
@@ -164,9 +164,9 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
     data = dataclasses.replace(data, split_by=unit_column(data, names, task.unit_column(names)))
     show_bars_for(len(table))
     given = named_groups(DatasetDict({"test": table}), data)
-    splits, left_out, _ = task.standardise(given, data, model, config)
+    splits, left_out, _ = task.read(given, data, model, config)
     processor = task.load_processor(model)
-    splits, inputs = task.preprocess(splits, processor, pipeline.model, seed=0)
+    splits, inputs = task.model_inputs(splits, processor, pipeline.model, seed=0)
     with tempfile.TemporaryDirectory() as folder:
         arguments = Arguments(
             task,
@@ -182,11 +182,11 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
             ),
         )
         trainer = make_trainer(task, arguments, Path(folder), pipeline.model, processor, splits, inputs)
-        outputs = task.outputs(inputs["test"], lambda examples: trainer.predict(examples).predictions, pipeline)
+        outputs = pipeline.outputs_of(inputs["test"], lambda examples: trainer.predict(examples).predictions)
     split = splits["test"]
     return {
-        "metrics": task.measure(outputs, split, config),
-        "confidence": task.intervals(outputs, outputs, split, config, seed=0)["after"],
+        "metrics": task.target.measure(outputs, split, config),
+        "confidence": task.target.intervals(outputs, outputs, split, config, seed=0)["after"],
         "intervals_over": measured_over(split, data.split_by),
         "groups": measure_groups(task, None, outputs, split, config),
         "examples": len(split),

@@ -36,7 +36,9 @@ def check_parity(
         Failure: a weight differs, or the outputs by more than rounding.
     """
     rows = examples.__getitems__(list(range(min(EXAMPLES, len(examples)))))
-    batch = {name: value for name, value in task.collator(processor)(rows).items() if name not in ("labels", "length")}
+    batch = {
+        name: value for name, value in task.input.collator(processor)(rows).items() if name not in ("labels", "length")
+    }
     live = _logits(model, batch)
     found: dict[str, Any] = {"examples": len(live)}
     for name, merge in (("max_difference", False), ("max_difference_merged", True)):

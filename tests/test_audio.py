@@ -18,11 +18,11 @@ from speech import RATE, tones
 from hf_transfer.inputs.audio import cache as audio_cache
 from hf_transfer.inputs.audio.augmentation import Augmentation
 from hf_transfer.inputs.audio.cache import samples_of, store_clips
-from hf_transfer.inputs.audio.decoding import AudioSettings, decode, resampled
+from hf_transfer.inputs.audio.decoding import Decoding, decode, resampled
 from hf_transfer.inputs.audio.files import Recording
 from hf_transfer.inputs.audio.sources import UnusableAudio
 
-SETTINGS = AudioSettings(RATE, 0.1, 30.0)
+SETTINGS = Decoding(RATE, 0.1, 30.0)
 
 
 @pytest.fixture(autouse=True)
@@ -176,7 +176,7 @@ def test_three_hours_are_refused_without_being_decoded(tmp_path):
 
 
 def stored(files, **changes):
-    return store_clips(files, len(files), AudioSettings(**{**vars(SETTINGS), **changes}), name="train", show=False)
+    return store_clips(files, len(files), Decoding(**{**vars(SETTINGS), **changes}), name="train", show=False)
 
 
 def test_clips_are_decoded_once_until_something_changes(tmp_path):

@@ -13,8 +13,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 
 from hf_transfer import TextClassification, finetune
 from hf_transfer.inputs.text.models import settle_padding
+from hf_transfer.targets.labels.losses import ClassificationLoss, SquaredErrorLoss
 from hf_transfer.training.batching import EvaluationBatches, PaddedExamples, TrainingBatches, divided
-from hf_transfer.training.losses import ClassificationLoss, SquaredErrorLoss, counted
+from hf_transfer.training.losses import counted
 
 pytestmark = pytest.mark.usefixtures("lean")
 

@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Data
 from hf_transfer import SpeechRecognition, TextClassification, finetune, load_finetuned
 from hf_transfer.arguments import MethodArguments, TransferTrainingArguments
 from hf_transfer.inputs.text.models import settle_padding
+from hf_transfer.inputs.text.text import TokenizedTexts
 from hf_transfer.methods import Anatomy, frozen_modules
 from hf_transfer.training.activation_store import ActivationStore, _Shard
 from hf_transfer.training.feature_cache import FeatureCache
@@ -28,11 +29,12 @@ def prepared(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     rows = message_rows(40)
     encoded = tokenizer([row["text"] for row in rows])
-    columns = {**encoded, "labels": [int(row["label"] == "spam") for row in rows]}
-    columns["length"] = [len(ids) for ids in encoded["input_ids"]]
+    table = Dataset.from_dict({**encoded, "length": [len(ids) for ids in encoded["input_ids"]]})
+    labels = [int(row["label"] == "spam") for row in rows]
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     settle_padding(model, tokenizer)
-    return model, Dataset.from_dict(columns), DataCollatorWithPadding(tokenizer)
+    alone = getattr(model.config, "padding_changes_outputs", False)
+    return model, TokenizedTexts(table, labels, alone=alone), DataCollatorWithPadding(tokenizer)
 
 
 def from_cache(model, dataset, collator, layers, folder):
@@ -59,18 +61,16 @@ def test_cached_and_live_outputs_agree(tiny, tmp_path, family, layers):
     assert cache.first_token_only == (layers == 0 and family not in ("modernbert", *DECODERS))
     # Where one module adds up what attention gives and what it was given, nothing behind it is computed of the others.
     adds_up = cache.first_token_only and family != "distilbert"
-    batch = {name: value for name, value in collator([dataset[i] for i in range(4)]).items() if name != "length"}
+    batch = {name: value for name, value in collator(dataset.__getitems__([0, 1, 2, 3])).items() if name != "length"}
     assert (cache.entry.capture(batch).shape[1] == 1) == adds_up
     indices = [0, 7, 30, 12, 3]
-    live = outputs(model, collator([{k: v for k, v in dataset[i].items() if k != "length"} for i in indices]))
+    live = outputs(model, collator(dataset.__getitems__(indices)))
     names = [name for name, _ in model.named_modules()]
     with cache.entry.skipping():
         cached = outputs(model, cache.cached_collator(examples.__getitems__(indices)))
     torch.testing.assert_close(cached, live, atol=1e-5, rtol=0)
     assert [name for name, _ in model.named_modules()] == names  # and the model is whole again
-    torch.testing.assert_close(outputs(model, collator(
-        [{k: v for k, v in dataset[i].items() if k != "length"} for i in indices]
-    )), live)  # fmt: skip
+    torch.testing.assert_close(outputs(model, collator(dataset.__getitems__(indices))), live)
 
 
 @pytest.mark.parametrize("mixes", ["the next", "several alone"])
@@ -89,7 +89,7 @@ def test_positions_that_are_read_behind_attention_are_not_left_out(tiny, tmp_pat
     part.forward = forward
     cache, examples = from_cache(model, dataset, collator, 0, tmp_path)
     assert cache.first_token_only
-    live = outputs(model, collator([{k: v for k, v in dataset[3].items() if k != "length"}]))
+    live = outputs(model, collator(dataset.__getitems__([3])))
     with cache.entry.skipping():
         torch.testing.assert_close(outputs(model, cache.cached_collator(examples.__getitems__([3]))), live)
 

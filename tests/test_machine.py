@@ -214,7 +214,7 @@ def test_what_no_data_can_make_right_is_refused_before_they_are_read(train, sett
 
 def test_every_metric_that_is_measured_may_choose(train):
     rows = train(group_column_name="channel").report
-    assert set(rows["metrics"]) <= set(TextClassification().metrics)
+    assert set(rows["metrics"]) <= set(TextClassification().target.metrics)
 
 
 def test_one_epoch_and_one_step_are_not_several(train, caplog):

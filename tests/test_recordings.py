@@ -26,12 +26,13 @@ from hf_transfer.inputs.audio import cache as audio_cache
 from hf_transfer.inputs.audio import clip_sources
 from hf_transfer.inputs.audio import decoding as audio
 from hf_transfer.inputs.audio.clip_sources import ClipSources, excerpt_columns
-from hf_transfer.inputs.audio.decoding import AudioSettings, decode
+from hf_transfer.inputs.audio.decoding import Decoding, decode
 from hf_transfer.inputs.audio.sources import Excerpt, Samples, UnusableAudio
+from hf_transfer.targets.transcripts.transcripts import TranscriptTarget
 
 pytestmark = pytest.mark.usefixtures("lean")
 
-SETTINGS = AudioSettings(RATE, 0.05, 30.0)
+SETTINGS = Decoding(RATE, 0.05, 30.0)
 STEP = {"max_steps": 1, "per_device_train_batch_size": 8, "report_to": "none", "disable_tqdm": True,
         "learning_rate": 1e-5}  # fmt: skip
 
@@ -80,13 +81,13 @@ def test_evaluate_and_predict_hear_the_same(tmp_path, monkeypatch, family):
         soundfile.write(tmp_path / f"{i}.wav", samples, rate, subtype="FLOAT")
         rows.append({"path": str(tmp_path / f"{i}.wav"), "sentence": "STOP"})
     measured = {}
-    measure = SpeechRecognition.measure
+    measure = TranscriptTarget.measure
 
-    def noted(task, outputs, split, config):
+    def noted(target, outputs, split, config):
         measured.update(zip(split["audio"][:], outputs, strict=True))
-        return measure(task, outputs, split, config)
+        return measure(target, outputs, split, config)
 
-    monkeypatch.setattr(SpeechRecognition, "measure", noted)
+    monkeypatch.setattr(TranscriptTarget, "measure", noted)
     found = evaluate(model, str(write_csv(tmp_path / "t.csv", rows)), min_seconds=0.01, max_seconds=100.0)
     assert found["examples"] == len(rows)
     heard = list(predict(load_finetuned(model), [{"audio": row["path"]} for row in rows]))
@@ -120,7 +121,7 @@ def test_what_was_trained_whole_is_heard_whole(tmp_path, monkeypatch):
 
 
 def test_chunks_cover_a_recording_once_and_are_as_long(tmp_path):
-    from hf_transfer.tasks.speech_pipeline import divided
+    from hf_transfer.inputs.audio.chunks import divided
 
     for length in (1, 299, 300, 301, 419, 420, 421, 700, 1234):
         samples = np.arange(length, dtype=np.float32)
@@ -661,7 +662,7 @@ def test_prediction_hears_what_is_there_of_a_file_that_breaks_off(tmp_path, seco
     assert cut["text"]
     assert "truncated" not in shorter
     assert f"1 clips in the inputs break off: what is there is heard: {tmp_path / 'cut.wav'}." in caplog.text
-    trained, whole = (decode(tmp_path / f"{name}.wav", AudioSettings(RATE, 0.1, 100)) for name in ("cut", "shorter"))
+    trained, whole = (decode(tmp_path / f"{name}.wav", Decoding(RATE, 0.1, 100)) for name in ("cut", "shorter"))
     assert trained.findings == ("truncated",)
     assert np.array_equal(trained.samples, whole.samples)
     with caplog.at_level("INFO", "hf_transfer"):

@@ -397,7 +397,7 @@ def test_examples_of_no_group_can_be_the_source(empty):
 def test_a_checkpoint_tells_texts_that_are_equal_when_splits_are_drawn():
     task, pair = TextClassification(), Dataset.from_dict({"text": ["Win £5", "win £5 "]})
     assert len(set(task.identities(pair))) == 1
-    assert len(set(task.contents(pair))) == 2
+    assert len(set(task.input.contents(pair))) == 2
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.07, 7), (0.14, 14), (0.29, 29), (0.071, 8)])

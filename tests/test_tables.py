@@ -27,7 +27,7 @@ ROWS = message_rows(40)
 def read(drop=False, column_names=None, delimiter=None, task=None, **data):
     """Texts and labels by split, as a run would learn them."""
     arguments = DataArguments(column_names=column_names, delimiter=delimiter, drop_incomplete=drop, **data)
-    splits, *_ = (task or TextClassification()).standardise(load_splits(arguments), arguments, ModelArguments())
+    splits, *_ = (task or TextClassification()).read(load_splits(arguments), arguments, ModelArguments())
     found = {}
     for name, split in splits.items():
         feature = split.features["label"]
@@ -378,7 +378,7 @@ def test_a_label_called_nan_keeps_the_order_and_gets_a_remark(tmp_path, caplog):
     for order in (["10", "nan", "9", "2"], ["nan", "9", "10", "2"], ["2", "9", "nan", "10"]):
         rows = [{"text": f"text {i}", "label": order[i % 4]} for i in range(40)]
         table = load_splits(DataArguments(train_file=str(write_csv(tmp_path / "m.csv", rows))))
-        splits, *_ = TextClassification().standardise(table, DataArguments(), ModelArguments())
+        splits, *_ = TextClassification().read(table, DataArguments(), ModelArguments())
         assert splits["train"].features["label"].names == ["2", "9", "10", "nan"]
     assert "A label is called 'nan' (10 examples)" in caplog.text
 
@@ -475,9 +475,9 @@ def test_a_column_of_clips_or_pictures_beside_the_texts_is_left_alone():
              "picture": ["none.png"] * 8}  # fmt: skip
     table = Dataset.from_dict(cells).cast_column("clip", Audio()).cast_column("picture", Image())
     splits = DatasetDict(train=table)
-    TextClassification().standardise(splits, DataArguments(), ModelArguments())
+    TextClassification().read(splits, DataArguments(), ModelArguments())
     with pytest.raises(InputError, match="No column is named like a label"):
-        TextClassification().standardise(splits.rename_column("label", "kind"), DataArguments(), ModelArguments())
+        TextClassification().read(splits.rename_column("label", "kind"), DataArguments(), ModelArguments())
 
 
 def test_vectors_without_names_are_named_by_their_places(tmp_path, caplog):

@@ -3,7 +3,8 @@
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict
@@ -67,6 +68,11 @@ def unit_names(split: Dataset) -> list[str] | None:
     """Whom each example of a standardised split is of: the value of --split_by, or its speaker; None if unknown."""
     known = next((name for name in (UNIT, "speaker") if name in split.column_names), None)
     return None if known is None else split[known][:]
+
+
+def unit_of_record(record: Mapping[str, Any]) -> str:
+    """Whom a record of ``predictions.jsonl`` is of: the value of --split_by, or its speaker; or `NAMELESS`."""
+    return record.get(UNIT, record.get("speaker", NAMELESS))
 
 
 def drawn_together(names: Sequence[str] | None, n: int) -> Array:

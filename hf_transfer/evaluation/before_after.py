@@ -18,14 +18,14 @@ def before_and_after(task: Any, before: Any, after: Any, split: Dataset, config:
         config: of the trained model, with its decision.
         seed: of the resampling.
     """
-    found = task.intervals(before, after, split, config, seed)
+    found = task.target.intervals(before, after, split, config, seed)
     groups = measure_groups(task, before, after, split, config)
     for group, rows in rows_by_group(split).items():
-        own = task.intervals(before[rows], after[rows], split.select(rows), config, seed)
+        own = task.target.intervals(before[rows], after[rows], split.select(rows), config, seed)
         groups[group] |= {"confidence": own["after"], "gain": own["gain"]}
     return {
-        "baseline": task.measure(before, split, None),
-        "metrics": task.measure(after, split, config),
+        "baseline": task.target.measure(before, split, None),
+        "metrics": task.target.measure(after, split, config),
         "confidence": found["after"],
         "gain": found["gain"],
         "groups": groups,

@@ -21,9 +21,9 @@ def measure_groups(task: Any, before: Any, after: Any, split: Dataset, config: A
     found = {}
     for group, rows in rows_by_group(split).items():
         part = split.select(rows)
-        found[group] = {**task.measure(after[rows], part, config), "examples": len(rows)}
+        found[group] = {**task.target.measure(after[rows], part, config), "examples": len(rows)}
         if before is not None:
-            earlier = task.measure(before[rows], part, None)
+            earlier = task.target.measure(before[rows], part, None)
             found[group] |= {f"{name}_before": value for name, value in earlier.items()}
     return found
 
@@ -40,7 +40,7 @@ def over_groups(task: Any, groups: dict[str, Any]) -> dict[str, float]:
     """For choosing a checkpoint: the task's first metric of each group, of the worst one, and their mean."""
     if not groups:
         return {}
-    name = task.headline[0]
+    name = task.target.headline[0]
     values = {group: found[name] for group, found in groups.items()}
     worst = min(values.values()) if greater_is_better(name) else max(values.values())
     return {

@@ -105,13 +105,12 @@ def describe_lengths(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """How long the examples of each split are, with counts over bins that all splits share.
 
     Args:
-        inputs: preprocessed examples by split: see `Task.preprocess`.
+        inputs: preprocessed examples by split: see `ModelInputs`.
     """
-    rate = getattr(next(iter(inputs.values())), "sampling_rate", None)
-    lengths = {name: np.asarray(dataset["length"][:]) / (rate or 1) for name, dataset in inputs.items()}
+    lengths = {name: dataset.lengths / dataset.unit_length for name, dataset in inputs.items()}
     edges = np.histogram_bin_edges(np.concatenate(list(lengths.values())), bins=24)
     return {
-        "unit": "seconds" if rate else "tokens",
+        "unit": next(iter(inputs.values())).unit,
         "edges": [round(float(edge), 4) for edge in edges],
         "splits": {
             name: {
@@ -210,7 +209,7 @@ def next_command(result: Finetuned, task: Any) -> str:
     told = yaml.safe_load((result.folder / "arguments.yaml").read_text(encoding="utf-8"))
     with (result.folder / "predictions.jsonl").open(encoding="utf-8") as stream:
         records = [json.loads(line) for line in islice(stream, 20)]
-    return f"Try it: {shell_command()} predict {shlex.join([str(result.folder), *task.to_try(records, told)])}"
+    return f"Try it: {shell_command()} predict {shlex.join([str(result.folder), *task.input.to_try(records, told)])}"
 
 
 def shell_command() -> str:

@@ -1,98 +1,157 @@
-"""What a target tells its task: everything that differs between labels and numbers, whatever goes in."""
+"""What is learned: everything that differs between labels, numbers and transcripts, whatever goes in."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from datasets import Dataset, DatasetDict
 
+from hf_transfer.arguments import DataArguments, ModelArguments
+from hf_transfer.data.examples import LeaveOut, TargetEncoding, TargetReader
 from hf_transfer.evaluation.bootstrap import Resampled
 
 
 class Target(Protocol):
-    """What is predicted of an example, from its column ``label`` to the report.
+    """What is predicted of an example, from its column to the report.
 
-    Its methods are those of `hf_transfer.tasks.task.Task` of the same names; of a split they read ``label`` alone.
+    Attributes:
+        column: our name for the column: ``label``, ``text``; ``--<column>_column_name`` names the user's.
+        template: name of its part of the model card, ``reporting/cards/<name>.md``, and page, ``pages/<name>.html``.
+        headline: the metrics that summaries name, the one that decides first; see `evaluation.metric_names`.
+        metrics: every metric that `measure` may give; which of them it does, the labels decide.
+        identifies: whether records of one input with different targets are different examples.
     """
 
-    @property
-    def template(self) -> str: ...
+    column: ClassVar[str]
+    template: ClassVar[str]
+    headline: ClassVar[tuple[str, ...]]
+    metrics: ClassVar[tuple[str, ...]]
+    identifies: ClassVar[bool]
 
     @property
-    def headline(self) -> tuple[str, ...]: ...
+    def decides(self) -> bool:
+        """Whether `decide` needs a validation split; where not, none is made unless training is evaluated."""
 
     @property
-    def metrics(self) -> tuple[str, ...]: ...
+    def chooses(self) -> bool:
+        """Whether something is to be chosen on validation examples: without them, `check` refuses."""
 
-    @property
-    def label_columns(self) -> tuple[str, ...]:
-        """What a column of labels is usually called, the likeliest first."""
+    # --- data -------------------------------------------------------------------------------------------------
 
-    @property
-    def decides(self) -> bool: ...
-
-    @property
-    def chooses(self) -> bool: ...
-
-    def read(
-        self,
-        splits: Mapping[str, Dataset],
-        columns: Mapping[str, dict[str, str]],
-        config: Any,
-        *,
-        drop: bool,
-    ) -> Mapping[str, Dataset]:
-        """The user's splits under our names, with the column ``label`` as this target has it.
+    def columns(
+        self, splits: DatasetDict, inputs: Mapping[str, Sequence[str]], config: Any
+    ) -> tuple[DatasetDict, dict[str, str]]:
+        """The user's column in each split; it may be one that is made of several, and added.
 
         Args:
             splits: the user's rows.
-            columns: for each split the user's column for each of ours.
+            inputs: columns of each split that are used already.
             config: of a fine-tuned model, whose labels are expected; None where they are learned.
-            drop: leave out rows that cannot be used, instead of refusing them.
         """
 
-    def strata(self, split: Dataset) -> list[Any]: ...
+    def readers(
+        self, splits: DatasetDict, columns: Mapping[str, str], config: Any, model: ModelArguments
+    ) -> Mapping[str, TargetReader]:
+        """How the column of each split is read."""
 
-    def check(self, splits: DatasetDict, identities: Mapping[str, list[str]]) -> list[str]: ...
+    def settle(
+        self,
+        read: Mapping[str, Dataset],
+        readers: Mapping[str, Any],
+        config: Any,
+        data: DataArguments,
+        leave_out: LeaveOut,
+    ) -> tuple[DatasetDict, dict[str, dict[str, int]]]:
+        """The splits with the target as the model is to learn it, and what was left out of each, by the reason."""
 
-    def facts(self, splits: DatasetDict) -> dict[str, Any]: ...
+    def strata(self, split: Dataset) -> list[Any]:
+        """What each example is stratified by when a split is made."""
 
-    def model_settings(self, splits: DatasetDict) -> dict[str, Any]:
-        """Of the model's config: ``id2label``, ``label2id``, ``problem_type``."""
+    def check(self, splits: DatasetDict, identities: Mapping[str, list[str]]) -> list[str]:
+        """Refuse before training what would fail after it.
 
-    def fit_head(self, model: Any, old: Any, new: list[str], splits: DatasetDict, *, pretrained: bool) -> list[str]:
+        Returns:
+            What makes the result flatter or narrower than it looks: said already, in sentences that may be published.
+        """
+
+    def facts(self, splits: DatasetDict) -> dict[str, Any]:
+        """What the report, card and page say of the target.
+
+        ``answer`` is the metric that a run's result is told by in a sentence, and its name there.
+        """
+
+    # --- model ------------------------------------------------------------------------------------------------
+
+    def complete_processor(self, processor: Any, model: ModelArguments, splits: DatasetDict | None) -> Any:
+        """The input's processor with what turns targets into ids and back, made to fit the splits where it must be."""
+
+    def model_settings(
+        self, model: ModelArguments, splits: DatasetDict, processor: Any, *, pretrained: bool
+    ) -> dict[str, Any]:
+        """Settings of the model's config, as ``id2label``, ``problem_type``."""
+
+    def fit_head(
+        self,
+        loaded: Any,
+        old: Any,
+        new: list[str],
+        model: ModelArguments,
+        splits: DatasetDict,
+        processor: Any,
+        *,
+        pretrained: bool,
+    ) -> list[str]:
         """Keep a checkpoint's head where it is of this target, and say so; make it anew where it is not.
 
         Args:
-            model: loaded with a head of the right size.
+            loaded: the model, with a head of the right size.
             old: the checkpoint's config.
             new: names of parameters that did not come from the checkpoint.
+            model: which checkpoint it is.
             splits: the examples.
+            processor: from `complete_processor`.
             pretrained: whether the checkpoint's weights were loaded.
 
         Returns:
             The names of the parameters that were made anew here.
         """
 
-    def model_labels(self, split: Dataset, config: Any) -> Callable[[list[Any]], list[Any]]:
-        """From a batch of the column ``label`` to the ``labels`` that the loss takes."""
+    def prepare_base(self, model: Any, name: str, revision: str) -> None:
+        """Make the base model `name` of a LoRA adapter, as it was loaded, the one that the adapter was trained on."""
 
-    def loss_function(self, train: Dataset, label_smoothing: float) -> Any: ...
+    def encoding(self, split: Dataset, processor: Any, config: Any) -> TargetEncoding:
+        """How the targets of a split become the ``labels`` of the loss."""
 
-    def readout(self, model: Any) -> Callable[..., list[Any]]: ...
+    def loss_function(self, train: Dataset, model: Any, label_smoothing: float) -> Any:
+        """A `hf_transfer.training.trainer.Loss`."""
 
-    def finished(self, model: Any) -> AbstractContextManager[None]: ...
+    def readout(self, processor: Any, model: Any) -> Callable[..., list[Any]]:
+        """``readout(logits, lengths)``: what is kept of each example's output, for the methods below."""
 
-    def decide(self, outputs: Any, split: Dataset | None, config: Any) -> dict[str, Any]: ...
+    def finished(self, model: Any) -> AbstractContextManager[None]:
+        """Make of the trained model what is measured and shipped; where the block raises, it is as it was trained."""
 
-    def measure(self, outputs: Any, split: Dataset, config: Any) -> dict[str, float]: ...
+    # --- quality ----------------------------------------------------------------------------------------------
 
-    def intervals(self, before: Any, after: Any, split: Dataset, config: Any, seed: int) -> dict[str, Any]: ...
+    def decide(self, outputs: Any, split: Dataset | None, config: Any) -> dict[str, Any]:
+        """Fit on the validation split's outputs how outputs become decisions, and keep it in the config."""
+
+    def measure(self, outputs: Any, split: Dataset, config: Any) -> dict[str, float]:
+        """Metrics of model outputs on a split, with the decision kept in the config."""
+
+    def intervals(self, before: Any, after: Any, split: Dataset, config: Any, seed: int) -> dict[str, Any]:
+        """95 % bootstrap intervals of the metrics after training and of what was gained."""
 
     def findings(self, outputs: Any, split: Dataset, config: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """What the report says of the outputs, and the worst examples by their ``row``."""
+        """What else the report says of the outputs, and the worst examples by their ``row``."""
 
     def records(self, outputs: Any, split: Dataset, config: Any) -> list[dict[str, Any]]:
-        """``label``, ``prediction`` and what else is known of each example."""
+        """What is known of each example: its target, what was predicted, scores. JSON-ready."""
 
-    def resampled(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> Resampled: ...
+    def resampled(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> Resampled:
+        """The metrics of such records, under resampling.
+
+        Args:
+            records: as ``predictions.jsonl`` holds them.
+            facts: of the data, as in the report.
+        """

@@ -16,16 +16,14 @@ def task_of(config: Any, name: str) -> Any:
     Raises:
         InputError: `config` is of a model without a task's head, or with that of a task that is not here.
     """
-    architectures = getattr(config, "architectures", None) or ["none"]
     for task in _every():
-        # Names end alike for other inputs: Wav2Vec2ForSequenceClassification classifies audio.
-        known = type(config) in task.auto_model._model_mapping or getattr(config, "auto_map", None)
-        if known and any(architecture.endswith(task.architecture_suffix) for architecture in architectures):
+        if task.claims(config):
             return task
     tasks = ", ".join(task.pipeline_tag for task in _every())
+    architecture = (getattr(config, "architectures", None) or ["none"])[0]
     raise InputError(
         f"{name} is no fine-tuned model of a task that is known here ({tasks}): its config.json names the "
-        f"architecture {architectures[0]}."
+        f"architecture {architecture}."
     )
 
 
@@ -49,7 +47,8 @@ def task_for(model: ModelArguments) -> Any:
 
 
 def _every() -> tuple[Any, ...]:
+    from hf_transfer.tasks.audio_classification import AudioClassification
     from hf_transfer.tasks.speech_recognition import SpeechRecognition
     from hf_transfer.tasks.text_classification import TextClassification
 
-    return TextClassification, SpeechRecognition
+    return TextClassification, SpeechRecognition, AudioClassification

@@ -1,26 +1,29 @@
-"""What a task tells the run: everything that differs between text, speech and whatever comes next."""
+"""A task: an input with a target, the model class that ties them, and what it is trained with by default."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Protocol
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel
 
 from hf_transfer.arguments import DataArguments, ModelArguments
-from hf_transfer.evaluation.bootstrap import Resampled
+from hf_transfer.data.leakage import UNIT
+from hf_transfer.data.splits import require_columns
+from hf_transfer.inputs.input import Input
+from hf_transfer.models import load_config, load_pretrained
+from hf_transfer.targets.target import Target
 
 
-class Task(Protocol):
-    """A dataclass of the task's own settings (they are flags as well) with the methods that a run needs.
+class Task:
+    """An input with a target.
 
-    A new task is one file with such a class, a recipe and a test; the run itself stays as it is.
+    A task is a dataclass of the settings of both, which are flags as well, with what is said below. The run asks
+    `input` and `target` for what is theirs, and the methods here for what they do together.
     """
 
     pipeline_tag: ClassVar[str]
     """The task's name on the Hub."""
-    main_input: ClassVar[str]
-    """What the pipeline is given in the first place: ``text``, ``audio``."""
     defaults: ClassVar[Mapping[str, Any]]
     """Training arguments by flag name that are the task's own unless the user says otherwise, however a run starts."""
     learning_rates: ClassVar[Mapping[str, float]]
@@ -31,62 +34,97 @@ class Task(Protocol):
     """or as many more as make this number of steps."""
     auto_model: ClassVar[Any]
     """The `transformers.AutoModelFor...` class."""
-    architecture_suffix: ClassVar[str]
+    architecture_suffixes: ClassVar[tuple[str, ...]]
     """How the architectures of its models end in a config.json."""
 
     @property
-    def template(self) -> str:
-        """The name of its model card, ``reporting/cards/<name>.md``, and of its page, ``pages/<name>.html``."""
+    def input(self) -> Input:
+        """What goes in."""
+        raise NotImplementedError
 
     @property
-    def headline(self) -> tuple[str, ...]:
-        """The metrics that summaries name, the one that decides first; see `evaluation.metric_names`."""
+    def target(self) -> Target:
+        """What is learned."""
+        raise NotImplementedError
 
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Every metric that `measure` may give; which of them it does, the labels decide."""
+    def pipeline(self, model: Any, processor: Any) -> Any:
+        """The `transformers.Pipeline` that uses the model as it was measured."""
+        raise NotImplementedError
 
-    @property
-    def decides(self) -> bool:
-        """Whether `decide` needs a validation split; where not, none is made unless training is evaluated."""
-
-    @property
-    def chooses(self) -> bool:
-        """Whether something is to be chosen on validation examples: without them, `check` refuses."""
+    @classmethod
+    def claims(cls, config: Any) -> bool:
+        """Whether a model of `config` is one of this task, whoever trained it."""
+        # Names end alike for other inputs: Wav2Vec2ForSequenceClassification classifies audio.
+        known = type(config) in cls.auto_model._model_mapping or getattr(config, "auto_map", None)
+        architectures = getattr(config, "architectures", None) or []
+        return bool(known) and any(name.endswith(cls.architecture_suffixes) for name in architectures)
 
     @classmethod
     def settings_of(cls, config: Any) -> dict[str, Any]:
         """The settings that the config of a fine-tuned model decides."""
+        return {}
 
-    def require_settings(self, model: ModelArguments) -> None:
-        """Refuse, before the data are read, settings that do not fit the model."""
+    # --- data -------------------------------------------------------------------------------------------------
 
-    def standardise(
+    def read(
         self, splits: DatasetDict, data: DataArguments, model: ModelArguments, config: Any = None
     ) -> tuple[DatasetDict, dict[str, dict[str, int]], dict[str, str]]:
-        """The user's columns under the task's own names, every row checked; labels as in `config`, if there is one.
+        """The user's rows under our names, every one checked.
 
-        And for each split how many rows were left out, by the reason; and the user's column for each of the task's,
-        in the first split.
+        Args:
+            splits: the user's rows.
+            data: where they lie, and their further columns.
+            model: to which they are fitted.
+            config: of a fine-tuned model, whose labels are expected; None where they are learned.
+
+        Returns:
+            The examples; for each split how many rows were left out, by the reason; and the user's column for each of
+            ours, in the first split.
         """
+        inputs = self._input_columns(splits)
+        splits, target = self.target.columns(
+            splits, {name: list(own.values()) for name, own in inputs.items()}, config
+        )
+        columns = {
+            name: {
+                **inputs[name],
+                self.target.column: target[name],
+                **self.input.further_columns(split.column_names),
+                **({"group": data.group_column_name} if data.group_column_name else {}),
+                **({UNIT: str(data.split_by)} if data.split_by in split.column_names else {}),
+            }
+            for name, split in splits.items()
+        }
+        for name, split in splits.items():
+            require_columns(split, name, columns[name])
+        readers = self.target.readers(splits, target, config, model)
+        read, left_out = {}, {}
+        for name, split in splits.items():
+            read[name], left_out[name] = self.input.read(
+                split, name, columns[name], self.target.column, readers[name], data, model
+            )
+        settled, more = self.target.settle(read, readers, config, data, self.input.leave_out)
+        return settled, {name: left_out[name] | more.get(name, {}) for name in left_out}, next(iter(columns.values()))
 
-    def input_columns(self, columns: Sequence[str]) -> dict[str, str]:
-        """For prediction: the column of each input of the pipeline, by its name there."""
-
-    def prediction_input(self, own: str, value: Any, file: str) -> Any:
-        """A cell of `file` as the input of the pipeline that is called `own`."""
-
-    def strata(self, split: Dataset) -> list[Any]:
-        """What each example is stratified by when a split is made."""
-
-    def identities(self, split: Dataset) -> list[str]:
-        """What makes two examples equal when splits are drawn and compared, an entry an example."""
-
-    def contents(self, split: Dataset) -> list[str]:
-        """What changes with an example, however little of it changes, an entry an example."""
+    def _input_columns(self, splits: DatasetDict) -> dict[str, dict[str, str]]:
+        """Of each split the columns of its inputs; a table that has those of the first is read by them."""
+        found: dict[str, dict[str, str]] = {}
+        for name, split in splits.items():
+            alike = [found[other] for other in found if set(found[other].values()) <= set(split.column_names)]
+            if not alike:
+                columns = self.input.columns(split.column_names)
+                alike = [{own: column for own, column in columns.items() if hasattr(self, f"{own}_column_name")}]
+            found[name] = alike[0]
+        return found
 
     def unit_column(self, columns: Sequence[str]) -> str | None:
         """Of the user's columns the one of speakers, patients or cameras, who are kept on one side of drawn splits."""
+        target = getattr(self, f"{self.target.column}_column_name")
+        return self.input.unit_column([name for name in columns if name != target])
+
+    def identities(self, split: Dataset) -> list[str]:
+        """What makes two examples equal when splits are drawn and compared, an entry an example."""
+        return self.input.identities(split)
 
     def check(self, splits: DatasetDict) -> list[str]:
         """Refuse before training what would fail after it.
@@ -94,90 +132,63 @@ class Task(Protocol):
         Returns:
             What makes the result flatter or narrower than it looks: said already, in sentences that may be published.
         """
+        identities = {name: self.input.identities(split) for name, split in splits.items()}
+        return self.input.caveats(splits) + self.target.check(splits, identities)
+
+    def facts(self, splits: DatasetDict) -> dict[str, Any]:
+        """What the report, card and page say of the examples."""
+        return self.input.facts(splits) | self.target.facts(splits)
+
+    # --- model ------------------------------------------------------------------------------------------------
 
     def load_processor(self, model: ModelArguments, splits: DatasetDict | None = None) -> Any:
         """The tokenizer or processor that comes with the model, made to fit the splits where it must be."""
+        return self.target.complete_processor(self.input.load_processor(model), model, splits)
 
     def load_model(
         self, model: ModelArguments, splits: DatasetDict, processor: Any, *, pretrained: bool
     ) -> tuple[PreTrainedModel, list[str]]:
-        """The model for these labels, and the names of its newly initialised parameters."""
+        """The model for these examples, and the names of its newly initialised parameters."""
+        old = load_config(model, self.auto_model)
+        loaded, new = load_pretrained(
+            self.auto_model,
+            model,
+            pretrained=pretrained,
+            **self.input.model_settings(old, processor, pretrained=pretrained),
+            **self.target.model_settings(model, splits, processor, pretrained=pretrained),
+        )
+        new += self.target.fit_head(loaded, old, new, model, splits, processor, pretrained=pretrained)
+        self.input.fit_model(loaded, splits, processor, pretrained=pretrained)
+        return loaded, new
 
-    def prepare_base(self, model: PreTrainedModel, name: str, revision: str) -> None:
-        """Make the base model `name` of a LoRA adapter, as it was loaded, the one that the adapter was trained on."""
-
-    def preprocess(
+    def model_inputs(
         self, splits: DatasetDict, processor: Any, model: PreTrainedModel, seed: int
-    ) -> tuple[DatasetDict, Mapping[str, Any]]:
-        """The splits without what the model cannot take, and its inputs with ``labels`` and ``length`` in their order.
+    ) -> tuple[DatasetDict, dict[str, Any]]:
+        """The splits without what the model cannot take, and the `ModelInputs` of each in its order."""
+        encoding = self.target.encoding(next(iter(splits.values())), processor, model.config)
+        return self.input.model_inputs(splits, processor, model, encoding, seed)
 
-        The inputs of a split have ``len()``, the columns ``["length"]`` and ``["labels"]``, and
-        ``__getitems__(indices)``.
-        """
-
-    def collator(self, processor: Any) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-        """From preprocessed examples to a padded batch."""
-
-    def loss_function(self, train: Dataset, model: Any, label_smoothing: float) -> Any:
-        """A `hf_transfer.training.trainer.Loss`."""
-
-    def readout(self, processor: Any, model: Any) -> Callable[..., list[Any]]:
-        """``readout(logits, lengths)``: what is kept of each example's output, for the methods below."""
-
-    def outputs(self, inputs: Any, predict: Callable[[Any], Any], pipeline: Any) -> Any:
-        """What is kept of each example's output, as `pipeline` would compute it.
-
-        Args:
-            inputs: of a split, from `preprocess`.
-            predict: what the trainer computes of such inputs in batches.
-            pipeline: that uses the same model.
-        """
-
-    def finished(self, model: Any) -> AbstractContextManager[None]:
-        """Make of the trained model what is measured and shipped; where the block raises, it is as it was trained."""
-
-    def decide(self, outputs: Any, split: Dataset | None, config: Any) -> dict[str, Any]:
-        """Fit on the validation split's outputs how outputs become decisions, and keep it in the config."""
-
-    def measure(self, outputs: Any, split: Dataset, config: Any) -> dict[str, float]:
-        """Metrics of model outputs on a split, with the decision kept in the config."""
-
-    def intervals(self, before: Any, after: Any, split: Dataset, config: Any, seed: int) -> dict[str, Any]:
-        """95 % bootstrap intervals of the metrics after training and of what was gained."""
+    # --- report -----------------------------------------------------------------------------------------------
 
     def findings(self, outputs: Any, split: Dataset, config: Any) -> dict[str, Any]:
         """What else the report says of the outputs; ``worst`` are examples, which are not published."""
-
-    def media(self, inputs: Any, worst: list[dict[str, Any]]) -> list[str]:
-        """Data URIs of what is to be heard or seen of the `worst` examples, as many; empty where there is nothing."""
+        found, worst = self.target.findings(outputs, split, config)
+        shown = self.input.shown(split.select([one["row"] for one in worst]))
+        return found | {"worst": [example | one for example, one in zip(shown, worst, strict=True)]}
 
     def predictions(self, outputs: Any, split: Dataset, config: Any) -> list[dict[str, Any]]:
-        """A JSON-ready record an example: input, reference, prediction, scores."""
+        """A JSON-ready record an example: input, group, what was to be predicted and what was."""
+        known = split.select_columns([name for name in ("group", UNIT) if name in split.column_names])
+        others = known if known.column_names else [{}] * len(split)
+        records = zip(self.input.record(split), others, self.target.records(outputs, split, config), strict=True)
+        return [{**example, **other, **record} for example, other, record in records]
 
-    def resampled(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> Resampled:
-        """The metrics of such records, under resampling.
-
-        Args:
-            records: from `predictions`, as ``predictions.jsonl`` holds them.
-            facts: of the data, as in the report.
-        """
-
-    def example(self, record: dict[str, Any]) -> Any:
+    def example(self, record: dict[str, Any]) -> tuple[Any, ...]:
         """What tells the example of such a record from others, whatever the model."""
+        own = (record[self.target.column],) if self.target.identifies else ()
+        return *self.input.key(record), *own
 
-    def to_try(self, records: list[dict[str, Any]], told: Mapping[str, Any]) -> list[str]:
-        """Arguments of ``hf-transfer predict`` that try the model on a test example.
 
-        Args:
-            records: the first from `predictions`.
-            told: the arguments of the run, as ``arguments.yaml`` holds them.
-        """
-
-    def pipeline(self, model: Any, processor: Any) -> Any:
-        """The `transformers.Pipeline` that uses the model as it was measured."""
-
-    def facts(self, splits: DatasetDict) -> dict[str, Any]:
-        """What the report, card and page say of the data and labels.
-
-        ``answer`` is the metric that a run's result is told by in a sentence, and its name there.
-        """
+def setting_names(task: type[Task]) -> list[str]:
+    """The names of a task's settings."""
+    return [field.name for field in dataclasses.fields(task)]  # type: ignore[arg-type]

@@ -1,18 +1,17 @@
 """The pipeline of a fine-tuned text classifier."""
 
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from transformers import TextClassificationPipeline
 
 from hf_transfer.data.values import is_blank, read_text
 from hf_transfer.errors import InputError, logger
-from hf_transfer.targets.labels.classification import decided
-from hf_transfer.targets.labels.decision import Decision
-from hf_transfer.targets.labels.number import PROBLEM_TYPE, numbers_of
+from hf_transfer.inputs.text.models import DEFAULT_LENGTH, NO_LIMIT, longest_input, settle_padding
+from hf_transfer.targets.labels.answers import LabelAnswers
 
 
-class DecidingTextClassificationPipeline(TextClassificationPipeline):
+class DecidingTextClassificationPipeline(LabelAnswers, TextClassificationPipeline):
     """`transformers.TextClassificationPipeline` with the temperature and threshold kept in the model's config.
 
     As there, a text gives ``[{"label", "score"}]`` and a list of texts such a dictionary each: here the label is the
@@ -54,29 +53,19 @@ class DecidingTextClassificationPipeline(TextClassificationPipeline):
         # Nothing else: XLNet's and T5's further outputs cannot be divided into those of each text.
         return {"logits": super()._forward(model_inputs)["logits"]}
 
-    def _predicts_a_number(self) -> bool:
-        return self.model.config.problem_type == PROBLEM_TYPE
-
     def postprocess(
         self, model_outputs: Any, function_to_apply: Any = None, top_k: int | None = 1, _legacy: bool = True
     ) -> Any:
-        if function_to_apply is not None:
+        scored_by_transformers = self.model.config.num_labels == 1 and not self.predicts_number  # a cross-encoder
+        if function_to_apply is not None or scored_by_transformers:
             return super().postprocess(model_outputs, function_to_apply, top_k, _legacy)
-        if self._predicts_a_number():
-            (number,) = numbers_of(model_outputs["logits"], self.model.config).tolist()
-            answer = {"label": self.model.config.id2label[0], "score": number}
-            return answer if top_k == 1 and _legacy else [answer]
-        if self.model.config.num_labels == 1:  # as transformers has it: of a cross-encoder
-            return super().postprocess(model_outputs, None, top_k, _legacy)
-        decision, names = self._decision(), self._names()
-        probabilities = decision.probabilities(model_outputs["logits"].float().cpu().numpy())
-        (record,) = decided(probabilities, decision, names)
-        by_score = sorted(record["scores"].items(), key=lambda label: -label[1])
-        found = [{"label": name, "score": score} for name, score in by_score]
-        if decision.multi_label and top_k == 1 and _legacy:
-            return [label for label in found if label["label"] in record["label"]]
-        if not decision.multi_label and top_k == 1:
-            best = {"label": record["label"], "score": record["score"]}
+        found = self.answer(model_outputs["logits"])
+        if self.predicts_number:
+            return found[0] if top_k == 1 and _legacy else found
+        if self.decision.multi_label and top_k == 1 and _legacy:
+            return self.given(found)
+        if not self.decision.multi_label and top_k == 1:
+            best = self.given(found)[0]
             return best if _legacy else [best]
         return found[:top_k]
 
@@ -103,19 +92,19 @@ class DecidingTextClassificationPipeline(TextClassificationPipeline):
             texts = [{name: text for name, (text, _) in read[i].items()} for i in there]
             alone = getattr(self.model.config, "padding_changes_outputs", False)
             scores = self(texts, top_k=None, batch_size=1 if alone else batch_size)
-            if self.model.config.num_labels == 1:
-                for i, (number,) in zip(there, scores, strict=True):
-                    found[i] = {"prediction": number["score"]}
-                return found
-            names = self._names()
-            by_name = [{label["label"]: label["score"] for label in labels} for labels in scores]
-            probabilities = np.array([[labels[name] for name in names] for labels in by_name])
-            for i, record in zip(there, decided(probabilities, self._decision(), names), strict=True):
+            for i, record in zip(there, self.records(scores), strict=True):
                 found[i] = record
         return found
 
-    def _decision(self) -> Decision:
-        return Decision.read(self.model.config)
+    def outputs_of(self, inputs: Any, predict: Callable[[Any], Any]) -> Any:
+        """What is kept of each example's output: as the trainer computes it in batches."""
+        return predict(inputs)
 
-    def _names(self) -> list[str]:
-        return [self.model.config.id2label[i] for i in range(self.model.config.num_labels)]
+    @classmethod
+    def of(cls, model: Any, tokenizer: Any) -> "DecidingTextClassificationPipeline":
+        """For a model of this project, or another's: then model and tokenizer are made to agree on padding."""
+        if not hasattr(model.config, "padding_changes_outputs"):
+            settle_padding(model, tokenizer)
+        if tokenizer.model_max_length >= NO_LIMIT:
+            tokenizer.model_max_length = longest_input(model, tokenizer) or DEFAULT_LENGTH
+        return cls(model=model, tokenizer=tokenizer)

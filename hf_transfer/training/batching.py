@@ -18,11 +18,6 @@ def most_positions(device: torch.device) -> int | None:
     return POSITIONS_ON_A_PROCESSOR if device.type == "cpu" else None
 
 
-def positions_of(dataset: Any) -> np.ndarray:
-    """How many positions the model computes of each example [n]: tokens, or frames."""
-    return np.asarray(getattr(dataset, "positions", None) or dataset["length"][:])
-
-
 def two_lengths(lengths: np.ndarray) -> list[int]:
     """Rows of two examples of different lengths, of the shorter ones: what to check a model's ways on.
 
@@ -199,7 +194,7 @@ def evaluation_batches(
     """
     return EvaluationBatches(
         positions.tolist(),
-        batch_size=1 if getattr(dataset, "alone", False) else args.per_device_eval_batch_size,
+        batch_size=1 if dataset.alone else args.per_device_eval_batch_size,
         most_positions=most_positions(args.device),
         processes=processes,
         rank=rank,

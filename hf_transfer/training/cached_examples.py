@@ -1,5 +1,6 @@
 """Examples and batches of them whose input is a cached activation."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,22 +26,27 @@ class CachedExamples(Dataset):
         self,
         files: list[np.ndarray],
         places: np.ndarray,
-        labels: list[Any],
-        lengths: list[int],
+        labels: Sequence[Any],
+        lengths: np.ndarray,
         seconds: float,
         *,
         counts_positions: bool,
     ):
         self.files, self.places, self.labels, self.lengths = files, places, labels, lengths
         self.seconds = seconds
-        self.positions = places[:, 2].tolist()
+        self.positions = places[:, 2]
+        self.alone = self.varies = False
         self.lengths_in_batches = self.positions if counts_positions else lengths
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, key: str) -> Any:
-        return {"length": self.lengths, "labels": self.labels}[key]
+    def set_epoch(self, epoch: int) -> None:
+        """Activations are the same in each epoch."""
+
+    def unvaried(self) -> "CachedExamples":
+        """The same."""
+        return self
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         return [

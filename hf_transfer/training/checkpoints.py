@@ -59,7 +59,7 @@ def describe_run(
     digest = hashlib.sha256()
     for name, split in splits.items():
         digest.update(name.encode())
-        for values in (arguments.task.contents(split), inputs[name]["length"][:], inputs[name]["labels"][:]):
+        for values in (arguments.task.input.contents(split), inputs[name].lengths, inputs[name].labels):
             for value in values:
                 digest.update(f"{value}\n".encode())
     pretrained = {name: value for name, value in model.state_dict().items() if name not in new}

@@ -1,7 +1,6 @@
 """What a run costs: seconds by stage, examples and tokens a second, the share of the arithmetic that is used."""
 
 import contextlib
-import copy
 import functools
 import sys
 import time
@@ -17,7 +16,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from hf_transfer.errors import logger
-from hf_transfer.training.batching import positions_of
 
 # Attention is counted as separate products, which take memory by the square of the length.
 LONGEST_COUNTED = 2048
@@ -66,7 +64,7 @@ class Meter:
         }
 
 
-def training_cost(trainer: Any, examples: Any, *, cached: bool, packed: bool) -> dict[str, Any]:
+def training_cost(trainer: Any, examples: Any, *, cached: Any, packed: bool) -> dict[str, Any]:
     """Throughput of the training just done, in what the model was given: tokens, or frames of a clip's samples.
 
     ``flops_utilisation`` is the arithmetic of the real tokens over what one large matrix product reaches on the same
@@ -77,27 +75,23 @@ def training_cost(trainer: Any, examples: Any, *, cached: bool, packed: bool) ->
     Args:
         trainer: still as it trained.
         examples: that it trained on, before anything of them was cached.
-        cached: whether it trained from cached activations.
+        cached: the activations that it trained from, if they were cached.
         packed: whether the layers computed no padding.
     """
-    state, seconds, lengths = trainer.state, trainer.progress.seconds(), positions_of(examples)
+    state, seconds, lengths = trainer.state, trainer.progress.seconds(), examples.positions
     batches = trainer.get_train_dataloader().batch_sampler
     epochs = state.epoch or 0.0
-    left = positions_of(trainer.train_dataset)
+    left = trainer.train_dataset.positions
     memory = _peak_memory(trainer.args.device)
     flops = None if left.max() == 1 else _flops_an_epoch(trainer, left)
     accelerator = trainer.accelerator
     rate = _matmul_rate(trainer.model.device, accelerator.mixed_precision) * accelerator.num_processes
-    sampled = getattr(examples, "sampling_rate", None)
-    heard = (
-        {"audio_seconds_per_second": round(epochs * float(sum(examples["length"])) / sampled / seconds, 2)}
-        if sampled
-        else {}
-    )
+    given = epochs * float(examples.lengths.sum()) / examples.unit_length / seconds
+    heard = {"audio_seconds_per_second": round(given, 2)} if examples.unit == "seconds" else {}
     return {
         "seconds": round(seconds, 2),
         "head_seconds": round(trainer.progress.head_seconds, 2),
-        "activations_seconds": round(getattr(trainer.train_dataset, "seconds", 0.0), 2),
+        "activations_seconds": round(cached.seconds if cached else 0.0, 2),
         "steps": state.global_step,
         "kept_step": state.best_global_step if trainer.args.load_best_model_at_end else None,
         "samples_per_second": round(epochs * len(lengths) / seconds, 2),
@@ -106,7 +100,7 @@ def training_cost(trainer: Any, examples: Any, *, cached: bool, packed: bool) ->
         "padding": 0.0 if packed or left.max() == 1 else round(batches.padding(), 4),
         "flops": None if flops is None else epochs * flops,
         "flops_utilisation": None if flops is None else round(epochs * flops / seconds / rate, 4),
-        "cached_activations": cached,
+        "cached_activations": cached is not None,
         "peak_memory_bytes": memory,
     }
 
@@ -148,10 +142,7 @@ def _apart(lengths: np.ndarray) -> list[int]:
 
 def _flops_of(trainer: Any, rows: list[int]) -> int:
     """FLOPs of a batch of examples as they are, forward and backward; nothing of the model changes."""
-    model, examples = trainer.model, trainer.train_dataset
-    if getattr(examples, "augmentation", None) is not None:  # which makes it longer or shorter
-        examples = copy.copy(examples)
-        examples.augmentation = None
+    model, examples = trainer.model, trainer.train_dataset.unvaried()  # augmentation makes them longer or shorter
     inputs = trainer._prepare_inputs(trainer.data_collator(examples.__getitems__(rows)))
     model.eval()
     # Fused attention is not counted; as separate products it is.

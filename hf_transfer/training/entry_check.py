@@ -9,7 +9,7 @@ import torch
 from transformers import set_seed
 
 from hf_transfer.methods import Anatomy
-from hf_transfer.training.batching import positions_of, to_device, two_lengths
+from hf_transfer.training.batching import to_device, two_lengths
 from hf_transfer.training.front import MaskedCollator, front_without_padding
 
 if TYPE_CHECKING:
@@ -91,13 +91,13 @@ class EntryCheck:
 
     @staticmethod
     def _alone(rows: Sequence[Row]) -> bool:
-        return any(getattr(dataset, "alone", False) for dataset, _ in rows)
+        return any(dataset.alone for dataset, _ in rows)
 
     def _captured(
         self, rows: Sequence[Row], change: Callable[[dict[str, Any]], dict[str, Any]] = dict
     ) -> list[np.ndarray]:
-        positions = [dataset.positions[i] for dataset, i in rows if hasattr(dataset, "positions")]
-        return self.cache.captured(change(self.collated(rows)), positions or None)
+        positions = [int(dataset.positions[i]) for dataset, i in rows]
+        return self.cache.captured(change(self.collated(rows)), positions)
 
     @contextlib.contextmanager
     def _batch(self, rows: Sequence[Row]) -> Iterator[dict[str, torch.Tensor]]:
@@ -121,7 +121,7 @@ def front_takes_lengths(trainer: Any, model: Any, anatomy: Anatomy) -> bool:
     if anatomy.front is None:
         return False
     examples, collator = trainer.train_dataset, MaskedCollator(trainer.data_collator, model.main_input_name)
-    rows = two_lengths(np.asarray(examples["length"][:]))
+    rows = two_lengths(examples.lengths)
 
     def outputs(indices: list[int]) -> torch.Tensor:
         return model(**to_device(model.device, collator(examples.__getitems__(indices))))["logits"].float()
@@ -135,7 +135,7 @@ def front_takes_lengths(trainer: Any, model: Any, anatomy: Anatomy) -> bool:
 
 def extremes(inputs: Mapping[str, Any]) -> list[Row]:
     """The shortest and the longest example of all splits."""
-    every = {name: positions_of(dataset) for name, dataset in inputs.items()}
+    every = {name: dataset.positions for name, dataset in inputs.items()}
     shortest = min(every, key=lambda name: every[name].min())
     longest = max(every, key=lambda name: every[name].max())
     return [
@@ -179,7 +179,7 @@ def _examples(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def _positions(row: Row) -> int:
     dataset, i = row
-    return int(positions_of(dataset)[i])
+    return int(dataset.positions[i])
 
 
 @contextlib.contextmanager

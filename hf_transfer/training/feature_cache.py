@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from hf_transfer.errors import logger
 from hf_transfer.methods import Anatomy
 from hf_transfer.training.activation_store import ActivationStore
-from hf_transfer.training.batching import evaluation_batches, positions_of, to_device, two_lengths
+from hf_transfer.training.batching import evaluation_batches, to_device, two_lengths
 from hf_transfer.training.cached_examples import CachedCollator, CachedExamples
 from hf_transfer.training.entry import Entry
 from hf_transfer.training.entry_check import EntryCheck, extremes
@@ -77,7 +77,7 @@ class FeatureCache:
         kind = self.model.config.model_type
         if self._new_below():
             return "some of the model's lower layers did not come from the checkpoint"
-        if getattr(inputs.get("train"), "augmentation", None) is not None:
+        if "train" in inputs and inputs["train"].varies:
             return "training clips are another way in each epoch (--speed_perturbation and the like)"
         self.model.eval()
         try:
@@ -96,9 +96,9 @@ class FeatureCache:
         """
         check = EntryCheck(self)
         train = inputs.get("train", next(iter(inputs.values())))
-        short = [(train, i) for i in two_lengths(np.asarray(train["length"][:]))]
+        short = [(train, i) for i in two_lengths(train.lengths)]
         collated = check.collated(short)
-        self.counts_positions = collated["length"].tolist() != [dataset["length"][i] for dataset, i in short]
+        self.counts_positions = collated["length"].tolist() != [int(dataset.lengths[i]) for dataset, i in short]
         with self.computing():
             self.entry.learn(self.on_device(collated))
         self.first_token_only = self._reads_first_token_only(check.states(short))
@@ -190,7 +190,7 @@ class FeatureCache:
         for name, dataset in inputs.items():
             places, seconds = kept[name]
             found[name] = CachedExamples(
-                files, places, dataset["labels"][:], np.asarray(dataset["length"][:]).tolist(), seconds,
+                files, places, dataset.labels, dataset.lengths, seconds,
                 counts_positions=self.counts_positions,
             )  # fmt: skip
         return found
@@ -234,18 +234,18 @@ class FeatureCache:
         return True
 
     def _batches(self, dataset: Any, rows: np.ndarray, args: Any) -> list[list[int]]:
-        return [rows[batch].tolist() for batch in evaluation_batches(dataset, positions_of(dataset)[rows], args)]
+        return [rows[batch].tolist() for batch in evaluation_batches(dataset, dataset.positions[rows], args)]
 
     def _positions(self, dataset: Any) -> np.ndarray:
-        lengths = positions_of(dataset)
+        lengths = dataset.positions
         return np.ones_like(lengths) if self.first_token_only else lengths
 
-    def captured(self, collated: Mapping[str, Any], positions: list[int] | None) -> list[np.ndarray]:
+    def captured(self, collated: Mapping[str, Any], positions: list[int]) -> list[np.ndarray]:
         """The activations of a batch of examples, each [positions, width].
 
         Args:
             collated: the batch.
-            positions: how many there are of each; None where the attention mask tells.
+            positions: how many there are of each.
         """
         batch = self.on_device(collated)
         self.model.eval()
@@ -253,15 +253,13 @@ class FeatureCache:
             states = self.entry.capture(batch).float().cpu().numpy()
         if self.first_token_only:
             return [rows[:1] for rows in states]
-        if positions is not None:
+        mask = batch.get("attention_mask")
+        if mask is None or mask.shape[1] != states.shape[1]:  # it is of what the positions are made from
             return [rows[:count] for rows, count in zip(states, positions, strict=True)]
-        mask = batch["attention_mask"].cpu().numpy() > 0
-        return [rows[real] for rows, real in zip(states, mask, strict=True)]
+        return [rows[real] for rows, real in zip(states, mask.cpu().numpy() > 0, strict=True)]
 
     def _captured(self, dataset: Any, indices: list[int]) -> list[np.ndarray]:
-        positions = getattr(dataset, "positions", None)
-        own = None if positions is None else [positions[i] for i in indices]
-        return self.captured(self.collator(dataset.__getitems__(indices)), own)
+        return self.captured(self.collator(dataset.__getitems__(indices)), dataset.positions[indices].tolist())
 
     def _key(self, tf32: bool) -> str:
         """Changes with everything that the activations depend on, but for the examples."""
@@ -293,11 +291,5 @@ class FeatureCache:
 
 def _digests(dataset: Any) -> np.ndarray:
     """What tells an example's input from all others, [n]."""
-    told = getattr(dataset, "checksums", None)
-    if told is None:
-        names = [name for name in dataset.column_names if name not in ("labels", "length")]
-        rows = dataset.select_columns(names)
-        told = (repr(tuple(row)) for start in range(0, len(rows), 1000)
-                for row in zip(*rows[start : start + 1000].values(), strict=True))  # fmt: skip
-    found = [int.from_bytes(hashlib.blake2b(str(each).encode(), digest_size=8).digest()) for each in told]
+    found = [int.from_bytes(hashlib.blake2b(str(key).encode(), digest_size=8).digest()) for key in dataset.keys]
     return np.array(found, np.uint64)

@@ -53,18 +53,18 @@ def make_trainer(
 
     def compute_metrics(found: Any) -> dict[str, float]:
         groups = measure_groups(task, None, found.predictions, validation, None)
-        return task.measure(found.predictions, validation, None) | over_groups(task, groups)
+        return task.target.measure(found.predictions, validation, None) | over_groups(task, groups)
 
     with _arguments_that_fit():
         trainer = TransferTrainer(
             model=model,
             args=args,
-            data_collator=task.collator(processor),
+            data_collator=task.input.collator(processor),
             train_dataset=inputs.get("train"),
             eval_dataset=inputs.get("validation"),
             processing_class=processor,
-            loss=task.loss_function(splits.get("train", splits["test"]), model, args.label_smoothing_factor),
-            readout=task.readout(processor, model),
+            loss=task.target.loss_function(splits.get("train", splits["test"]), model, args.label_smoothing_factor),
+            readout=task.target.readout(processor, model),
             run=run or {},
             compute_metrics=compute_metrics,
             callbacks=[tracking] if tracking else [],
@@ -108,8 +108,8 @@ def require_best_metric(arguments: Arguments) -> None:
     """
     task, asked = arguments.task, arguments.training.metric_for_best_model
     name = (asked or "loss").removeprefix("eval_")
-    known = ["loss", *task.metrics]
-    of_groups = any(name.startswith(f"{metric}_") for metric in task.metrics)  # which there are, the data tell
+    known = ["loss", *task.target.metrics]
+    of_groups = any(name.startswith(f"{metric}_") for metric in task.target.metrics)  # which there are, the data tell
     if name not in known and not (of_groups and arguments.data.group_column_name):
         raise InputError(f"--metric_for_best_model {name}: evaluation gives {', '.join(known)}.{nearest(name, known)}")
 
@@ -130,7 +130,7 @@ def settle_best_metric(arguments: Arguments, metrics: dict[str, float], splits: 
     if name not in known:
         raise InputError(f"--metric_for_best_model {name}: evaluation gives {', '.join(known)}.{nearest(name, known)}")
     of_groups = name not in ("loss", *metrics)
-    training.greater_is_better = greater_is_better(task.headline[0] if of_groups else name)
+    training.greater_is_better = greater_is_better(task.target.headline[0] if of_groups else name)
 
 
 def fit(
@@ -155,7 +155,9 @@ def fit(
         except UnpicklingError as error:
             # Loaded with weights_only: what holds more than tensors and numbers was not written by a run.
             raise Failure(f"{checkpoint} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
-        cost = training_cost(trainer, examples, cached=constant is not None, packed=without_padding)
+        cost = training_cost(
+            trainer, examples, cached=constant.examples["train"] if constant else None, packed=without_padding
+        )
     _say_what_is_kept(trainer)  # a run that a signal stopped has not come so far
     return cost | {"padding_changes_outputs": padding_counts}
 
@@ -194,7 +196,7 @@ def _as_method(
     """Train as `method` does, from `constant` or live; yields whether padding changes what the model computes."""
     model = trainer.model
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    alone = getattr(trainer.train_dataset, "alone", False)
+    alone = trainer.train_dataset.alone
     frozen = frozen_modules(model, anatomy, method)
     with contextlib.ExitStack() as stack:
         if constant is not None:
@@ -239,7 +241,7 @@ def fit_head(trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, c
     apply_method(trainer.model, anatomy, HEAD_ALONE, revision=arguments.model.model_revision)
     with _as_method(trainer, anatomy, HEAD_ALONE, constant):
         trainer.train()
-        activations = getattr(trainer.train_dataset, "seconds", 0.0)
+        activations = constant.examples["train"].seconds if constant else 0.0
     trainer.args = asked
     in_float32(trainer)  # another trainer wraps it anew
     return time.perf_counter() - started + activations

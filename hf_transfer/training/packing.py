@@ -199,7 +199,7 @@ def _packing(layers: list[nn.Module]) -> Iterator[Collection[Any]]:
 
 def _agree(trainer: Any, layers: list[nn.Module]) -> bool:
     """Whether the model gives some examples of different lengths what it gives them padded."""
-    rows = two_lengths(np.asarray(trainer.train_dataset["length"][:]))
+    rows = two_lengths(trainer.train_dataset.lengths)
     batch = trainer._prepare_inputs(trainer.data_collator(trainer.train_dataset.__getitems__(rows)))
     model, training = trainer.model, trainer.model.training
 

@@ -1,7 +1,6 @@
 """Heads trained on standardised inputs, and written for inputs as they are."""
 
 import contextlib
-import copy
 import functools
 import math
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hf_transfer.training.batching import evaluation_batches, positions_of, to_device
+from hf_transfer.training.batching import evaluation_batches, to_device
 
 
 @contextlib.contextmanager
@@ -134,12 +133,10 @@ def _moments(trainer: Any, linear: nn.Linear) -> tuple[torch.Tensor, torch.Tenso
     total = torch.zeros(linear.in_features, dtype=torch.float64, device=exact)
     squares, count = total.clone(), total.new_zeros(1)
     inputs: list[torch.Tensor] = []
-    examples, args, accelerator = trainer.train_dataset, trainer.args, trainer.accelerator
-    if getattr(examples, "augmentation", None) is not None:
-        examples = copy.copy(examples)
-        examples.augmentation = None
-    positions = positions_of(examples)
-    batches = evaluation_batches(examples, positions, args, processes=args.world_size, rank=args.process_index)
+    examples, args, accelerator = trainer.train_dataset.unvaried(), trainer.args, trainer.accelerator
+    batches = evaluation_batches(
+        examples, examples.positions, args, processes=args.world_size, rank=args.process_index
+    )
     trainer.model.eval()
     with (
         linear.register_forward_pre_hook(lambda _, args: inputs.append(args[0])),
@@ -150,7 +147,7 @@ def _moments(trainer: Any, linear: nn.Linear) -> tuple[torch.Tensor, torch.Tenso
             batch = to_device(trainer.model.device, trainer.data_collator(examples.__getitems__(indices)))
             trainer.model(**batch)
             while inputs:
-                rows = _real(inputs.pop(), batch, positions[indices]).to(exact).double()
+                rows = _real(inputs.pop(), batch, examples.positions[indices]).to(exact).double()
                 total.add_(rows.sum(dim=0))
                 squares.add_(rows.square().sum(dim=0))
                 count.add_(len(rows))

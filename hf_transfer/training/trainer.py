@@ -19,7 +19,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
 from hf_transfer.errors import logger
-from hf_transfer.training.batching import PaddedExamples, TrainingBatches, evaluation_batches, positions_of
+from hf_transfer.training.batching import PaddedExamples, TrainingBatches, evaluation_batches
 from hf_transfer.training.checkpoints import STAGING, Progress, remove_old, seal, written_beside
 from hf_transfer.training.health import Health, require_finite
 from hf_transfer.training.losses import counted
@@ -101,14 +101,14 @@ class TransferTrainer(Trainer):
         args = self.args
         whole = args.train_batch_size * args.gradient_accumulation_steps
         batches = TrainingBatches(
-            self.train_dataset["length"][:],
+            self.train_dataset.lengths,
             step_size=(whole if self.first_weights is None else math.prod(self.asked)) * args.world_size,
             accumulation=args.gradient_accumulation_steps,
             processes=args.world_size,
             rank=args.process_index,
             seed=args.seed if args.data_seed is None else args.data_seed,
             group_by_length=args.train_sampling_strategy == "group_by_length",
-            on_epoch=getattr(self.train_dataset, "set_epoch", None),
+            on_epoch=self.train_dataset.set_epoch,
         )
         return self._dataloader(self.train_dataset, batches)
 
@@ -116,7 +116,7 @@ class TransferTrainer(Trainer):
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         args = self.args
         batches = evaluation_batches(
-            dataset, positions_of(dataset), args, processes=args.world_size, rank=args.process_index
+            dataset, dataset.positions, args, processes=args.world_size, rank=args.process_index
         )
         return self._dataloader(dataset, batches)
 
@@ -133,7 +133,7 @@ class TransferTrainer(Trainer):
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
             # Workers that live on would not learn of a new epoch, on which augmentation depends.
-            persistent_workers=args.dataloader_persistent_workers and not hasattr(dataset, "set_epoch"),
+            persistent_workers=args.dataloader_persistent_workers and not dataset.varies,
             prefetch_factor=args.dataloader_prefetch_factor,
             multiprocessing_context=args.dataloader_multiprocessing_context if args.dataloader_num_workers else None,
         )

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from hf_transfer.data.kept import FILES, mark_used
 from hf_transfer.durable import to_disk
 from hf_transfer.errors import Failure
-from hf_transfer.inputs.audio.decoding import AudioSettings, Decoded, as_floats, decode
+from hf_transfer.inputs.audio.decoding import Decoded, Decoding, as_floats, decode
 from hf_transfer.inputs.audio.sources import Excerpt, Samples, Source, UnusableAudio
 from hf_transfer.owned_folders import remove_entries
 
@@ -52,7 +52,7 @@ class StoredClips:
 
 
 def store_clips(
-    sources: Iterable[Source], count: int, settings: AudioSettings, *, name: str, show: bool
+    sources: Iterable[Source], count: int, settings: Decoding, *, name: str, show: bool
 ) -> tuple[StoredClips, bool]:
     """Decode clips once: a second call with the same files and settings reads what the first has left.
 
@@ -100,7 +100,7 @@ def _read(folder: Path) -> StoredClips | None:
         return None
 
 
-def _fingerprint(sources: Iterable[Source], settings: AudioSettings) -> str:
+def _fingerprint(sources: Iterable[Source], settings: Decoding) -> str:
     """Changes with every file, its content as its date and size tell it, and with the settings."""
     digest = hashlib.sha256(repr((VERSION, soundfile.__libsndfile_version__, asdict(settings))).encode())
     for source in sources:
@@ -132,7 +132,7 @@ def _identity(source: Source) -> Any:
 
 
 def _decode_all(
-    sources: Iterable[Source], count: int, settings: AudioSettings, folder: Path, *, name: str, show: bool
+    sources: Iterable[Source], count: int, settings: Decoding, folder: Path, *, name: str, show: bool
 ) -> None:
     """Written beside and renamed into place, so that what is there is whole."""
     try:
@@ -204,7 +204,7 @@ def _put_in_place(partial: Path, folder: Path) -> None:
         remove_entries(aside, FILES)
 
 
-def _in_order(sources: Iterable[Source], settings: AudioSettings) -> Iterator[Decoded | UnusableAudio]:
+def _in_order(sources: Iterable[Source], settings: Decoding) -> Iterator[Decoded | UnusableAudio]:
     """Decode on all cores, holding no more than a few dozen clips at a time."""
     # soundfile and torch give up the interpreter's lock while they work.
     workers = min(8, os.cpu_count() or 1)
@@ -218,7 +218,7 @@ def _in_order(sources: Iterable[Source], settings: AudioSettings) -> Iterator[De
             yield future.result()
 
 
-def _decode_or_problem(source: Source, settings: AudioSettings) -> Decoded | UnusableAudio:
+def _decode_or_problem(source: Source, settings: Decoding) -> Decoded | UnusableAudio:
     try:
         return decode(source, settings)
     except UnusableAudio as error:

@@ -1,8 +1,7 @@
-"""Preprocessed clips: what a speech model is trained and measured on."""
+"""Clips as a model takes them: samples, augmented, and batches of them."""
 
 import bisect
 import copy
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,11 +16,11 @@ from hf_transfer.inputs.audio.cache import samples_of, stored_samples
 
 
 class Clips(Dataset):
-    """Clips of a split with the token ids of their transcripts; samples are read from disk when asked for.
+    """The clips of a split as `ModelInputs`; samples are read from disk when asked for.
 
     Args:
         table: with the columns ``store``, ``offset``, ``length`` and ``checksum`` of each clip's samples.
-        labels: token ids of each transcript.
+        labels: what is learned of each.
         sampling_rate: of the samples, in Hz.
         positions: for each clip, the frames that the model makes of it.
         alone: whether clips are to be measured one by one, as padding would change the outcome.
@@ -31,10 +30,12 @@ class Clips(Dataset):
         seed: of the augmentation.
     """
 
+    unit = "seconds"
+
     def __init__(
         self,
         table: Table,
-        labels: list[list[int]],
+        labels: Sequence[Any],
         sampling_rate: int,
         *,
         positions: list[int],
@@ -47,17 +48,26 @@ class Clips(Dataset):
         self.stores: list[str] = table["store"][:]
         self.offsets, self.stored = np.asarray(table["offset"][:]), np.asarray(table["length"][:])
         self.lengths = np.maximum(self.stored, shortest)
-        self.checksums: list[str] = table["checksum"][:]
+        self.keys: list[str] = table["checksum"][:]
         self.labels, self.sampling_rate = labels, sampling_rate
-        self.positions, self.alone = positions, alone
+        self.unit_length = float(sampling_rate)
+        self.positions, self.alone = np.asarray(positions), alone
         self.augmentation, self.min_samples, self.seed = augmentation, min_samples, seed
         self.epoch = 0
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, key: str) -> Any:
-        return {"length": self.lengths, "labels": self.labels}[key]
+    @property
+    def varies(self) -> bool:
+        """Whether clips are augmented."""
+        return self.augmentation is not None
+
+    def unvaried(self) -> "Clips":
+        """The clips without augmentation."""
+        same = copy.copy(self)
+        same.augmentation = None
+        return same
 
     def set_epoch(self, epoch: int) -> None:
         """Augment as in this epoch from now on."""
@@ -77,9 +87,9 @@ class Clips(Dataset):
     def select(self, rows: list[int]) -> "Clips":
         """The clips of these rows."""
         part = copy.copy(self)
-        for name in ("offsets", "stored", "lengths"):
+        for name in ("offsets", "stored", "lengths", "positions"):
             setattr(part, name, getattr(self, name)[rows])
-        for name in ("stores", "checksums", "labels", "positions", "min_samples"):
+        for name in ("stores", "keys", "labels", "min_samples"):
             values = getattr(self, name)
             setattr(part, name, [values[i] for i in rows] if len(values) else values)
         return part
@@ -90,7 +100,7 @@ class Clips(Dataset):
             # Drawn for this clip and epoch alone: resuming, or another number of processes, changes nothing.
             generator = np.random.default_rng([self.seed, self.epoch, i])
             samples = self.augmentation(samples, self.sampling_rate, generator, self.min_samples[i])
-        return {"input_values": samples, "labels": list(self.labels[i]), "length": len(samples)}
+        return {"input_values": samples, "labels": self.labels[i], "length": len(samples)}
 
 
 def filled_up(samples: np.ndarray, shortest: int) -> np.ndarray:
@@ -98,30 +108,31 @@ def filled_up(samples: np.ndarray, shortest: int) -> np.ndarray:
     return np.pad(samples, (0, max(0, shortest - len(samples))))
 
 
-class SpeechCollator:
+class AudioCollator:
     """A padded batch: the model's input, ``attention_mask`` where the model takes one, ``labels`` and ``length``.
 
-    ``length`` [batch] counts samples, or feature frames where the processor makes those; ``labels`` [batch, letters]
-    are padded with -100.
+    ``length`` [batch] counts samples, or feature frames where the processor makes those; ``labels`` [batch, ids] are
+    padded with -100.
 
     Args:
         feature_extractor: of the model.
+        fixed: whether it makes inputs of one length alone.
     """
 
-    def __init__(self, feature_extractor: Any):
-        self.feature_extractor = feature_extractor
+    def __init__(self, feature_extractor: Any, *, fixed: bool = False):
+        self.feature_extractor, self.fixed = feature_extractor, fixed
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-
+        """See the class."""
         features = self.feature_extractor(
             [example["input_values"] for example in examples],
             sampling_rate=self.feature_extractor.sampling_rate,
-            padding=True,
             return_tensors="pt",
+            **({} if self.fixed else {"padding": True}),
         )
         batch = dict(features)
         batch["labels"] = padded_labels([example["labels"] for example in examples])
-        if "input_features" in batch:
+        if "input_features" in batch and "attention_mask" in batch:
             batch["length"] = batch["attention_mask"].sum(dim=-1)
             # An odd window is padded to a frame that is masked in every clip: dropout would draw numbers for it.
             longest = int(batch["length"].max())
@@ -130,11 +141,6 @@ class SpeechCollator:
         else:
             batch["length"] = torch.tensor([example["length"] for example in examples])
         return batch
-
-
-def spelling_frames(labels: list[int]) -> int:
-    """Frames that CTC needs to spell `labels`: one each, and a blank between two that are the same."""
-    return len(labels) + sum(a == b for a, b in itertools.pairwise(labels))
 
 
 def samples_for(frames: int, frames_of: Callable[[int], int]) -> int:

@@ -36,7 +36,7 @@ OPPOSITE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class AudioSettings:
+class Decoding:
     """How clips are decoded.
 
     Attributes:
@@ -275,7 +275,7 @@ def resampler(old: int, new: int) -> Any:
     return torchaudio.transforms.Resample(old, new)
 
 
-def decode(source: Source, settings: AudioSettings) -> Decoded:
+def decode(source: Source, settings: Decoding) -> Decoded:
     """A clip as 16-bit mono samples.
 
     Raises:

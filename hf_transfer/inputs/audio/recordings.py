@@ -1,9 +1,9 @@
-"""The user's rows of clips and transcripts, as clips that can be used, under the names of the speech tasks."""
+"""The user's rows of clips, as clips that can be used, under our names."""
 
 import contextlib
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from hf_transfer.data.examples import TargetReader, refuse_or_leave_out
 from hf_transfer.data.groups import group_name
 from hf_transfer.data.leakage import UNIT
 from hf_transfer.data.splits import require_columns
-from hf_transfer.data.values import is_blank, is_missing, read_text
+from hf_transfer.data.values import shown
 from hf_transfer.errors import InputError, logger, short_path
 from hf_transfer.inputs.audio.cache import StoredClips, store_clips
 from hf_transfer.inputs.audio.clip_sources import (
@@ -26,14 +27,11 @@ from hf_transfer.inputs.audio.clip_sources import (
     resolve,
     similar_name,
 )
-from hf_transfer.inputs.audio.decoding import AudioSettings
+from hf_transfer.inputs.audio.decoding import Decoding
 
 AUDIO_COLUMNS = ("audio", "file_name", "path", "audio_filepath", "file", "filename", "audio_path", "clip", "wav")
-TRANSCRIPT_COLUMNS = ("transcription", "sentence", "text", "transcript", "normalized_text", "raw_transcription")
 # What can be wrong with a clip that still has samples: it is left out where --leave_out says so.
 SUSPICIONS = ("silent", "truncated", "clipped", "pace")
-# Letters a second that nobody speaks: the header's sampling rate is wrong, or the transcript another clip's.
-FASTEST, SLOWEST = 35.0, 0.5
 PACE_SECONDS = 1.0
 # So many clips are named on the screen.
 SHOWN = 3
@@ -73,45 +71,44 @@ def say_left_out(split: str, reason: str, clips: list[str], cure: str, folder: P
 def read_recordings(
     split: Dataset,
     name: str,
-    columns: dict[str, str],
+    columns: Mapping[str, str],
     folder: Path | None,
-    settings: AudioSettings,
-    spell: Callable[[str], str],
+    settings: Decoding,
+    target: str,
+    reader: TargetReader,
     leave_out: list[str],
+    *,
+    drop: bool,
 ) -> tuple[Dataset, dict[str, int]]:
-    """Decoded clips of a split with their transcripts; what cannot be used is left out, counted and said.
+    """Decoded clips of a split with what is learned of them; what cannot be used is left out, counted and said.
 
     Args:
         split: the user's rows.
         name: of the split, for messages.
-        columns: the user's column for ``audio`` and ``text``, and perhaps ``speaker``, ``group`` and ``unit``.
+        columns: the user's column for ``audio`` and `target`, and perhaps ``speaker``, ``group`` and ``unit``.
         folder: where relative paths begin.
         settings: how clips are decoded.
-        spell: the normaliser of transcripts.
+        target: our name for the column of what is learned.
+        reader: of that column.
         leave_out: which suspicious clips are not used, of `SUSPICIONS`.
+        drop: leave out rows without a target where they would be refused.
 
     Returns:
-        The clips with the columns ``audio`` (a name), ``text``, ``speaker``, ``group`` and ``unit`` where there are
+        The clips with the columns ``audio`` (a name), `target`, ``speaker``, ``group`` and ``unit`` where there are
         such, and ``store``, ``offset``, ``length``, ``seconds`` and ``checksum`` of the samples; and the numbers left
         out by reason.
 
     Raises:
-        InputError: a column is absent, or most clips cannot be used.
+        InputError: a column is absent, a target is, or most clips cannot be used.
     """
     require_columns(split, name, columns)
     sources = ClipSources(split, columns["audio"], folder)
     if sources.times:
         shown = " and ".join(map(repr, sources.times.values()))
         logger.info("%s: each row means a part of its recording, by the columns %s, in seconds.", name, shown)
-    written, problems = read_transcripts(split, columns["text"])
-    texts = [spell(text) for text in written]
-    _mention_spelling(written, texts)
-    if not any(texts):
-        raise InputError(
-            f"The {name} split has no transcripts: column {columns['text']!r} is empty throughout. Name the right "
-            "one: --text_column_name COLUMN."
-        )
-    _refuse_several_of_one_file(name, sources, texts)
+    targets = _read_targets(split, name, columns[target], target, reader, drop=drop)
+    if reader.one_of_each:
+        _refuse_several_of_one_file(name, sources, targets.contents)
     clips, there = store_clips(sources, len(split), settings, name=name, show=sys.stderr.isatty())
     hours = float(clips.offsets[-1]) / settings.sampling_rate / 3600
     state = "read from" if there else "written to"
@@ -125,9 +122,9 @@ def read_recordings(
     )
     names = sources.labels
     seconds = np.diff(clips.offsets) / settings.sampling_rate
-    kept, left_out = _usable(sources, texts, problems, clips, seconds, leave_out)
+    kept, left_out = _usable(sources, targets, clips, seconds, leave_out)
     left_out.say(name, _cures(settings), clips.file.parent)
-    _mention_suspicions(name, names, clips, texts, seconds, leave_out)
+    _mention_suspicions(name, names, clips, targets, seconds, leave_out)
     decisions = [(names[i], [found for found in clips.findings[i] if found not in SUSPICIONS]) for i in kept]
     mention_decisions(name, decisions)
     if len(kept) < len(names) / 2:
@@ -137,19 +134,44 @@ def read_recordings(
             f"Only {len(kept)} of {len(names)} clips in the {name} split can be used; the commonest reason is "
             f"{reason!r} ({len(worst)} clips), as with {worst[0]}.{begin}"
         )
-    return _table(split, columns, kept, sources, texts, clips, seconds), left_out.counts()
+    table = _table(split, columns, kept, sources, clips, seconds)
+    contents = [targets.contents[i] for i in kept]
+    return table.add_column(target, contents, feature=reader.feature), left_out.counts()
 
 
-def read_transcripts(split: Dataset, column: str) -> tuple[list[str], list[str | None]]:
-    """The transcripts in a column of any type, and for each what keeps it from being used, if something does.
+@dataclass(frozen=True)
+class _Targets:
+    """What is to be learned of each clip.
 
-    An empty cell (None, NaN) is an empty transcript, of which nothing more need be said.
+    Attributes:
+        contents: as its reader reads it.
+        problems: why a clip cannot be used; an empty string where there is nothing to be said of that; None where it
+            can.
+        reader: of the column.
     """
+
+    contents: list[Any]
+    problems: list[str | None]
+    reader: TargetReader
+
+    def odd_pace(self, i: int, seconds: float) -> bool:
+        """Whether the target of a clip does not fit its duration."""
+        return self.problems[i] is None and seconds >= PACE_SECONDS and self.reader.odd_pace(self.contents[i], seconds)
+
+
+def _read_targets(split: Dataset, name: str, column: str, own: str, reader: TargetReader, *, drop: bool) -> _Targets:
     cells = split[column][:]
-    found = [read_text(cell) for cell in cells]
-    texts = ["" if problem else text for text, problem in found]
-    absent = [is_missing(cell) or (isinstance(cell, str) and is_blank(cell)) for cell in cells]
-    return texts, [None if none else problem for (_, problem), none in zip(found, absent, strict=True)]
+    read = [reader.read(cell) for cell in cells]
+    contents, problems = [content for content, _ in read], [problem for _, problem in read]
+    if reader.required and any(problems):
+        located = [
+            problem and f"{problem}: {column} is {shown(cell)}" for problem, cell in zip(problems, cells, strict=True)
+        ]
+        refuse_or_leave_out(name, located, {own: reader}, {own: contents}, drop=drop)
+    reader.mention(name, cells, contents)
+    if problems and None not in problems:
+        raise InputError(str(reader.unusable_column(name, column)))
+    return _Targets(contents, problems, reader)
 
 
 def _refuse_several_of_one_file(split: str, sources: ClipSources, texts: list[str]) -> None:
@@ -181,55 +203,36 @@ def mention_decisions(name: str, findings: list[tuple[str, list[str]]]) -> None:
             logger.info("%d clips in %s %s: %s.", len(clips), name, told, shown)
 
 
-def _mention_spelling(written: list[str], spelt: list[str]) -> None:
-    """Say with an example what the normaliser does to transcripts."""
-    changed = [(old, new) for old, new in zip(written, spelt, strict=True) if old != new and new]
-    if changed:
-        old, new = changed[0]
-        logger.info(
-            "%d transcripts are written in the vocabulary's letters: %r as %r.", len(changed), old[:60], new[:60]
-        )
-
-
 def _usable(
-    sources: ClipSources,
-    texts: list[str],
-    problems: list[str | None],
-    clips: StoredClips,
-    seconds: np.ndarray,
-    leave_out: list[str],
+    sources: ClipSources, targets: _Targets, clips: StoredClips, seconds: np.ndarray, leave_out: list[str]
 ) -> tuple[list[int], LeftOut]:
     """Indices of the clips that are used, and the others by the reason."""
     left_out = LeftOut(defaultdict(list))
     kept = []
     listed: dict[Path, dict[str, str]] = {}
-    for i, (clip, text) in enumerate(zip(sources.labels, texts, strict=True)):
-        reason = _reason(i, clips, text, float(seconds[i]), leave_out)
+    for i, clip in enumerate(sources.labels):
+        reason = _reason(i, clips, targets, float(seconds[i]), leave_out)
         if reason is None:
             kept.append(i)
             continue
-        found = clips.problems[i].partition(": ")[2] if clips.problems[i] else problems[i] or ""
+        found = clips.problems[i].partition(": ")[2] if clips.problems[i] else targets.problems[i] or ""
         if reason == "missing" and len(left_out.clips[reason]) < SHOWN:
             found += similar_name(resolve(str(sources.files[i]), sources.folder), listed)
         left_out.add(reason, f"{clip} ({found})" if found else clip)
     return kept, left_out
 
 
-def _reason(i: int, clips: StoredClips, text: str, seconds: float, leave_out: list[str]) -> str | None:
+def _reason(i: int, clips: StoredClips, targets: _Targets, seconds: float, leave_out: list[str]) -> str | None:
     """Why a clip is not used, in a word or two."""
     if clips.problems[i]:
         return clips.problems[i].partition(":")[0]
-    if not text:
-        return "empty transcript"
-    suspicions = [*clips.findings[i], *(["pace"] if _odd_pace(text, seconds) else [])]
+    if targets.problems[i] is not None:
+        return targets.reader.absent
+    suspicions = [*clips.findings[i], *(["pace"] if targets.odd_pace(i, seconds) else [])]
     return next((found for found in suspicions if found in leave_out), None)
 
 
-def _odd_pace(text: str, seconds: float) -> bool:
-    return seconds >= PACE_SECONDS and not SLOWEST <= len(text) / seconds <= FASTEST
-
-
-def _cures(settings: AudioSettings) -> dict[str, str]:
+def _cures(settings: Decoding) -> dict[str, str]:
     return {
         "too short": f"--min_seconds {settings.min_seconds:g}",
         "too long": f"--max_seconds {settings.max_seconds:g}",
@@ -242,15 +245,14 @@ def _cures(settings: AudioSettings) -> dict[str, str]:
 
 
 def _mention_suspicions(
-    name: str, names: list[str], clips: StoredClips, texts: list[str], seconds: np.ndarray, leave_out: list[str]
+    name: str, names: list[str], clips: StoredClips, targets: _Targets, seconds: np.ndarray, leave_out: list[str]
 ) -> None:
     """What is suspicious and used nevertheless."""
     meaning = {
         "silent": "peak below -60 dB",
         "truncated": "they break off",
         "clipped": "more than 1 % of the samples at full scale",
-        "pace": f"more than {FASTEST:g} or less than {SLOWEST:g} letters a second: is the sampling rate in the header "
-        "wrong, or the transcript another clip's?",
+        "pace": targets.reader.pace,
     }
     for suspicion in SUSPICIONS:
         if suspicion in leave_out:
@@ -258,7 +260,7 @@ def _mention_suspicions(
         found = [
             names[i]
             for i in range(len(names))
-            if suspicion in clips.findings[i] or (suspicion == "pace" and texts[i] and _odd_pace(texts[i], seconds[i]))
+            if suspicion in clips.findings[i] or (suspicion == "pace" and targets.odd_pace(i, float(seconds[i])))
         ]
         if found:
             shown = ", ".join(found[:SHOWN]) + (", ..." if len(found) > SHOWN else "")
@@ -268,16 +270,14 @@ def _mention_suspicions(
 
 def _table(
     split: Dataset,
-    columns: dict[str, str],
+    columns: Mapping[str, str],
     kept: list[int],
     sources: ClipSources,
-    texts: list[str],
     clips: StoredClips,
     seconds: np.ndarray,
 ) -> Dataset:
     table: dict[str, Any] = {
         "audio": [sources.names[i] for i in kept],
-        "text": [texts[i] for i in kept],
         "store": [str(clips.file)] * len(kept),
         "offset": [int(clips.offsets[i]) for i in kept],
         "length": [int(clips.offsets[i + 1] - clips.offsets[i]) for i in kept],

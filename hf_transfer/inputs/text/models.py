@@ -84,7 +84,7 @@ def require_inputs_that_fit(model: Any, collator: Any, inputs: Any, name: str) -
     Raises:
         InputError: the model does not take what its tokenizer makes.
     """
-    shortest = int(np.argmin(inputs["length"][:]))
+    shortest = int(np.argmin(inputs.lengths))
     batch = collator(inputs.__getitems__([shortest]))
     training = model.training
     model.eval()

@@ -62,6 +62,12 @@ class Decision:
         return cls(kept.get("temperature") or 1.0, kept.get("threshold"), multi_label)
 
 
+def forget_decision(config: Any) -> None:
+    """Remove the decision that a checkpoint's config brings along."""
+    if hasattr(config, "calibration"):
+        del config.calibration
+
+
 def calibrate(logits: Array, references: Array, *, multi_label: bool = False) -> tuple[float, str | None]:
     """The temperature that validation logits give evidence for; 1.0 where they give none, and why.
 

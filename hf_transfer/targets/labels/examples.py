@@ -1,106 +1,19 @@
-"""Labelled examples: the user's columns under the names ``text``, ``text_pair``, ``label`` and ``group``."""
+"""The labels of all splits: their names, ids and counts, and what nothing can be learned from."""
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, List
 
-from hf_transfer.data.groups import group_name
-from hf_transfer.data.leakage import UNIT
-from hf_transfer.data.splits import require_columns
-from hf_transfer.data.tables import READER
-from hf_transfer.data.values import plain_name, plain_names, read_text, same_value, shown
+from hf_transfer.data.values import plain_name, plain_names, same_value
 from hf_transfer.errors import InputError, logger
-from hf_transfer.targets.labels.label_form import LabelForm
-from hf_transfer.targets.labels.number_form import REMEDIES, NumberForm, number_hint
+from hf_transfer.targets.labels.label_form import several_in_a_cell
+from hf_transfer.targets.labels.number_form import number_hint
 
 # What programs write for a value that is missing, and hardly anybody calls a label.
 MISSING_AS_TEXT = ("nan", "<na>", "nat", "null", "#n/a")
-# What `read_text` finds, in the words of a count.
-IN_TRAINING = {"there is no text": "no text"}
-
-
-def read_examples(
-    split: Dataset, name: str, columns: dict[str, str], form: LabelForm | NumberForm, *, drop: bool
-) -> Dataset:
-    """A split with the columns ``text``, ``label`` (text, a list of it, or a number) and what else `columns` names.
-
-    Args:
-        split: the user's rows.
-        name: of the split, for messages.
-        columns: the user's column for each of ours.
-        form: of the labels.
-        drop: leave out rows without text or label, instead of refusing them.
-
-    Raises:
-        InputError: a column is absent, or rows lack text or label; the message names the first of them.
-    """
-    require_columns(split, name, columns)
-    features = {own: Value("string") for own in columns} | {"label": form.feature}
-    read = split.map(
-        _read_batch,
-        batched=True,
-        remove_columns=split.column_names,
-        features=Features({**features, "problem": Value("string")}),
-        fn_kwargs={"columns": columns, "form": form, "reader": READER},
-    )
-    return _without_problems(read, name, drop=drop).remove_columns("problem")
-
-
-def _without_problems(read: Dataset, name: str, *, drop: bool) -> Dataset:
-    """The rows that can be used; the others are refused or, if asked, left out."""
-    problems = read["problem"][:]
-    rows = [i for i, problem in enumerate(problems) if problem]
-    if len(rows) == len(problems) and all(problem.startswith("no label") for problem in problems):
-        raise InputError(
-            f"The {name} split has no labels at all (the first is {problems[0].removeprefix('no label: ')}). Name "
-            f"another split or file: --{name}_split_name, --{name}_file."
-        )
-    if len(rows) == len(problems) and all(problem.startswith("expected a text") for problem in problems):
-        raise InputError(
-            f"No row of the {name} split has a text ({problems[0]}). Name a column of texts, or write the part that "
-            "is meant into a column of its own."
-        )
-    if rows and not drop:
-        first = "; ".join(f"row {i + 1}: {problems[i]}" for i in rows[:5])
-        without = ", or leave them out with --drop_incomplete" if len(rows) < len(problems) else ""
-        raise InputError(
-            f"{len(rows)} of {len(problems)} rows in the {name} split cannot be used ({first}; rows counted from 1, "
-            f"without the header). Mend them{without}."
-            f"{several_in_a_cell({label for label in read['label'][:] if isinstance(label, str)})}"
-            f"{''.join(cure for kind, cure in REMEDIES.items() if any(p.startswith(kind) for p in problems if p))}"
-        )
-    if rows:
-        kinds = Counter(problems[i].split(":")[0] for i in rows)
-        logger.info("Left out of %s: %s (--drop_incomplete).", name, ", ".join(f"{n} x {k}" for k, n in kinds.items()))
-        read = read.select([i for i, problem in enumerate(problems) if not problem])
-    if len(read) == 0:
-        raise InputError(f"The {name} split has no usable rows left.")
-    return read
-
-
-def _read_batch(
-    batch: dict[str, list[Any]],
-    columns: dict[str, str],
-    form: LabelForm | NumberForm,
-    reader: int,  # part of the cache's fingerprint, as in `load_tables`
-) -> dict[str, list[Any]]:
-    read: dict[str, list[Any]] = {own: [] for own in [*columns, "problem"]}
-    for i in range(len(batch[columns["label"]])):
-        problems = []
-        for own, column in columns.items():
-            value = batch[column][i]
-            if own in ("group", UNIT):
-                read[own].append(group_name(value))
-                continue
-            content, problem = form.read(value) if own == "label" else read_text(value)
-            read[own].append(content)
-            if problem:
-                problems.append(f"{IN_TRAINING.get(problem, problem)}: {column} is {shown(value)}")
-        read["problem"].append(problems[0] if problems else None)
-    return read
 
 
 def label_counts(split: Dataset, names: list[str] | None = None) -> dict[str, int]:
@@ -110,17 +23,6 @@ def label_counts(split: Dataset, names: list[str] | None = None) -> dict[str, in
         for label in batch["label"]:
             counts.update(label if isinstance(label, list) else [label])
     return {names[key] if names is not None else key: count for key, count in sorted(counts.items())}
-
-
-def several_in_a_cell(names: Iterable[str]) -> str:
-    """A hint where some labels are made of others, or nothing."""
-    known = set(names)
-    for name in sorted(known):
-        for separator in (";", "|", ","):
-            parts = [part.strip() for part in name.split(separator)]
-            if len(parts) > 1 and set(parts) <= known:
-                return f" Labels such as {name!r} hold others: --label_separator {separator!r} makes them several."
-    return ""
 
 
 def contradictions(splits: Mapping[str, tuple[list[str], Dataset]], names: list[str]) -> list[str]:
@@ -159,7 +61,7 @@ def encode_labels(
     """The splits with label ids, a `ClassLabel` or a list of them, where they had names.
 
     Args:
-        read: the splits, from `read_examples`.
+        read: the splits, with the names of labels.
         counts: how often each label occurs in each.
         names: of the labels, by id.
         several: whether an example may have several labels.

@@ -4,9 +4,9 @@ import ast
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from datasets import ClassLabel, Dataset, LargeList, List, Value
@@ -22,8 +22,33 @@ _ITEMS = re.compile(_ITEM)
 _WORDS = {"true": True, "false": False, "none": None, "null": None, "nan": None}
 
 
+class LabelReader:
+    """What reading labels has in common, whatever they are: see `TargetReader`."""
+
+    required: ClassVar[bool] = True
+    absent: ClassVar[str] = "no label"
+    one_of_each: ClassVar[bool] = False  # examples with several labels in several rows are said: `contradictions`
+    pace: ClassVar[str] = ""
+
+    def unusable_column(self, split: str, problem: str) -> str | None:
+        """What to say of a split without any label, if `problem` is that."""
+        if not problem.startswith("no label"):
+            return None
+        return (
+            f"The {split} split has no labels at all (the first is {problem.removeprefix('no label: ')}). Name "
+            f"another split or file: --{split}_split_name, --{split}_file."
+        )
+
+    def mention(self, split: str, cells: list[Any], contents: list[Any]) -> None:
+        """Nothing: labels are read as they are."""
+
+    def odd_pace(self, content: Any, seconds: float) -> bool:
+        """Never: a label has no pace."""
+        return False
+
+
 @dataclass(frozen=True)
-class LabelForm:
+class LabelForm(LabelReader):
     """How the cells of a label column are read.
 
     Attributes:
@@ -61,6 +86,10 @@ class LabelForm:
         problem = next((problem for _, problem in found if problem), None)
         return ([], problem) if problem else (sorted({name for name, _ in found}), None)
 
+    def hint(self, problems: list[str], contents: list[Any]) -> str:
+        """As of `CellReader`: that some labels are made of others."""
+        return several_in_a_cell({label for label in contents if isinstance(label, str)})
+
     def _name(self, value: Any) -> tuple[str, str | None]:
         if is_missing(value):
             return "", "no label"
@@ -76,6 +105,17 @@ class LabelForm:
             return name, None
         known = name.isascii() and name.isdecimal() and int(name) < len(self.names)
         return (self.names[int(name)], None) if known else ("", "no label")  # the Hub's -1
+
+
+def several_in_a_cell(names: Iterable[str]) -> str:
+    """A hint where some labels are made of others, or nothing."""
+    known = set(names)
+    for name in sorted(known):
+        for separator in (";", "|", ","):
+            parts = [part.strip() for part in name.split(separator)]
+            if len(parts) > 1 and set(parts) <= known:
+                return f" Labels such as {name!r} hold others: --label_separator {separator!r} makes them several."
+    return ""
 
 
 def as_list(value: Any) -> list[Any] | None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from hf_transfer.errors import InputError
 from hf_transfer.evaluation.metrics import Array
-from hf_transfer.models import output_layer
+from hf_transfer.targets.labels.head import output_layer
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Labels as target: one of several classes, or any number of them."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,24 +10,29 @@ import numpy as np
 import torch
 from datasets import Dataset, DatasetDict, List
 
-from hf_transfer.data.groups import NAMELESS
-from hf_transfer.data.leakage import UNIT, drawn_together, unit_names
+from hf_transfer.arguments import DataArguments, ModelArguments
+from hf_transfer.data.examples import LeaveOut
+from hf_transfer.data.leakage import drawn_together, unit_names, unit_of_record
+from hf_transfer.data.splits import find_column, require_columns
 from hf_transfer.errors import InputError, logger
 from hf_transfer.evaluation.bootstrap import Resampled
-from hf_transfer.models import renew_unlike_head
 from hf_transfer.targets.labels import classification
-from hf_transfer.targets.labels.decision import Decision
+from hf_transfer.targets.labels.decision import Decision, forget_decision
+from hf_transfer.targets.labels.encoding import LabelEncoding, OneHot
 from hf_transfer.targets.labels.examples import (
     contradictions,
     encode_labels,
     label_counts,
     learnable_labels,
-    read_examples,
-    several_in_a_cell,
 )
-from hf_transfer.targets.labels.label_form import label_form
+from hf_transfer.targets.labels.head import renew_unlike_head
+from hf_transfer.targets.labels.label_columns import hint_of, joined, label_columns
+from hf_transfer.targets.labels.label_form import LabelForm, label_form, several_in_a_cell
 from hf_transfer.targets.labels.label_scale import forget
-from hf_transfer.training.losses import ClassificationLoss, balanced_weights
+from hf_transfer.targets.labels.losses import ClassificationLoss, balanced_weights
+from hf_transfer.targets.labels.settings import LabelSettings
+
+LABEL_COLUMNS = ("label", "labels", "sentiment", "category", "class", "target", "intent", "is_duplicate")
 
 
 @dataclass(frozen=True)
@@ -35,19 +40,17 @@ class LabelTarget:
     """A label an example, or several: the column ``label`` holds a `ClassLabel`, or a list of them.
 
     Attributes:
-        settings: ``label_separator``, ``class_names``, ``positive_label``, ``class_weights``, ``threshold``,
-            ``max_false_positive_rate``: see `TextSettings`.
+        settings: which column it is, how labels are separated and named, how scores become decisions.
     """
 
-    settings: Any
+    settings: LabelSettings
+    column: ClassVar[str] = "label"
+    identifies: ClassVar[bool] = True
     template: ClassVar[str] = "text-classification"
     headline: ClassVar[tuple[str, ...]] = ("accuracy", "f1")
     metrics: ClassVar[tuple[str, ...]] = (
         "accuracy", "f1", "f1_macro", "f1_micro", "precision", "recall", "matthews_correlation", "roc_auc",
         "average_precision", "expected_calibration_error", "expected_calibration_error_uncalibrated",
-    )  # fmt: skip
-    label_columns: ClassVar[tuple[str, ...]] = (
-        "label", "labels", "sentiment", "category", "class", "target", "intent", "is_duplicate"
     )  # fmt: skip
     decides: ClassVar[bool] = True
 
@@ -58,27 +61,57 @@ class LabelTarget:
 
     # --- data -------------------------------------------------------------------------------------------------
 
-    def read(
+    def columns(
+        self, splits: DatasetDict, inputs: Mapping[str, Sequence[str]], config: Any
+    ) -> tuple[DatasetDict, dict[str, str]]:
+        """As of `Target`; where each label has a column of 0 and 1, they are joined into one."""
+        settings, train = self.settings, next(iter(splits))
+        others = [name for name in splits[train].column_names if name not in inputs[train]]
+        names = [] if settings.label_column_name else self._named_columns(config, others)
+        if names:
+            column = f"({', '.join(names)})"  # in messages
+            splits = DatasetDict({name: joined(split, name, names, column) for name, split in splits.items()})
+            return splits, dict.fromkeys(splits, column)
+        column = find_column(
+            others, settings.label_column_name, LABEL_COLUMNS, "label_column_name",
+            hint=lambda: hint_of(splits[train], others),
+        )  # fmt: skip
+        return splits, dict.fromkeys(splits, column)
+
+    def _named_columns(self, config: Any, columns: Sequence[str]) -> list[str]:
+        """The columns that --class_names names; or a model's labels, where the table to measure it on has them all."""
+        names = self.settings.class_names
+        if names is None and config is not None:
+            own = [config.id2label[i] for i in range(config.num_labels)]
+            names = own if len(own) > 1 and set(own) <= set(columns) else None
+        return label_columns(names, columns, LABEL_COLUMNS)
+
+    def readers(
+        self, splits: DatasetDict, columns: Mapping[str, str], config: Any, model: ModelArguments
+    ) -> Mapping[str, LabelForm]:
+        """The forms of the labels of each split."""
+        settings, column = self.settings, next(iter(columns.values()))
+        for name, split in splits.items():
+            require_columns(split, name, {"label": columns[name]})
+        return label_form(splits, column, settings.label_separator, settings.class_names, _known(config))
+
+    def settle(
         self,
-        splits: Mapping[str, Dataset],
-        columns: Mapping[str, dict[str, str]],
+        read: Mapping[str, Dataset],
+        readers: Mapping[str, Any],
         config: Any,
-        *,
-        drop: bool,
-    ) -> Mapping[str, Dataset]:
+        data: DataArguments,
+        leave_out: LeaveOut,
+    ) -> tuple[DatasetDict, dict[str, dict[str, int]]]:
+        """Label ids instead of names; refuses labels from which nothing can be learned."""
         settings = self.settings
-        known = None if config is None else [config.id2label[i] for i in range(config.num_labels)]
-        column = next(iter(columns.values()))["label"]
-        forms = label_form(splits, column, settings.label_separator, settings.class_names, known)
-        read = {
-            name: read_examples(split, name, columns[name], forms[name], drop=drop) for name, split in splits.items()
-        }
         counts = {name: label_counts(split) for name, split in read.items()}
-        if known is not None:
-            names = known
+        names = _known(config)
+        if names is not None:
             several = config.problem_type == "multi_label_classification"
         else:
-            names = learnable_labels(read["train"], counts["train"], forms["train"].names, settings.positive_label)
+            given = readers["train"].names
+            names = learnable_labels(read["train"], counts["train"], given, settings.positive_label)
             several = isinstance(read["train"].features["label"], List)
             hint = "" if several else several_in_a_cell(names)
             if hint:
@@ -86,7 +119,7 @@ class LabelTarget:
             wanted = settings.threshold is not None or settings.max_false_positive_rate is not None
             if wanted and (several or len(names) != 2):
                 raise InputError(f"A threshold needs exactly two labels, one a text; found {len(names)}: {names[:9]}.")
-        return encode_labels(read, counts, names, several=several)
+        return encode_labels(read, counts, names, several=several), {}
 
     def strata(self, split: Dataset) -> list[Any]:
         labels = split["label"][:]
@@ -117,7 +150,6 @@ class LabelTarget:
         return {
             "labels": names,
             "multi_label": _several(splits["train"]),
-            "pairs": "text_pair" in splits["train"].column_names,
             "label_counts": {name: label_counts(split, names) for name, split in splits.items()},
             "majority_class_rate": None if _several(splits["train"]) else _majority_rate(splits["test"]),
             "answer": self._answer(splits["train"], names),
@@ -131,7 +163,14 @@ class LabelTarget:
 
     # --- model ------------------------------------------------------------------------------------------------
 
-    def model_settings(self, splits: DatasetDict) -> dict[str, Any]:
+    def complete_processor(self, processor: Any, model: ModelArguments, splits: DatasetDict | None) -> Any:
+        """As it is."""
+        return processor
+
+    def model_settings(
+        self, model: ModelArguments, splits: DatasetDict, processor: Any, *, pretrained: bool
+    ) -> dict[str, Any]:
+        """The labels, and whether an example may have several."""
         id2label = dict(enumerate(_names(splits["train"])))
         several = _several(splits["train"])
         return {
@@ -140,19 +179,36 @@ class LabelTarget:
             "problem_type": "multi_label_classification" if several else "single_label_classification",
         }
 
-    def fit_head(self, model: Any, old: Any, new: list[str], splits: DatasetDict, *, pretrained: bool) -> list[str]:
-        forget(model.config)  # a number's
+    def fit_head(
+        self,
+        loaded: Any,
+        old: Any,
+        new: list[str],
+        model: ModelArguments,
+        splits: DatasetDict,
+        processor: Any,
+        *,
+        pretrained: bool,
+    ) -> list[str]:
+        """As of `Target`; a decision or scale that an earlier run has left in the config is not this one's."""
+        forget_decision(loaded.config)
+        forget(loaded.config)  # a number's
         names = _names(splits["train"])
-        return renew_unlike_head(model, old, dict(enumerate(names)), new) if pretrained else []
+        return renew_unlike_head(loaded, old, dict(enumerate(names)), new) if pretrained else []
 
-    def model_labels(self, split: Dataset, config: Any) -> Callable[[list[Any]], list[Any]]:
-        return _OneHot(len(_names(split))) if _several(split) else _as_they_are
+    def prepare_base(self, model: Any, name: str, revision: str) -> None:
+        """Nothing."""
 
-    def loss_function(self, train: Dataset, label_smoothing: float) -> ClassificationLoss:
+    def encoding(self, split: Dataset, processor: Any, config: Any) -> LabelEncoding:
+        """As of `Target`: label ids, or 0 or 1 for each label where there may be several."""
+        return LabelEncoding(OneHot(len(_names(split))) if _several(split) else None)
+
+    def loss_function(self, train: Dataset, model: Any, label_smoothing: float) -> ClassificationLoss:
         weights = _balanced_weights(train) if self.settings.class_weights == "balanced" else None
         return ClassificationLoss(_several(train), label_smoothing, weights)
 
-    def readout(self, model: Any) -> Callable[..., list[Any]]:
+    def readout(self, processor: Any, model: Any) -> Callable[..., list[Any]]:
+        """The logits of each example [labels]."""
         return lambda logits, lengths: list(logits.float().cpu().numpy())
 
     def finished(self, model: Any) -> AbstractContextManager[None]:
@@ -202,7 +258,7 @@ class LabelTarget:
 
         scores = np.array([[record["scores"][name] for name in names] for record in records])
         truth, labels = (ids([record[key] for record in records]) for key in ("label", "prediction"))
-        together = drawn_together([record.get(UNIT, NAMELESS) for record in records], len(records))
+        together = drawn_together([unit_of_record(record) for record in records], len(records))
         return Resampled(
             together,
             classification.weighted_metrics(truth, labels, scores),
@@ -211,18 +267,9 @@ class LabelTarget:
         )
 
 
-@dataclass(frozen=True)
-class _OneHot:
-    """From lists of label ids to 0 or 1 for each of the labels."""
-
-    num_labels: int
-
-    def __call__(self, labels: list[list[int]]) -> list[list[float]]:
-        return [[float(k in label) for k in range(self.num_labels)] for label in labels]
-
-
-def _as_they_are(labels: list[int]) -> list[int]:
-    return labels
+def _known(config: Any) -> list[str] | None:
+    """The labels of a fine-tuned model."""
+    return None if config is None else [config.id2label[i] for i in range(config.num_labels)]
 
 
 def _names(split: Dataset) -> list[str]:

@@ -1,6 +1,6 @@
 """A number as target: ratings, prices, lengths; trained on the squared error of standardised labels."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -9,15 +9,19 @@ from typing import Any, ClassVar
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, LargeList, List
 
-from hf_transfer.data.groups import NAMELESS
-from hf_transfer.data.leakage import UNIT, drawn_together, unit_names
+from hf_transfer.arguments import DataArguments, ModelArguments
+from hf_transfer.data.examples import LeaveOut
+from hf_transfer.data.leakage import drawn_together, unit_names, unit_of_record
+from hf_transfer.data.splits import find_column, require_columns
 from hf_transfer.errors import InputError, logger
 from hf_transfer.evaluation.bootstrap import Resampled
 from hf_transfer.targets.labels import regression
-from hf_transfer.targets.labels.examples import read_examples
+from hf_transfer.targets.labels.decision import forget_decision
+from hf_transfer.targets.labels.encoding import LabelEncoding
 from hf_transfer.targets.labels.label_scale import LabelScale, in_label_unit, number_layer, standardise_head
+from hf_transfer.targets.labels.losses import SquaredErrorLoss
 from hf_transfer.targets.labels.number_form import NumberForm
-from hf_transfer.training.losses import SquaredErrorLoss
+from hf_transfer.targets.labels.settings import LabelSettings
 
 PROBLEM_TYPE = "regression"
 # How many kinds of labels, by their size, a split is stratified by.
@@ -25,45 +29,58 @@ STRATA, BINS = 10, 24
 # A standard deviation of fewer steps of float32 than these cannot be learned as it should be.
 FEWEST_STEPS = 1000
 
+NUMBER_COLUMNS = ("label", "labels", "score", "rating", "stars", "target", "value", "price")
+
 
 @dataclass(frozen=True)
 class NumberTarget:
-    """A number an example: the column ``label`` holds float64."""
+    """A number an example: the column ``label`` holds float64.
 
+    Attributes:
+        settings: which column it is.
+    """
+
+    settings: LabelSettings
+    column: ClassVar[str] = "label"
+    identifies: ClassVar[bool] = True
     template: ClassVar[str] = "text-regression"
     headline: ClassVar[tuple[str, ...]] = ("mean_absolute_error", "mean_squared_error", "spearman")
     metrics: ClassVar[tuple[str, ...]] = headline
-    label_columns: ClassVar[tuple[str, ...]] = (
-        "label",
-        "labels",
-        "score",
-        "rating",
-        "stars",
-        "target",
-        "value",
-        "price",
-    )
     decides: ClassVar[bool] = False
     chooses: ClassVar[bool] = False
 
     # --- data -------------------------------------------------------------------------------------------------
 
-    def read(
+    def columns(
+        self, splits: DatasetDict, inputs: Mapping[str, Sequence[str]], config: Any
+    ) -> tuple[DatasetDict, dict[str, str]]:
+        """As of `Target`."""
+        train = next(iter(splits))
+        others = [name for name in splits[train].column_names if name not in inputs[train]]
+        column = find_column(others, self.settings.label_column_name, NUMBER_COLUMNS, "label_column_name")
+        return splits, dict.fromkeys(splits, column)
+
+    def readers(
+        self, splits: DatasetDict, columns: Mapping[str, str], config: Any, model: ModelArguments
+    ) -> Mapping[str, NumberForm]:
+        """How numbers are written."""
+        for name, split in splits.items():
+            require_columns(split, name, {"label": columns[name]})
+        return {name: _form(split, name, columns[name]) for name, split in splits.items()}
+
+    def settle(
         self,
-        splits: Mapping[str, Dataset],
-        columns: Mapping[str, dict[str, str]],
+        read: Mapping[str, Dataset],
+        readers: Mapping[str, Any],
         config: Any,
-        *,
-        drop: bool,
-    ) -> Mapping[str, Dataset]:
-        read = {
-            name: read_examples(split, name, columns[name], _form(split, name, columns[name]["label"]), drop=drop)
-            for name, split in splits.items()
-        }
+        data: DataArguments,
+        leave_out: LeaveOut,
+    ) -> tuple[DatasetDict, dict[str, dict[str, int]]]:
+        """As they are; says their range."""
         if config is None:
             labels = read["train"]["label"][:]
             logger.info("Labels are numbers: %g to %g in training (--problem_type).", min(labels), max(labels))
-        return read
+        return DatasetDict(read), {}
 
     def strata(self, split: Dataset) -> list[Any]:
         """Which tenth of the labels each is among: equal labels are among the same."""
@@ -92,7 +109,6 @@ class NumberTarget:
         edges = np.histogram_bin_edges(np.concatenate(list(labels.values())), bins=BINS)
         always_mean = regression.measure(np.full(len(labels["test"]), mean), labels["test"])
         return {
-            "pairs": "text_pair" in splits["train"].column_names,
             "numbers": {
                 "edges": edges.tolist(),
                 "splits": {
@@ -113,33 +129,55 @@ class NumberTarget:
 
     # --- model ------------------------------------------------------------------------------------------------
 
-    def model_settings(self, splits: DatasetDict) -> dict[str, Any]:
+    def complete_processor(self, processor: Any, model: ModelArguments, splits: DatasetDict | None) -> Any:
+        """As it is."""
+        return processor
+
+    def model_settings(
+        self, model: ModelArguments, splits: DatasetDict, processor: Any, *, pretrained: bool
+    ) -> dict[str, Any]:
+        """One output, which is a number."""
         return {"id2label": {0: "LABEL_0"}, "label2id": {"LABEL_0": 0}, "problem_type": PROBLEM_TYPE}
 
-    def fit_head(self, model: Any, old: Any, new: list[str], splits: DatasetDict, *, pretrained: bool) -> list[str]:
+    def fit_head(
+        self,
+        loaded: Any,
+        old: Any,
+        new: list[str],
+        model: ModelArguments,
+        splits: DatasetDict,
+        processor: Any,
+        *,
+        pretrained: bool,
+    ) -> list[str]:
         """As of `Target`; the last layer is written for standardised labels: see `label_scale`."""
-        number_layer(model)  # refused before training, as it is written once more in the end
+        forget_decision(loaded.config)
+        number_layer(loaded)  # refused before training, as it is written once more in the end
         scale = LabelScale.of(splits["train"]["label"][:])
-        trunk = f"{model.base_model_prefix}."
+        trunk = f"{loaded.base_model_prefix}."
         if not pretrained or any(not name.startswith(trunk) for name in new):
-            if pretrained and type(model).__name__ in (old.architectures or ()):
+            if pretrained and type(loaded).__name__ in (old.architectures or ()):
                 logger.info("The checkpoint's head has %d labels, and a number is learned: a new head is made.",
                             old.num_labels)  # fmt: skip
-            scale.write(model.config)
+            scale.write(loaded.config)
             return []
         logger.info("The checkpoint's regression head is kept.")
-        standardise_head(model, scale)
+        standardise_head(loaded, scale)
         return []
 
-    def model_labels(self, split: Dataset, config: Any) -> Callable[[list[Any]], list[Any]]:
-        return partial(LabelScale.standardised, LabelScale.read(config))
+    def prepare_base(self, model: Any, name: str, revision: str) -> None:
+        """Nothing."""
 
-    def loss_function(self, train: Dataset, label_smoothing: float) -> SquaredErrorLoss:
+    def encoding(self, split: Dataset, processor: Any, config: Any) -> LabelEncoding:
+        """As of `Target`: standardised labels."""
+        return LabelEncoding(partial(LabelScale.standardised, LabelScale.read(config)))
+
+    def loss_function(self, train: Dataset, model: Any, label_smoothing: float) -> SquaredErrorLoss:
         if label_smoothing:
             raise InputError("--label_smoothing_factor is of classes, and a number has none. Leave it out.")
         return SquaredErrorLoss()
 
-    def readout(self, model: Any) -> Callable[..., list[Any]]:
+    def readout(self, processor: Any, model: Any) -> Callable[..., list[Any]]:
         """``readout(logits, lengths)``: the number of each example in the unit of the labels."""
         return lambda logits, lengths: numbers_of(logits, model.config).tolist()
 
@@ -170,7 +208,7 @@ class NumberTarget:
 
     def resampled(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> Resampled:
         truth, numbers = (_floats([record[key] for record in records]) for key in ("label", "prediction"))
-        units = drawn_together([record.get(UNIT, NAMELESS) for record in records], len(records))
+        units = drawn_together([unit_of_record(record) for record in records], len(records))
         return Resampled(units, regression.weighted_metrics(truth, numbers))
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from datasets import Value
 
 from hf_transfer.data.values import as_text, is_blank, is_missing
+from hf_transfer.targets.labels.label_form import LabelReader
 
 WRITTEN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 WITH_COMMA = re.compile(r"[+-]?\d+(,\d+)+(\.\d+)?([eE][+-]?\d+)?|[+-]?\d+(\.\d+)+,\d+")
@@ -23,7 +24,7 @@ REMEDIES = {
 
 
 @dataclass(frozen=True)
-class NumberForm:
+class NumberForm(LabelReader):
     """How the cells of a column of numbers are read; as `LabelForm` for labels.
 
     Numbers, and text that spells one with a decimal point (``4.5``, `` 1e-3 ``), are read. A decimal comma is not:
@@ -53,6 +54,10 @@ class NumberForm:
         if not WRITTEN.fullmatch(text):
             return 0.0, NO_NUMBER
         return (float(text), None) if abs(float(text)) <= LARGEST else (0.0, TOO_LARGE)
+
+    def hint(self, problems: list[str], contents: list[Any]) -> str:
+        """As of `CellReader`: how numbers are written."""
+        return "".join(cure for kind, cure in REMEDIES.items() if any(one.startswith(kind) for one in problems))
 
 
 def number_hint(names: Iterable[str]) -> str:

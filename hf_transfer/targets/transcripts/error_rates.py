@@ -159,15 +159,14 @@ def commonest_errors(references: Sequence[str], hypotheses: Sequence[str]) -> di
     }
 
 
-def worst_clips(clips: Sequence[str], references: Sequence[str], hypotheses: Sequence[str]) -> list[dict[str, Any]]:
-    """The clips with the highest word error rate, the longer first where it is the same; none without an error."""
+def worst_clips(references: Sequence[str], hypotheses: Sequence[str]) -> list[dict[str, Any]]:
+    """The clips with the highest word error rate, by their ``row``; the longer first where it is the same."""
     counts = count_errors(references, hypotheses)
     rate = counts["word_errors"] / np.maximum(1, counts["words"])
     order = np.lexsort((-counts["words"], -rate))[:WORST]
     return [
         {
             "row": int(i),
-            "audio": clips[i],
             "reference": references[i],
             "hypothesis": hypotheses[i],
             "wer": float(rate[i]),

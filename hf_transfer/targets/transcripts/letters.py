@@ -5,7 +5,7 @@ import json
 import tempfile
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,7 +49,7 @@ def letters_of(tokenizer: Any, classes: int | None = None) -> set[str]:
     return tokens | ({" "} if pieces or delimiter in known else set())
 
 
-def normalise(text: str, letters: set[str] | None, *, fold: bool = True) -> str:
+def normalise(text: str, letters: Set[str] | None, *, fold: bool = True) -> str:
     """`text` in the letters of a vocabulary, as far as it goes: without tags, each word as `Spelling` spells it.
 
     What the vocabulary spells comes through unchanged, and a text that was normalised stays as it is.
@@ -73,12 +73,12 @@ def _spelling(letters: frozenset[str], fold: bool) -> Spelling:
     return Spelling(letters, fold=fold)
 
 
-def spells(letters: set[str], text: str) -> bool:
+def spells(letters: Set[str], text: str) -> bool:
     """Whether a vocabulary of `letters` spells all of `text`."""
     return _spelling(frozenset(letters), True).spells(text)
 
 
-def unknown_letters(texts: Iterable[str], letters: set[str]) -> tuple[Counter[str], int]:
+def unknown_letters(texts: Iterable[str], letters: Set[str]) -> tuple[Counter[str], int]:
     """How often letters occur in normalised `texts` that a vocabulary does not know, and the number of all letters.
 
     A word of known letters that it cannot spell (there are tokens of several) counts as a whole, with its length.
@@ -96,7 +96,7 @@ def unknown_letters(texts: Iterable[str], letters: set[str]) -> tuple[Counter[st
     return +unknown, total
 
 
-def covers(texts: list[str], letters: set[str]) -> bool:
+def covers(texts: list[str], letters: Set[str]) -> bool:
     """Whether a vocabulary can spell `texts` as they are, but for foreign letters now and then or in a few of them.
 
     Letters that would lose an accent count as foreign: who writes many of them means them.

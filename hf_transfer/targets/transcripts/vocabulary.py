@@ -4,8 +4,9 @@ import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from datasets import DatasetDict
-from transformers import AutoModelForCTC, AutoTokenizer
+from transformers import AutoModelForCTC, AutoTokenizer, PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from hf_transfer.arguments import ModelArguments
@@ -255,3 +256,26 @@ def label_ids(tokenizer: Any, texts: list[str], classes: int) -> list[list[int]]
         ids = tokenizer(text).input_ids
         found.append([i for each in ids for i in ([each] if each is not None and each < classes else unknown)])
     return found
+
+
+def renew_head(model: PreTrainedModel, old: Any, new: Any) -> list[str]:
+    """A head for the vocabulary `new`; letters that `old` knew too, in either case, keep their weights."""
+    head = getattr(model, "lm_head", None)
+    if not isinstance(head, torch.nn.Linear):
+        raise InputError(f"A {model.config.model_type} cannot take another vocabulary: --vocabulary keep.")
+    fresh = torch.nn.Linear(head.in_features, len(new))
+    torch.nn.init.normal_(fresh.weight, std=getattr(model.config, "initializer_range", 0.02))
+    torch.nn.init.zeros_(fresh.bias)
+    vocabulary = old.get_vocab()
+    known: dict[str, int | None] = {token.lower(): i for token, i in vocabulary.items()} | vocabulary
+    same = {new.pad_token: old.pad_token, new.unk_token: old.unk_token}
+    same |= {new.word_delimiter_token: getattr(old, "word_delimiter_token", None)}
+    known |= {token: vocabulary.get(former) for token, former in same.items()}
+    before = {token: known.get(token, known.get(token.lower())) for token in new.get_vocab()}
+    shared = {new.get_vocab()[token]: i for token, i in before.items() if i is not None and i < head.out_features}
+    with torch.no_grad():
+        for i, row in shared.items():
+            fresh.weight[i], fresh.bias[i] = head.weight[row], head.bias[row]
+    model.lm_head, model.config.vocab_size = fresh, len(new)
+    logger.info("A new head is made; %d of its %d letters and signs keep their weights.", len(shared), len(new))
+    return ["lm_head.bias", "lm_head.weight"]

@@ -1,7 +1,6 @@
-"""What a speech recogniser can be told: columns, which clips are used, the vocabulary, augmentation."""
+"""Settings of audio as input: columns, which clips are used, augmentation."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from hf_transfer.errors import InputError, nearest
 from hf_transfer.inputs.audio.augmentation import Augmentation
@@ -9,15 +8,14 @@ from hf_transfer.inputs.audio.recordings import SUSPICIONS
 
 
 @dataclass
-class SpeechSettings:
-    """Settings of a speech recogniser.
+class AudioSettings:
+    """Settings of audio as input.
 
     Raises:
         InputError: one of them is out of its range.
     """
 
     audio_column_name: str | None = field(default=None, metadata={"help": "Column of the clips: paths, or audio."})
-    text_column_name: str | None = field(default=None, metadata={"help": "Column of the transcripts."})
     speaker_column_name: str | None = field(
         default=None, metadata={"help": "Column of the speakers, if they are known."}
     )
@@ -26,20 +24,6 @@ class SpeechSettings:
     leave_out: list[str] = field(
         default_factory=lambda: ["silent", "truncated"],
         metadata={"help": f"Suspicious clips that are not used, of: {', '.join(SUSPICIONS)}; `none` for no kind."},
-    )
-    vocabulary: Literal["auto", "keep", "new"] = field(
-        default="auto",
-        metadata={
-            "help": "Keep the checkpoint's vocabulary, build a new one from the training transcripts, or the second "
-            "only where the first cannot spell them."
-        },
-    )
-    target_lang: str | None = field(
-        default=None,
-        metadata={
-            "help": "Language of a multilingual checkpoint (MMS), as `deu`: its vocabulary and adapter are taken "
-            "(default: the one that the checkpoint is set to)."
-        },
     )
     train_feature_encoder: bool = field(
         default=False, metadata={"help": "Train the convolutional feature encoder too, under --method full."}

@@ -1,34 +1,30 @@
-"""What a text classifier can be told: columns, labels, length, how scores become decisions."""
+"""Settings of labels as target: their column and form, and how scores become decisions."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from hf_transfer.errors import InputError
 from hf_transfer.targets.labels.classification import is_probability
 
 
 @dataclass
-class TextSettings:
-    """Settings of a text classifier.
+class LabelSettings:
+    """Settings of labels as target.
 
     Raises:
         InputError: one of them is out of its range, or two of them exclude each other.
     """
 
-    text_column_name: str | None = field(default=None, metadata={"help": "Column of the texts."})
-    text_pair_column_name: str | None = field(
-        default=None, metadata={"help": "Column of the second texts, where pairs are classified."}
-    )
     label_column_name: str | None = field(
         default=None,
         metadata={"help": "Column of the labels: text, integers, lists of them, vectors of 0 and 1; or numbers."},
     )
     problem_type: Literal["classification", "regression"] = field(
         default="classification",
-        metadata={"help": "What labels are: names of classes (one a text, or several), or numbers to predict."},
+        metadata={"help": "What labels are: names of classes (one an example, or several), or numbers to predict."},
     )
     label_separator: str | None = field(
-        default=None, metadata={"help": "What separates the labels of one text, where it may have several."}
+        default=None, metadata={"help": "What separates the labels of one example, where it may have several."}
     )
     class_names: list[str] | None = field(
         default=None,
@@ -39,9 +35,6 @@ class TextSettings:
     )
     positive_label: str | None = field(
         default=None, metadata={"help": "Of two labels, the one that F1 and thresholds are about (default: the last)."}
-    )
-    max_length: int | None = field(
-        default=None, metadata={"help": "Longest input in tokens (default: the model's own limit)."}
     )
     class_weights: Literal["none", "balanced"] = field(
         default="none", metadata={"help": "Weigh the loss of each label by how rare it is."}
@@ -65,8 +58,11 @@ class TextSettings:
             raise InputError(f"--threshold is {self.threshold!r}: expected best_f1 or a probability from 0 to 1.")
         if self.max_false_positive_rate is not None and not 0 <= self.max_false_positive_rate <= 1:
             raise InputError(f"--max_false_positive_rate is {self.max_false_positive_rate}: expected 0 to 1.")
-        if self.max_length is not None and self.max_length < 4:
-            raise InputError(f"--max_length is {self.max_length}: expected 4 tokens or more.")
+
+    @staticmethod
+    def of(config: Any) -> dict[str, Any]:
+        """The settings that the config of a fine-tuned model decides."""
+        return {"problem_type": "regression"} if config.problem_type == "regression" else {}
 
     def _refuse_what_is_of_classes(self) -> None:
         of_classes = (
