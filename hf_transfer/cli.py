@@ -12,6 +12,15 @@ from typing import Any, NoReturn
 from hf_transfer import errors
 from hf_transfer.errors import InputError, nearest, run_command, show
 
+# Flags of accelerate's launcher, which starts several processes.
+LAUNCHER: tuple[tuple[str, type, str], ...] = (
+    ("num_processes", int, "processes in all"),
+    ("num_machines", int, "machines in all"),
+    ("machine_rank", int, "number of this machine, from 0"),
+    ("main_process_ip", str, "address of machine 0"),
+    ("main_process_port", int, "port of machine 0"),
+    ("mixed_precision", str, "no, fp16 or bf16"),
+)
 # The columns of a file are those of its first rows.
 FIRST_ROWS = 100
 
@@ -43,6 +52,15 @@ def _command() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="hf-transfer", description="Use, measure and ship fine-tuned models.", allow_abbrev=False)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="command")
+
+    command = commands.add_parser(
+        "train", help="fine-tune a model: what a recipe does, wherever this is installed", allow_abbrev=False,
+        add_help=False, usage="hf-transfer train TASK [--num_processes N] [any flag of the task: train TASK --help]",
+    )  # fmt: skip
+    command.add_argument("task", nargs="?", default="", metavar="TASK", help="the task's name on the Hub")
+    for name, kind, about in LAUNCHER:
+        command.add_argument(f"--{name}", type=kind, help=about)
+    command.set_defaults(run=_train, finetuning=None)
 
     command = commands.add_parser("predict", help="label texts, or transcribe clips", allow_abbrev=False)
     command.add_argument("model", help="output folder of a run, or Hub id")
@@ -124,6 +142,32 @@ def _add_methods(command: argparse.ArgumentParser, default: str) -> None:
 
 def _listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    """Run a task's recipe here, or in several processes that accelerate's launcher starts."""
+    launching = {name: getattr(arguments, name) for name, *_ in LAUNCHER if getattr(arguments, name) is not None}
+    precision = launching.pop("mixed_precision", None)
+    flags = [*arguments.finetuning, *([f"--{precision}"] if precision in ("fp16", "bf16") else [])]
+    if launching.get("num_processes", 1) > 1:
+        from hf_transfer.tasks import task_tagged
+
+        task_tagged(arguments.task)  # a name that is none is refused once, and not by every process
+        told = [part for name, value in launching.items() for part in (f"--{name}", str(value))]
+        # On a machine without a GPU too, --multi_gpu is what starts several: each process sees that there is none.
+        command = ["-m", "accelerate.commands.launch", "--multi_gpu", *told, "-m", "hf_transfer.cli", "train"]
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, *command, arguments.task, *flags])
+    from hf_transfer.finetuning import finetune
+    from hf_transfer.parsing import parse_arguments
+    from hf_transfer.reporting.report import next_command
+    from hf_transfer.tasks import task_tagged
+
+    task_class = task_tagged(arguments.task)
+    settled = parse_arguments(task_class, flags, description=task_class.__doc__)
+    result = finetune(settled.task, settled)
+    if settled.training.should_save:
+        show(f"\n{result}\n{next_command(result, settled.task)}")
 
 
 def _predict(arguments: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from hf_transfer.arguments import Arguments, DataArguments, ModelArguments, Tran
 from hf_transfer.caches import usable_caches
 from hf_transfer.data.drawn_splits import complete_splits, cut_to_sizes
 from hf_transfer.data.groups import named_groups, only_groups
-from hf_transfer.data.leakage import measured_over, overlap, shared_units, unit_column
+from hf_transfer.data.leakage import measured_over, overlap, shared_units, unit_column, unknown_units
 from hf_transfer.data.loading import hub_commit, load_splits
 from hf_transfer.data.source import REPLAYED, replay, separate_source
 from hf_transfer.data.splits import SPLITS
@@ -114,7 +114,7 @@ def finetune(
             with meter.stage("after"):
                 require_finite(model, training.learning_rate or 0.0, str(output.work))
                 after = predict(trainer, {name: run.inputs[name] for name in run.inputs if name != "train"}, constant)
-                decision = task.target.decide(after.get("validation"), run.splits.get("validation"), model.config)
+                decision = task.decide(after.get("validation"), run.splits.get("validation"), model.config)
                 found = {
                     name: before_and_after(task, before[name], after[name], split, model.config, training.seed)
                     for name, split in measured.items()
@@ -216,6 +216,7 @@ def _circumstances(task: Task, arguments: Arguments, run: _Prepared) -> dict[str
         },
         "commits": run.commits,
         "adapter": arguments.method.leaves_adapter,
+        "input": {"name": task.input.name, "word": task.input.word, "sample": task.input.sample},
         "template": task.target.template,
         "headline": list(task.target.headline),
         "seed": arguments.training.seed,
@@ -323,6 +324,8 @@ def _prepare_splits(
     data = dataclasses.replace(data, split_by=unit_column(data, names, task.unit_column(names)))
     given = only_groups(named_groups(given, data), data)
     show_bars_for(sum(len(split) for split in given.values()))
+    absent = [name for name, split in given.items() if asked and data.split_by not in split.column_names]
+    unknown = unknown_units(absent, str(data.split_by))
     splits, left_out, columns = task.read(given, data, arguments.model)
     strata = {name: task.target.strata(split) for name, split in splits.items()}
     evaluates = str(arguments.training.eval_strategy) not in ("no", "IntervalStrategy.NO")
@@ -337,7 +340,7 @@ def _prepare_splits(
     splits = replay(splits, pool, data, seed, task.identities)
     identities = {name: task.identities(split) for name, split in splits.items()}
     splits, also_in_training, caveats = overlap(splits, identities, remove=data.deduplicate)
-    caveats += shared_units(splits, str(data.split_by)) + task.check(splits)
+    caveats += unknown + shared_units(splits, str(data.split_by)) + task.check(splits)
     if "validation" not in splits and evaluates:
         raise InputError("--eval_strategy needs a validation split: raise --validation_size, or leave it at `no`.")
     source = data.dataset_name or Path(data.train_file or "memory").name

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 import yaml
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from transformers import AutoConfig
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from hf_transfer.arguments import Arguments, DataArguments, MethodArguments, ModelArguments, TransferTrainingArguments
 from hf_transfer.caches import usable_caches
 from hf_transfer.data.groups import named_groups
-from hf_transfer.data.leakage import measured_over, unit_column
+from hf_transfer.data.leakage import few_units, measured_over, unit_column
 from hf_transfer.data.loading import divided_by_column
 from hf_transfer.data.tables import load_file, show_bars_for
 from hf_transfer.errors import InputError, nearest
@@ -138,7 +138,8 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
 
     Returns:
         ``metrics``, their 95 % intervals (``confidence``) and what these are over (``intervals_over``: examples, or
-        whole patients), ``groups``, the number of ``examples``, and how many rows were ``left_out`` by the reason.
+        whole patients), ``caveats`` in sentences, ``groups``, the number of ``examples``, and how many rows were
+        ``left_out`` by the reason.
 
     Raises:
         InputError: the model or the data cannot be used.
@@ -159,7 +160,7 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
     table = load_file(test_file, column_names=data.column_names, delimiter=data.delimiter)
     columns = columns_as_trained(path_or_hub_id, task_class, table.column_names)
     task = task_class(**columns | task_class.settings_of(config) | of_task)
-    table = divided_by_column(table, test_file).get("test", table)
+    table = _test_rows(table, test_file)
     names = table.column_names
     data = dataclasses.replace(data, split_by=unit_column(data, names, task.unit_column(names)))
     show_bars_for(len(table))
@@ -188,14 +189,29 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
         "metrics": task.target.measure(outputs, split, config),
         "confidence": task.target.intervals(outputs, outputs, split, config, seed=0)["after"],
         "intervals_over": measured_over(split, data.split_by),
+        "caveats": few_units(split, str(data.split_by)) if data.split_by else [],
         "groups": measure_groups(task, None, outputs, split, config),
         "examples": len(split),
         "left_out": {why: count for why, count in left_out["test"].items() if count},
     }
 
 
+def _test_rows(table: Dataset, file: str) -> Dataset:
+    """The rows of a table that are to be measured on: all of them, or those of ``test`` where a column divides it.
+
+    Raises:
+        InputError: a column divides it, and no row is of ``test``.
+    """
+    divided = divided_by_column(table, file)
+    if len(divided) > 1 and "test" not in divided:
+        there = ", ".join(f"{len(split)} {name}" for name, split in divided.items())
+        raise InputError(f"{file}: no row is of the test split, by its column ({there}). Give a file of what is to be "
+                         "measured on alone.")  # fmt: skip
+    return divided.get("test", table)
+
+
 def columns_as_trained(path_or_hub_id: str | Path, task_class: Any, columns: Sequence[str]) -> dict[str, Any]:
-    """The names of columns that the model was trained with, where a table has them too, and those of its labels.
+    """The names of columns that the model was trained with, where a table has them, and how its labels are written.
 
     A table's own --column_names and --delimiter are not among them: they describe a file, and not the model.
 
@@ -211,4 +227,4 @@ def columns_as_trained(path_or_hub_id: str | Path, task_class: Any, columns: Seq
     trained = {f"{own}_column_name": column for own, column in report["data"].get("columns", {}).items()}
     found = {name: column for name, column in trained.items() if name in fields and column in columns}
     told = yaml.safe_load((folder / "arguments.yaml").read_text(encoding="utf-8"))
-    return found | ({"class_names": told["class_names"]} if "class_names" in fields and "class_names" in told else {})
+    return found | {name: told[name] for name in ("class_names", "label_separator") if name in fields and name in told}

@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from hf_transfer.arguments import MethodArguments
 from hf_transfer.errors import InputError, logger
 from hf_transfer.low_rank import LowRankLinear
+from hf_transfer.models import trunk_of
 
 # Linear layers by model type whose weights are read without calling them: an adapter there would have no effect.
 BYPASSED = {"wavlm": r"\.attention\.[qkv]_proj$|\.attention\.out_proj$"}
@@ -62,9 +63,10 @@ class Anatomy:
     @classmethod
     def of(cls, model: PreTrainedModel, newly_initialised: list[str]) -> "Anatomy":
         """Read the parts off the model and off what its checkpoint lacked."""
-        trunk = model.base_model_prefix
+        trunk = trunk_of(model)
+        base = model.get_submodule(trunk)
         head = [name for name, module in model.named_children() if name != trunk and _has_parameters(module)]
-        head += [f"{trunk}.{name}" for name, _ in model.base_model.named_children() if name == "pooler"]
+        head += [f"{trunk}.{name}" for name, _ in base.named_children() if name == "pooler"]
         head = [name for name in head if _has_parameters(model.get_submodule(name))]
         for parameter in newly_initialised:
             module = parameter.rpartition(".")[0]
@@ -75,11 +77,11 @@ class Anatomy:
         fixed = frozenset(name for name, parameter in model.named_parameters() if not parameter.requires_grad)
         fronts = [
             f"{trunk}.{name}"
-            for name, module in model.base_model.named_children()
+            for name, module in base.named_children()
             if _has_parameters(module)
             and all(f"{trunk}.{name}.{own}" in fixed for own, _ in module.named_parameters())
         ]
-        return cls(trunk, tuple(head), _layer_list(model), fixed, fronts[0] if len(fronts) == 1 else None)
+        return cls(trunk, tuple(head), _layer_list(model, trunk), fixed, fronts[0] if len(fronts) == 1 else None)
 
     def depth(self, model: torch.nn.Module) -> int:
         """How many layers there are to freeze or train one by one."""
@@ -95,14 +97,12 @@ def _has_parameters(module: torch.nn.Module) -> bool:
     return next(module.parameters(), None) is not None
 
 
-def _layer_list(model: PreTrainedModel) -> str | None:
+def _layer_list(model: PreTrainedModel, trunk: str) -> str | None:
     depth = getattr(model.config, "num_hidden_layers", None)
     found = [
         (sum(p.numel() for p in module.parameters()), name)
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.ModuleList)
-        and len(module) == depth
-        and name.startswith(model.base_model_prefix)
+        if isinstance(module, torch.nn.ModuleList) and len(module) == depth and name.startswith(trunk)
     ]
     return max(found)[1] if found else None  # a convolutional front may have as many layers, but not as large ones
 

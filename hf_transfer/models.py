@@ -230,6 +230,15 @@ def plain(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def trunk_of(model: Any) -> str:
+    """The name of a model's trunk: its largest part where its prefix is that of a larger model, as Whisper's is."""
+    parts = dict(model.named_children())
+    if model.base_model_prefix in parts:
+        return model.base_model_prefix
+    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    return max(sizes, key=lambda name: sizes[name])
+
+
 def output_lengths(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     """From lengths of inputs [batch] to how many positions the model makes of each [batch].
 

@@ -35,6 +35,18 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 # Families that differ in their layers: the group norm of one is in its fixed encoder, and HuBERT's are wav2vec2's.
 DISTINCT = [name for name in FAMILIES if name not in ("wav2vec2-group", "hubert")]
 UPPER = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
+# Of one input length, for classifiers alone.
+FIXED: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
+    "ast": ("ASTConfig", {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+        "num_mel_bins": 32, "max_length": 100,
+    }, "ASTFeatureExtractor", {"num_mel_bins": 32, "max_length": 100}),
+    "whisper": ("WhisperConfig", {
+        "d_model": 32, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_source_positions": 50,
+        "vocab_size": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1,
+    }, "WhisperFeatureExtractor", {"chunk_length": 1}),
+}  # fmt: skip
 WORDS = ["ON", "OFF", "LIGHT", "STOP", "GO", "LEFT", "RIGHT", "UP"]
 
 
@@ -60,6 +72,21 @@ def build_speech_model(folder: Path, family: str, *, vocabulary: bool = True, **
     tokenizer = transformers.Wav2Vec2CTCTokenizer(str(folder / "vocab.json"))
     kind = transformers.Wav2Vec2BertProcessor if family == "wav2vec2-bert" else transformers.Wav2Vec2Processor
     kind(feature_extractor=extractor, tokenizer=tokenizer).save_pretrained(folder)
+    return folder
+
+
+def build_audio_encoder(folder: Path, family: str, **changes: Any) -> Path:
+    """Write a tiny pretrained encoder of audio without a head."""
+    import torch
+    import transformers
+
+    if family in FAMILIES:
+        return build_speech_model(folder, family, vocabulary=False, **changes)
+    name, settings, extractor, of_extractor = FIXED[family]
+    torch.manual_seed(0)
+    config = getattr(transformers, name)(**{**settings, **changes})
+    transformers.AutoModel.from_config(config).save_pretrained(folder)
+    getattr(transformers, extractor)(**of_extractor).save_pretrained(folder)
     return folder
 
 

@@ -10,7 +10,7 @@ import yaml
 from conftest import ROOT, write_csv
 
 import hf_transfer.finetuning
-from hf_transfer import InputError, SpeechRecognition, TextClassification, finetune
+from hf_transfer import AudioClassification, InputError, SpeechRecognition, TextClassification, finetune
 from hf_transfer.comparing import compare
 from hf_transfer.parsing import make_arguments, parse_arguments
 from hf_transfer.series import METHODS
@@ -18,7 +18,8 @@ from hf_transfer.studying import study
 
 pytestmark = pytest.mark.usefixtures("lean")
 
-RECIPES = {"spam": TextClassification, "sentiment": TextClassification, "accent": SpeechRecognition}
+RECIPES = {"spam": TextClassification, "sentiment": TextClassification, "accent": SpeechRecognition,
+           "command": AudioClassification}  # fmt: skip
 
 
 class Reached(Exception):

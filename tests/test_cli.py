@@ -139,7 +139,7 @@ def test_merge_gives_plain_weights_that_predict_the_same(trained, command, tmp_p
         (["predict", "/nowhere"], "Expected either inputs (texts, or audio files) or --file"),
         (["predict", "/nowhere", "--file", "/none.csv"], "no such file"),
         (["predict", "x", "--flie", "y"], "Did you mean --file?"),
-        (["train"], "invalid choice: 'train'"),
+        (["train"], "Name a task. There are: text-classification"),
         ([], "COMMAND"),
     ],
 )
@@ -420,3 +420,50 @@ def test_batches_of_cached_activations_need_no_library_of_sound():
     done = start("-c", "import sys, hf_transfer.training.cached_examples\n"
                        "assert not {'soundfile', 'torchaudio'} & set(sys.modules)")  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_train_does_what_a_recipe_does_from_any_folder(tiny, command, tmp_path):
+    file = write_csv(tmp_path / "m.csv", message_rows(60))
+    flags = ["--train_file", file, "--model_name_or_path", tiny(), "--max_steps", 2, "--disable_tqdm", "true"]
+    result = command("train", "text-classification", *flags, "--output_dir", tmp_path / "out")
+    assert result.code == 0, result.err
+    assert "The model lies in" in result.out
+    assert "hf-transfer predict" in result.out
+    told = fork("recipes/spam.py", *flags, "--output_dir", tmp_path / "recipe")
+    assert told.returncode == 0, told.stderr
+    same = [(tmp_path / name / "predictions.jsonl").read_text() for name in ("out", "recipe")]
+    assert same[0] == same[1]
+    again = command("train", "text-classification", "--config", tmp_path / "out" / "arguments.yaml", "--output_dir",
+                    tmp_path / "again")  # fmt: skip
+    assert again.code == 0, again.err
+
+
+def test_train_names_the_tasks_that_there_are(command):
+    for flags in ([], ["--help"], ["text-clasification"], ["object"]):
+        result = command("train", *flags)
+        assert result.code == 2
+        assert "text-classification, automatic-speech-recognition, audio-classification" in result.err
+    assert "Did you mean text-classification?" in command("train", "text-clasification").err
+    result = command("train", "text-classification", "--help")
+    assert result.code == 0
+    assert "--lora_alpha" in result.out
+    assert "--label_column_name" in result.out
+    result = command("train", "text-classification", "--lable_column_name", "x")
+    assert "Did you mean --label_column_name?" in result.err
+
+
+def test_train_starts_several_processes_that_are_joined(tiny, tmp_path):
+    """By accelerate's own launcher, on a machine without a GPU too."""
+    file = write_csv(tmp_path / "m.csv", message_rows(60))
+    done = start("-m", "hf_transfer.cli", "train", "text-classification", "--num_processes", 2, "--train_file", file,
+                 "--model_name_or_path", tiny(), "--max_steps", 2, "--per_device_train_batch_size", 8, "--output_dir",
+                 tmp_path / "two", "--disable_tqdm", "true", OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("The model lies in") == 1
+    one = fork("-m", "hf_transfer.cli", "train", "text-classification", "--train_file", file, "--model_name_or_path",
+               tiny(), "--max_steps", 2, "--per_device_train_batch_size", 16, "--output_dir", tmp_path / "one",
+               "--disable_tqdm", "true")  # fmt: skip
+    assert one.returncode == 0, one.stderr
+    both = [json.loads((tmp_path / name / "report.json").read_text())["history"] for name in ("one", "two")]
+    losses = [[entry["loss"] for entry in history if "loss" in entry] for history in both]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)  # dropout draws anew

@@ -40,11 +40,12 @@ def test_label_metrics_equal_scikit_learn(labels, n):
         metrics.MacroF1: reference.f1_score(truth, guess, average="macro", zero_division=0),
         metrics.Precision: reference.precision_score(truth, guess, **average),
         metrics.Recall: reference.recall_score(truth, guess, **average),
-        metrics.MatthewsCorrelation: reference.matthews_corrcoef(truth, guess),
+        # Where all examples have one label there is nothing that it could be a correlation with.
+        metrics.MatthewsCorrelation: reference.matthews_corrcoef(truth, guess) if np.ptp(truth) else np.nan,
     }
     for metric, value in expected.items():
         found = metric().compute(predictions=guess, references=truth, num_labels=labels)
-        assert found == {metric.key: pytest.approx(value, abs=1e-12)}, metric
+        assert found == {metric.key: pytest.approx(value, abs=1e-12, nan_ok=True)}, metric
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -138,7 +139,7 @@ def test_thresholds_do_what_was_asked():
     best = max(reference.f1_score(truth, scores >= candidate) for candidate in candidates)
     assert reference.f1_score(truth, scores >= threshold_for_best_f1(scores, truth)) >= best - 1e-9
     for limit in (0.01, 0.1):
-        threshold = threshold_for_false_positive_rate(scores, truth, limit)
+        threshold = threshold_for_false_positive_rate(scores, scores[truth == 0], limit)
         assert (scores >= threshold)[truth == 0].mean() <= limit
 
 
@@ -150,11 +151,16 @@ def test_a_perfect_score_is_not_certain():
     assert found["accuracy"] == [pytest.approx(0.9404, abs=1e-4), 1.0]
     gains = Resampled(np.arange(60), lambda weights: {("gain", "accuracy"): weights @ right / weights.sum(axis=1),
                                                       ("gain", "lost"): -(weights @ right) / weights.sum(axis=1),
-                                                      ("gain", "same"): 0 * (weights @ right)})  # fmt: skip
+                                                      ("gain", "same"): 0 * (weights @ right),
+                                                      ("gain", "unknown"): 0 * (weights @ right)},
+                      changed={"same": np.zeros(60, dtype=bool)})  # fmt: skip
     changed = bootstrap(gains, seed=0)
     assert changed["gain", "accuracy"] == found["accuracy"]  # from none right to all
     assert changed["gain", "lost"] == [-1.0, pytest.approx(-0.9404, abs=1e-4)]
     assert changed["gain", "same"] == [0.0, 0.0]
+    assert changed["gain", "unknown"] == pytest.approx(
+        [0.9404 - 1, 1 - 0.9404], abs=1e-4
+    )  # answers differ, it does not
 
 
 @pytest.mark.parametrize("positives", [3, 4, 10])
@@ -177,11 +183,24 @@ def test_a_perfect_mean_over_labels_rests_on_those_of_each():
     assert found == [pytest.approx(np.mean([binomtest(n, n).proportion_ci().low for n in (100, 90, 3)])), 1.0]
 
 
-def test_where_all_answers_are_the_same_their_correlation_has_no_interval():
+def test_of_what_never_varies_between_its_ends_nothing_is_known():
+    """All answers are the same: their correlation is 0, and no resample tells how far it is from that."""
     truth = np.arange(40) % 2
     found = intervals(np.tile([1.0, 0.0], (40, 1)), np.tile([1.0, 0.0], (40, 1)), truth, Decision(), seed=0)
-    assert "matthews_correlation" not in found["after"]
-    assert "accuracy" in found["after"]
+    assert found["after"]["matthews_correlation"] == [-1.0, 1.0]
+    wrong = intervals(9.0 * np.eye(2)[truth], 9.0 * np.eye(2)[1 - truth], truth, Decision(), seed=0)
+    low, high = wrong["after"]["matthews_correlation"]
+    assert low == -1.0
+    assert -0.95 < high < -0.5  # and not certain of that
+    assert wrong["gain"]["matthews_correlation"][0] == -2.0
+    assert -1.9 < wrong["gain"]["matthews_correlation"][1] < -1.0
+
+
+def test_a_split_without_a_label_knows_nothing_of_it():
+    """Neither an example of label 1 nor one that is taken for it: that is no bad F1."""
+    found = measure(9.0 * np.eye(2)[np.zeros(30, dtype=int)], np.zeros(30, dtype=int), Decision())
+    assert found["accuracy"] == 1.0
+    assert all(np.isnan(found[name]) for name in ("f1", "precision", "recall", "matthews_correlation"))
 
 
 def test_precision_is_as_certain_as_what_was_taken_for_the_label():

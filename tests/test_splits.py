@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import soundfile
 from conftest import DATA, write_csv
 from datasets import Dataset, DatasetDict
 from speech import write_clips
@@ -351,13 +352,17 @@ def test_groups_may_be_what_is_kept_whole(tmp_path):
 
 def test_the_split_by_which_a_run_was_measured_is_in_report_card_and_arguments(tiny, tmp_path):
     wards = table([2] * 60, "ward", lambda ward, i: "ab"[ward % 2])
+    wards = wards.add_column("half", [int(text.split()[1]) % 2 for text in wards["text"]])
     result = finetune(
-        TextClassification(), model_name_or_path=str(tiny()), dataset=wards, split_by="ward",
+        TextClassification(), model_name_or_path=str(tiny()), dataset=wards, split_by="ward", group_column_name="half",
         output_dir=str(tmp_path / "out"), max_steps=1, disable_tqdm=True,
     )  # fmt: skip
     assert result.report["data"]["made"]["test"] == {
         "from": "train", "share": 0.2, "asked": 0.2, "seed": 42, "split_by": "ward", "whole": "values of 'ward'",
     }  # fmt: skip
+    # Each half is of too few wards to tell how much they differ: over examples it would be far too narrow.
+    assert [group["confidence"] for group in result.report["groups"].values()] == [{}, {}]
+    assert "Groups of too few values of" in (tmp_path / "out" / "report.html").read_text()
     assert "whole values of 'ward'" in (tmp_path / "out" / "README.md").read_text()
     assert "whole values of &#39;ward&#39;" in (tmp_path / "out" / "report.html").read_text()
     assert "split_by: ward\n" in (tmp_path / "out" / "arguments.yaml").read_text()
@@ -406,3 +411,102 @@ def test_a_share_of_whole_examples_is_as_many(share, count):
     examples = Dataset.from_dict({"text": [f"note {i}" for i in range(100)], "label": ["a", "b"] * 50})
     splits, _ = splits_of(examples, test_size=share, validation_size=0.0)
     assert len(splits["test"]) == count
+
+
+def test_test_examples_that_are_validated_on_are_said_and_removed(caplog):
+    """A test file whose texts are in the training file too: some of them land in the validation split."""
+    rows = [{"text": f"note {i}", "label": "ab"[i % 2]} for i in range(200)]
+    given = DatasetDict(train=Dataset.from_list(rows), test=Dataset.from_list(rows[:60]))
+    with caplog.at_level("INFO", "hf_transfer"):
+        splits, facts = splits_of(given)
+        both = set(texts(splits["validation"])) & set(texts(splits["test"]))
+        assert both
+        assert (
+            f"{len(both)} of {len(splits['validation'])} validation examples are test examples as well" in caplog.text
+        )
+        assert sum("what is chosen on them fits the test" in caveat for caveat in facts["caveats"]) == 1
+        splits, facts = splits_of(given, deduplicate=True)
+    assert not set(texts(splits["test"])) & {*texts(splits["validation"]), *texts(splits["train"])}
+    assert facts["also_in_training"]["removed_from_validation"] == len(both)
+    assert facts["caveats"] == []
+
+
+def test_a_test_file_that_does_not_name_its_patients_is_said(caplog):
+    given = DatasetDict(train=table([6] * 30), test=table([6] * 12).remove_columns("patient_id"))
+    _, facts = splits_of(given, split_by="patient_id")
+    assert any("The test split has no column 'patient_id'" in caveat for caveat in facts["caveats"])
+    with pytest.raises(InputError, match="that is what is learned"):
+        splits_of(table([6] * 30), split_by="label")
+
+
+def test_a_column_of_splits_that_is_not_used_is_said(tmp_path, caplog):
+    words = ["train"] * 60 + ["test"] * 30 + ["unlabeled"] * 110
+    rows = [{"text": f"note {i}", "label": "ab"[i % 2], "split": words[i]} for i in range(200)]
+    splits_of(write_csv(tmp_path / "t.csv", rows))
+    assert "90 of 200 rows say train, validation or test there" in caplog.text
+    caplog.clear()
+    for row in rows:  # of two columns of that name it is the one that says it
+        row |= {"Split": "ab"[len(row["text"]) % 2], "split": "test" if row["split"] == "test" else "train"}
+    splits, _ = splits_of(write_csv(tmp_path / "u.csv", [{"Split": row["Split"], **row} for row in rows]))
+    assert len(splits["test"]) == 30
+    assert not caplog.text
+
+
+def clips_of(folder, rows, model, **settings):
+    """The clips that a run would train and measure on, by the name that their row gives."""
+    for name in {row["audio"].removeprefix("./") for row in rows}:
+        tone = np.sin(np.arange(int(2.0 * 16_000)) * (0.1 + 0.01 * len(name)))
+        soundfile.write(folder / (name if name.endswith(".wav") else f"{name}.wav"), 0.1 * tone, 16_000)
+    fields = {name: "" for row in rows for name in row}
+    file = write_csv(folder / "t.csv", [{**fields, **row} for row in rows])
+    task, given = SpeechRecognition(vocabulary="new"), {"test_file": str(file), "validation_size": 0.0, **settings}
+    splits, facts = splits_of(file, task, model_name_or_path=str(model), **given)
+    return list(zip(splits["test"]["audio"][:], splits["test"]["text"][:], strict=True)), facts
+
+
+def test_whole_files_beside_parts_of_others_are_used(speech_model, tmp_path):
+    parts = [
+        {"audio": "long.wav", "start": i / 10, "end": i / 10 + 0.5, "text": f"GO {'A' * (i + 1)}"} for i in range(8)
+    ]
+    whole = [{"audio": "short.wav", "text": "STOP"}, {"audio": "short.wav", "text": "STOP"}]
+    found, _ = clips_of(tmp_path, [*parts, *whole], speech_model())
+    assert [audio for audio, _ in found].count("short.wav") == 2
+    # The same file, as another row spells it, means no clip where parts of it are meant.
+    found, facts = clips_of(tmp_path, [*parts, {"audio": "./long.wav", "text": "STOP"}], speech_model())
+    assert len(found) == 8
+    assert facts["left_out"]["test"] == {"no part of its file": 1}
+
+
+@pytest.mark.parametrize("texts", [["", "GO", "STOP"], ["GO", "", "STOP"]])
+def test_one_file_with_several_transcripts_is_refused_wherever_they_stand(speech_model, tmp_path, texts):
+    rows = [{"audio": "a.wav", "text": text} for text in texts] + [
+        {"audio": f"{i}.wav", "text": "GO"} for i in range(9)
+    ]
+    with pytest.raises(InputError, match=r"name one file, a\.wav, with different transcripts"):
+        clips_of(tmp_path, rows, speech_model())
+    rows[2]["audio"] = "./a"  # whatever its spelling
+    with pytest.raises(InputError, match="with different transcripts"):
+        clips_of(tmp_path, rows, speech_model())
+
+
+@pytest.mark.parametrize("start", ["0,5", "00:00:01.5", "1:02"])
+def test_times_that_are_no_seconds_are_refused(speech_model, tmp_path, start):
+    rows = [{"audio": f"{i}.wav", "start": start, "end": "0:01,9", "text": "GO"} for i in range(6)]
+    with pytest.raises(InputError, match=f"Row 1 has '{start}' in its column 'start', .* as 83.5"):
+        clips_of(tmp_path, rows, speech_model())
+
+
+def test_columns_of_other_things_named_like_times_are_said(speech_model, tmp_path, caplog):
+    rows = [{"audio": f"{i}.wav", "start": "monday", "end": "friday", "text": "GO"} for i in range(6)]
+    with caplog.at_level("INFO", "hf_transfer"):
+        found, _ = clips_of(tmp_path, rows, speech_model())
+    assert len(found) == 6
+    assert "The columns 'start' and 'end' hold no seconds (as 'monday')" in caplog.text
+
+
+def test_speakers_who_are_not_named_are_no_speaker(speech_model, tmp_path):
+    rows = [{"audio": f"{i}.wav", "speaker": "" if i < 16 else f"s{i}", "text": "GO"} for i in range(20)]
+    _, facts = clips_of(tmp_path, rows, speech_model())
+    told = " ".join(facts["caveats"])
+    assert "4 speakers are in train and test" in told
+    assert "of the training audio" not in told

@@ -431,6 +431,9 @@ def test_columns_of_labels_are_named_in_the_hint_and_odd_cells_are_refused(tmp_p
     file = str(write_csv(tmp_path / "m.csv", rows))
     with pytest.raises(InputError, match="each label has a column of 0 and 1, name these: --class_names rude late"):
         read(train_file=file)
+    rare = str(write_csv(tmp_path / "r.csv", [{**row, "threat": "" if i == 7 else 0} for i, row in enumerate(rows)]))
+    with pytest.raises(InputError, match="--class_names rude late threat"):
+        read(train_file=rare)
     named = TextClassification(class_names=["rude", "late"])
     assert [label for _, label in read(train_file=file, task=named)["train"]][:4] == [
         ["late"],
@@ -442,7 +445,9 @@ def test_columns_of_labels_are_named_in_the_hint_and_odd_cells_are_refused(tmp_p
         rows[4]["late"] = cell
         with pytest.raises(InputError, match=told):
             read(train_file=str(write_csv(tmp_path / "m.csv", rows)), task=named)
-    assert len(read(train_file=file, task=named, drop=True)["train"]) == 23
+    with caplog.at_level("INFO", "hf_transfer"):
+        assert len(read(train_file=file, task=named, drop=True)["train"]) == 23
+    assert "the first is row 5, with '-1' in 'late'" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -452,7 +457,7 @@ def test_columns_of_labels_are_named_in_the_hint_and_odd_cells_are_refused(tmp_p
         (["rude", "rude"], {}, "expected a column for each of several labels, each once"),
         (["rude"], {}, "--label_column_name"),
         (["rude", "late"], {"label": "a"}, r"Say that it holds the labels \(--label_column_name label\)"),
-        (["rude", "late", "new"], {"new": -1}, "The column 'new' of the train split is not known in any row"),
+        (["rude", "late", "new"], {"new": -1}, "The column 'new' of the train split, .* not known in any row"),
     ],
 )
 def test_columns_that_may_mean_something_else_are_asked_about(tmp_path, names, columns, told):

@@ -9,7 +9,7 @@ from pathlib import Path
 import datasets
 from datasets import Dataset, DatasetDict
 
-from hf_transfer.data.audiofolder import SPLIT_NAMES
+from hf_transfer.data.media_folders import SPLIT_NAMES
 from hf_transfer.data.tables import SUFFIXES
 from hf_transfer.errors import InputError, logger, reading, short_path
 

@@ -90,10 +90,14 @@ def drawn_together(names: Sequence[str] | None, n: int) -> Array:
     return np.unique(np.asarray(alone), return_inverse=True)[1]
 
 
+def drawn_alone(names: Sequence[str] | None, n: int) -> bool:
+    """Whether each of `n` examples is resampled by itself: see `drawn_together`."""
+    return int(drawn_together(names, n).max(initial=-1)) + 1 == n
+
+
 def measured_over(test: Dataset, column: str | None) -> str:
     """What the intervals of a test split are over, in a word: ``examples``, or the whole ``patients`` of `column`."""
-    names = unit_names(test)
-    if drawn_together(names, len(test)).max() + 1 == len(test):
+    if drawn_alone(unit_names(test), len(test)):
         return "examples"
     return unit_noun(str(column)) if UNIT in test.column_names else "speakers"
 
@@ -147,6 +151,29 @@ def unit_numbers(identities: Sequence[Hashable], values: Sequence[str] | None = 
     return connected_components(graph.tocsr(), directed=False)[1]
 
 
+def alike(split: Dataset, identities: Sequence[Hashable]) -> Array:
+    """A number for each example, [n], the same for equal ones and those of one speaker, patient or camera."""
+    return unit_numbers(identities, unit_names(split))
+
+
+def unknown_units(splits: Sequence[str], column: str) -> list[str]:
+    """In a sentence, that some splits do not say whom their examples are of; none where all do.
+
+    Args:
+        splits: names of those without the column.
+        column: of --split_by.
+    """
+    if not splits:
+        return []
+    have = "split has" if len(splits) == 1 else "splits have"
+    told = (
+        f"The {' and '.join(splits)} {have} no column {column!r}: whether their {unit_noun(column)} are in training "
+        "nobody can tell, and intervals are over examples."
+    )
+    logger.warning("%s", told)
+    return [told]
+
+
 def shared_units(splits: DatasetDict, column: str) -> list[str]:
     """What makes the result flatter or narrower than it looks: units in training and test, or a single one of them.
 
@@ -163,12 +190,8 @@ def shared_units(splits: DatasetDict, column: str) -> list[str]:
         logger.info("%d %s are in train and test (%s): %s", len(shared), noun, shown, holds)
         found.append(f"{len(shared)} {noun} are in train and test: {holds}")
     for name, units in (("training", train), ("test", test)):
-        if name == "test" and 1 < len(units) < ENOUGH_TO_RESAMPLE and not shared:
-            found.append(
-                f"The test examples are of {len(units)} {noun}: too few for intervals over {noun}, so these are over "
-                "examples, and with others the result may lie outside of them."
-            )
-            logger.info("%s", found[-1])
+        if name == "test" and not shared:
+            found += few_units(splits["test"], column)
         if len(units) == 1 and not shared:
             single = noun.replace("values", "value") if noun.startswith("values") else noun.removesuffix("s")
             found.append(f"All {name} examples are of one {single}: with others the result may be another.")
@@ -176,21 +199,35 @@ def shared_units(splits: DatasetDict, column: str) -> list[str]:
     return found
 
 
+def few_units(test: Dataset, column: str) -> list[str]:
+    """In a sentence, that test examples are of too few patients or the like for intervals over them; or none."""
+    count, noun = len({*(unit_names(test) or [])} - {NAMELESS}), unit_noun(column)
+    if not 1 < count < ENOUGH_TO_RESAMPLE:
+        return []
+    told = (
+        f"The test examples are of {count} {noun}: too few for intervals over {noun}, so these are over examples, and "
+        "with others the result may lie outside of them."
+    )
+    logger.info("%s", told)
+    return [told]
+
+
 def overlap(
     splits: DatasetDict, keys: dict[str, list[str]], *, remove: bool
 ) -> tuple[DatasetDict, dict[str, int], list[str]]:
-    """Count the examples of training that validation or test hold as well, and take them out if asked.
+    """Count the examples that several splits hold, and leave each in one if asked.
 
     Args:
-        splits: with ``train``.
+        splits: with ``train`` and ``test``.
         keys: for each split, what makes two examples the same, an entry an example.
-        remove: take them out of ``train``.
+        remove: take out of ``train`` what others hold, and out of ``validation`` what ``test`` holds.
 
     Returns:
         The splits; how many examples of each held-out split are in training too, and how many were
-        ``removed_from_train``; what the test examples among them make of the result, in a sentence or none.
+        ``removed_from_train`` and, where there are such, ``removed_from_validation``; what the test examples among
+        them make of the result, in sentences.
     """
-    caveats = []
+    splits, counts_of_validation, caveats = _chosen_on(splits, keys, remove=remove)
     held_out = {key for name in splits if name != "train" for key in keys[name]}
     seen_in_train = set(keys["train"])
     counts = {name: sum(key in seen_in_train for key in keys[name]) for name in splits if name != "train"}
@@ -212,4 +249,30 @@ def overlap(
                     f"{counts['test']} of {len(keys['test'])} test examples occur in training as well: they do not "
                     "tell how it does on new ones."
                 )
-    return splits, {**counts, "removed_from_train": shared if remove else 0}, caveats
+    removed = {"removed_from_train": shared if remove else 0, **counts_of_validation}
+    return splits, {**counts, **removed}, caveats
+
+
+def _chosen_on(
+    splits: DatasetDict, keys: dict[str, list[str]], *, remove: bool
+) -> tuple[DatasetDict, dict[str, int], list[str]]:
+    """As `overlap`, of the examples of validation that test holds as well."""
+    tested = set(keys["test"])
+    kept = [i for i, key in enumerate(keys.get("validation", [])) if key not in tested]
+    shared = len(keys.get("validation", [])) - len(kept)
+    if not shared:
+        return splits, {}, []
+    found = f"{shared} of {len(keys['validation'])} validation examples are test examples as well"
+    if not remove:
+        logger.info("%s: the thresholds and checkpoints that are chosen on them fit the test; --deduplicate removes "
+                    "them from validation.", found)  # fmt: skip
+        return splits, {}, [f"{found}: what is chosen on them fits the test."]
+    if not kept:
+        raise InputError("--deduplicate leaves nothing to validate on: every validation example is a test example.")
+    logger.info("%s: they are removed from validation (--deduplicate).", found)
+    keys["validation"] = [keys["validation"][i] for i in kept]
+    return (
+        DatasetDict({**splits, "validation": splits["validation"].select(kept)}),
+        {"removed_from_validation": shared},
+        [],
+    )

@@ -8,8 +8,8 @@ import datasets
 from datasets import Dataset, DatasetDict
 
 from hf_transfer.arguments import DataArguments
-from hf_transfer.data.audiofolder import SPLIT_NAMES, audiofolder_tables, load_audiofolder
 from hf_transfer.data.folders import load_saved, require_readable, saved_splits, tables_of_folder
+from hf_transfer.data.media_folders import SPLIT_NAMES, audiofolder_tables, labelled_folders, load_audiofolder
 from hf_transfer.data.splits import SPLITS
 from hf_transfer.data.tables import SUFFIXES, load_file, load_tables
 from hf_transfer.errors import InputError, logger, reading, short_path
@@ -64,7 +64,9 @@ def _load_dataset(data: DataArguments) -> DatasetDict:
     else:
         tables = tables_of_folder(folder, say=True)
     if not tables:
-        return _named_splits(data, _load_with_datasets(data))
+        with reading(folder):
+            labelled = labelled_folders(folder)
+        return _named_splits(data, labelled or _load_with_datasets(data))
     wanted = {getattr(data, f"{name}_split_name") for name in SPLITS[:3]}
     loaded = DatasetDict()
     for name, paths in tables.items():
@@ -162,14 +164,24 @@ SPLIT_COLUMNS = ("split", "set", "partition")
 
 def divided_by_column(table: Dataset, source: str) -> DatasetDict:
     """One table for all splits, told apart by one of `SPLIT_COLUMNS`: its rows go where they belong; it is said."""
-    by_name = {name.lower(): name for name in reversed(table.column_names)}
-    for column in (by_name[usual] for usual in SPLIT_COLUMNS if usual in by_name):
+    named = [name for usual in SPLIT_COLUMNS for name in table.column_names if name.lower() == usual]
+    unused = []
+    for column in named:
         values = [str(value).strip().lower() for value in table[column][:]]
         rows = {name: [i for i, value in enumerate(values) if value in usual] for name, usual in SPLIT_NAMES.items()}
         divided_rows = sum(map(len, rows.values()))
         if divided_rows >= len(values) / 2 and rows["train"]:
             break  # and no column that means something else
+        if divided_rows:
+            unused.append((column, divided_rows))
     else:
+        for column, count in unused:
+            none = "" if count < len(table) / 2 else ", and none says train"
+            logger.warning(
+                "The column %r of %s does not divide it: %d of %d rows say train, validation or test there%s. All of "
+                "them are taken together: mend the column, or rename it if it means something else.",
+                column, short_path(source), count, len(table), none,
+            )  # fmt: skip
         return DatasetDict(train=table)
     if divided_rows < len(values):
         usual = {word for words in SPLIT_NAMES.values() for word in words}

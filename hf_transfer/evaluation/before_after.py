@@ -4,11 +4,14 @@ from typing import Any
 
 from datasets import Dataset
 
+from hf_transfer.data.leakage import drawn_alone, unit_names
 from hf_transfer.evaluation.groups import measure_groups, rows_by_group
 
 
 def before_and_after(task: Any, before: Any, after: Any, split: Dataset, config: Any, seed: int) -> dict[str, Any]:
     """What a report says of a split: metrics before and after, their intervals, groups, and the task's own findings.
+
+    Where intervals are over whole patients, groups of too few of them have none.
 
     Args:
         task: measures outputs against a split.
@@ -20,9 +23,13 @@ def before_and_after(task: Any, before: Any, after: Any, split: Dataset, config:
     """
     found = task.target.intervals(before, after, split, config, seed)
     groups = measure_groups(task, before, after, split, config)
+    whole_units = not drawn_alone(unit_names(split), len(split))
     for group, rows in rows_by_group(split).items():
-        own = task.target.intervals(before[rows], after[rows], split.select(rows), config, seed)
-        groups[group] |= {"confidence": own["after"], "gain": own["gain"]}
+        part = split.select(rows)
+        # Over examples it would be far too narrow, where those of a patient are alike.
+        too_few = whole_units and drawn_alone(unit_names(part), len(part))
+        own = {} if too_few else task.target.intervals(before[rows], after[rows], part, config, seed)
+        groups[group] |= {"confidence": own.get("after", {}), "gain": own.get("gain", {})}
     return {
         "baseline": task.target.measure(before, split, None),
         "metrics": task.target.measure(after, split, config),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest, norm, t
 
-from hf_transfer.evaluation.metric_names import CORRELATIONS, has_exact_ends, limits, limits_of_change
+from hf_transfer.evaluation.metric_names import has_exact_ends, limits, limits_of_change
 from hf_transfer.evaluation.metrics import Array
 
 RESAMPLES = 1000
@@ -36,13 +36,17 @@ class Resampled:
     changed: Mapping[str, Array] = field(default_factory=dict)
     shares: Mapping[str, list[float]] = field(default_factory=dict)
 
+    @property
+    def drawn(self) -> int:
+        """How many are drawn, each by itself: examples, or whole patients."""
+        return int(self.units.max()) + 1
+
     def counts(self, name: Any) -> Array:
         """The numbers of what is drawn by itself that a metric rests on, one a label."""
-        drawn = int(self.units.max()) + 1
         kind, metric = name if isinstance(name, tuple) else ("", name)
         if kind == "gain" and metric in self.changed:
             return np.array([len(np.unique(self.units[self.changed[metric]]))])
-        return self.support.get(metric, np.array([drawn]))
+        return self.support.get(metric, np.array([self.drawn]))
 
 
 def bootstrap(resampled: Resampled, *, seed: int) -> dict[Any, list[float]]:
@@ -55,7 +59,8 @@ def bootstrap(resampled: Resampled, *, seed: int) -> dict[Any, list[float]]:
     Returns:
         ``[low, high]`` by name, NaN resamples (a label did not occur) left out; empty without examples. Values are
         bias-corrected and accelerated, differences plain percentiles; both are widened for few examples, see `spread`.
-        Where all resamples agree on 0 or 1 the other end is an exact binomial one: see `exact_end`.
+        Where all resamples agree on an end of what is possible, the other end is an exact binomial one: see
+        `exact_end`; where they agree on something between, nothing is known of it.
     """
     units, metrics = resampled.units, resampled.metrics
     if len(units) == 0:
@@ -70,9 +75,12 @@ def bootstrap(resampled: Resampled, *, seed: int) -> dict[Any, list[float]]:
         if np.isnan(measured) or np.isnan(resamples[name]).all() or not (is_gain or counts.sum()):
             continue  # nothing is known of it
         if is_gain:
-            found[name] = percentile_interval(resamples[name], measured, counts, resampled.counts(metric), metric)
+            of_each = resampled.counts(metric)
+            found[name] = percentile_interval(resamples[name], measured, counts, of_each, resampled.drawn, metric)
         else:
-            found[name] = accelerated_interval(resamples[name], measured, without[name], counts, metric)
+            found[name] = accelerated_interval(
+                resamples[name], measured, without[name], counts, resampled.drawn, metric
+            )
     return found
 
 
@@ -123,6 +131,7 @@ def accelerated_interval(
     measured: float,
     without: Array,
     counts: Array,
+    drawn: int,
     metric: str,
     *,
     widened: float = 1.0,
@@ -137,15 +146,14 @@ def accelerated_interval(
         measured: on all examples.
         without: with each part left out, [parts], of the jackknife.
         counts: numbers of examples that the value rests on, one a label: see `spread`.
+        drawn: how many are drawn, each by itself.
         metric: its name.
         widened: how much farther the ends are from `measured`, where something else varies as well: resamples do not
             reach so far.
     """
     values, without = values[~np.isnan(values)], without[~np.isnan(without)]
-    if np.ptp(values) == 0 and metric in CORRELATIONS and values[0] == 0.0:
-        return list(limits(metric))  # of what never varies; nothing is known of it
-    if np.ptp(values) == 0 and has_exact_ends(metric) and values[0] in (0.0, 1.0):
-        return _exact(float(values[0]), counts)
+    if np.ptp(values) == 0 and has_exact_ends(metric):
+        return _of_what_never_varies(float(values[0]), counts, limits(metric))
     moved = values - values.mean() + measured
     rounding = 1e-9 * (float(np.ptp(values)) or 1.0)
     below = (moved < measured - rounding).mean() + (np.abs(moved - measured) <= rounding).mean() / 2
@@ -153,14 +161,16 @@ def accelerated_interval(
     pull = without.mean() - without if len(without) else np.zeros(1)
     squares = float(np.square(pull).sum())
     acceleration = float((pull**3).sum()) / (6 * squares**1.5) if squares > 0 else 0.0
-    ends = bias + np.array([-1, 1]) * spread(counts) * NORMAL_95
+    ends = bias + np.array([-1, 1]) * spread(counts, drawn) * NORMAL_95
     # At its pole an end is as far out as the resamples reach.
     share = 1 - acceleration * ends
     levels = np.where(share > 0, norm.cdf(bias + ends / np.where(share > 0, share, 1.0)), [0.0, 1.0])
     return np.clip(measured + (np.quantile(moved, levels) - measured) * widened, *limits(metric)).tolist()
 
 
-def percentile_interval(values: Array, measured: float, changed: Array, counts: Array, metric: str) -> list[float]:
+def percentile_interval(
+    values: Array, measured: float, changed: Array, counts: Array, drawn: int, metric: str
+) -> list[float]:
     """The percentile interval (Efron & Tibshirani 1993, chapter 13) of a difference, around what was measured.
 
     Args:
@@ -168,20 +178,22 @@ def percentile_interval(values: Array, measured: float, changed: Array, counts: 
         measured: on all examples.
         changed: numbers of examples that make a difference: see `spread`.
         counts: numbers of examples that each of the two values rests on, one a label.
+        drawn: how many are drawn, each by itself.
         metric: its name.
     """
     values = values[~np.isnan(values)]
     if np.ptp(values) == 0:
-        whole = has_exact_ends(metric) and abs(values[0]) == 1
-        return _exact(float(values[0]), counts) if whole else [float(values[0])] * 2
-    level = norm.cdf(spread(changed) * NORMAL_95)
+        known = not (has_exact_ends(metric) and changed.sum())
+        reach = 0.0 if known else _reach(counts) * limits_of_change(metric)[1]
+        return np.clip([values[0] - reach, values[0] + reach], *limits_of_change(metric)).tolist()
+    level = norm.cdf(spread(changed, drawn) * NORMAL_95)
     shift = measured - values.mean()
     if abs(shift) < 3 * values.std() / len(values) ** 0.5:
         shift = 0.0  # the noise of resamples, which would move the end of those without a difference away from 0
     return np.clip(np.quantile(values + shift, [1 - level, level]), *limits_of_change(metric)).tolist()
 
 
-def spread(counts: Array) -> float:
+def spread(counts: Array, drawn: int) -> float:
     """How much wider an interval has to be than what resamples say, as they vary too little with few examples.
 
     Of one label (or all examples, or speakers) with n: n over n - 1 in the variance, and Student's t for the normal
@@ -190,11 +202,12 @@ def spread(counts: Array) -> float:
 
     Args:
         counts: numbers of examples of each label, [labels].
+        drawn: how many are drawn, each by itself: a patient with many labels is one of them.
     """
     counts = np.asarray(counts, dtype=float)
     counts = counts[counts > 0]
     factor = float(np.mean(counts / np.maximum(counts - 1, 0.5))) ** 0.5
-    return factor * float(t.ppf(0.975, max(1.0, counts.sum() - 1))) / NORMAL_95
+    return factor * float(t.ppf(0.975, max(1.0, min(counts.sum(), drawn) - 1))) / NORMAL_95
 
 
 def exact_end(n: int) -> float:
@@ -205,7 +218,18 @@ def exact_end(n: int) -> float:
     return float(binomtest(n, n).proportion_ci().low)
 
 
-def _exact(value: float, counts: Array) -> list[float]:
-    """Where all resamples agree on 0, 1 or -1: the other end as the examples of each label allow it, on average."""
-    least = float(np.mean([exact_end(max(1, round(count))) for count in counts if count > 0]))
-    return {1.0: [least, 1.0], 0.0: [0.0, 1 - least], -1.0: [-1.0, -least]}[value]
+def _reach(counts: Array) -> float:
+    """How far from an end of a share its other end is where all resamples agree on it: of each label, on average."""
+    known = [1 - exact_end(max(1, round(count))) for count in counts if count > 0]
+    return float(np.mean(known)) if known else 1.0
+
+
+def _of_what_never_varies(value: float, counts: Array, ends: tuple[float, float]) -> list[float]:
+    """Where all resamples agree on an end of what is possible, as far as the examples of each label allow.
+
+    Between the ends nothing is known: as of a correlation that is 0 because all answers are the same.
+    """
+    low, high = ends
+    if value not in ends:
+        return [low, high]
+    return [high - _reach(counts), high] if value == high else [low, low + _reach(counts)]

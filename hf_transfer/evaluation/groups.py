@@ -41,7 +41,9 @@ def over_groups(task: Any, groups: dict[str, Any]) -> dict[str, float]:
     if not groups:
         return {}
     name = task.target.headline[0]
-    values = {group: found[name] for group, found in groups.items()}
+    values = {group: found[name] for group, found in groups.items() if not np.isnan(found[name])}
+    if not values:
+        return {}
     worst = min(values.values()) if greater_is_better(name) else max(values.values())
     return {
         **{f"{name}_{group}": value for group, value in values.items()},

@@ -45,21 +45,22 @@ def scores_by_label(confusion: Array) -> tuple[Array, Array, Array]:
 
 
 def _mean_of(values: Array, counted: Array) -> Array:
-    """The mean over the last axis, [...], of the `values` that are `counted`, both [..., num_labels]."""
-    return _ratio(np.where(counted, values, 0.0).sum(axis=-1), counted.sum(axis=-1))
+    """The mean over the last axis, [...], of the `values` that are `counted`, both [..., num_labels]; NaN of none."""
+    mean = _ratio(np.where(counted, values, 0.0).sum(axis=-1), counted.sum(axis=-1))
+    return np.where(counted.any(axis=-1), mean, np.nan)
 
 
 def label_metrics(confusion: Array, whole: Array | None = None) -> dict[str, Array]:
     """Every metric of hard predictions from counts [..., num_labels, num_labels], each [...].
 
     Precision, recall and F1 are those of label 1 where there are two labels, and macro averages otherwise; the macro
-    averages count the labels that occur. Matthews correlation: Gorodkin (2004), as in scikit-learn.
+    averages count the labels that occur. Of label 1 nothing is known (NaN) where it neither occurs nor is predicted.
+    Matthews correlation: Gorodkin (2004), as in scikit-learn; NaN where all examples have one label.
 
     Args:
         confusion: of all examples, or of resamples of them.
         whole: of all examples, where `confusion` is of resamples: a label that did not make it into a resample takes
-            no part in its averages (by precision: one that is not predicted there), and of label 1 nothing can be said
-            then (NaN).
+            no part in its averages (by precision: one that is not predicted there, unless none of its examples is).
     """
     total = confusion.sum(axis=(-2, -1))
     hits = np.trace(confusion, axis1=-2, axis2=-1)
@@ -72,17 +73,17 @@ def label_metrics(confusion: Array, whole: Array | None = None) -> dict[str, Arr
     def over_labels(values: Array, counted: Array) -> Array:
         if confusion.shape[-1] != 2:
             return _mean_of(values, counted)
-        return values[..., 1] if whole is None else np.where(counted[..., 1], values[..., 1], np.nan)
+        return np.where(counted[..., 1], values[..., 1], np.nan)
 
     covariance = hits * total - (predicted * actual).sum(axis=-1)
-    spread = (total**2 - (predicted**2).sum(axis=-1)) * (total**2 - (actual**2).sum(axis=-1))
+    of_answers, of_labels = (total**2 - (each**2).sum(axis=-1) for each in (predicted, actual))
     return {
         "accuracy": _ratio(hits, total),
         "f1": over_labels(f1, occurs),
         "f1_macro": _mean_of(f1, occurs),
         "precision": over_labels(precision, answered),
         "recall": over_labels(recall, occurs),
-        "matthews_correlation": _ratio(covariance, np.sqrt(spread)),
+        "matthews_correlation": np.where(of_labels > 0, _ratio(covariance, np.sqrt(of_answers * of_labels)), np.nan),
     }
 
 
@@ -99,10 +100,13 @@ def multilabel_metrics(references: Array, predictions: Array, weights: Array | N
     exact = (truth == guess).all(axis=-1).astype(float)
     occurs = np.where(truth.any(axis=0), actual > 0, predicted > 0)
     answered = np.where(guess.any(axis=0), predicted > 0, actual > 0)
+    any_label = predicted + actual > 0
     return {
         "accuracy": _ratio(weights @ exact, weights.sum(axis=-1)),
         "f1": _mean_of(_ratio(2 * hits, predicted + actual), occurs),
-        "f1_micro": _ratio(2 * hits.sum(axis=-1), (predicted + actual).sum(axis=-1)),
+        "f1_micro": np.where(
+            any_label.any(axis=-1), _ratio(2 * hits.sum(axis=-1), (predicted + actual).sum(axis=-1)), np.nan
+        ),
         "precision": _mean_of(_ratio(hits, predicted), answered),
         "recall": _mean_of(_ratio(hits, actual), occurs),
     }

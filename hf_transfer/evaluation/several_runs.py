@@ -55,24 +55,37 @@ class _Spread:
         return cls(examples, (single - examples) / (seeds - 1) if seeds > 1 else np.zeros_like(examples), measured)
 
     def between_seeds(self, by_seed: Array) -> Array:
-        """The variance of a single seed, its examples' part included, of values [..., ways, seeds]: one for all ways.
+        """The variance of a single seed of each way, [..., ways], its examples' part included.
 
-        What all ways have in common of a seed is left out: differences are paired.
+        What all ways have in common of a seed is left out: differences are paired. A way is given its own variance
+        where that is more than the mean over the ways: a training that wavers beside steady ones is not judged by
+        theirs, and one that was steady by chance is not believed to be.
+
+        Args:
+            by_seed: values [..., ways, seeds].
         """
+        own = self.of_each(by_seed)
+        return np.maximum(own, own.mean(axis=-1, keepdims=True))
+
+    def of_each(self, by_seed: Array) -> Array:
+        """The variances by the seeds of each way alone, [..., ways], of values [..., ways, seeds]."""
         ways, seeds = self.by_seed.shape
         each = by_seed - by_seed.mean(axis=-1, keepdims=True)
         each = each - each.mean(axis=-2, keepdims=True)
-        return np.square(each).sum(axis=(-2, -1)) / max(1, (ways - 1) * (seeds - 1))
+        return np.square(each).sum(axis=-1) * ways / max(1, (ways - 1) * (seeds - 1))
 
     def of_difference(self, pair: Array, by_seed: Array) -> Array:
         """The variance of a difference of two ways' means over seeds, [...], given values [..., ways, seeds].
+
+        It is no less than that between examples alone, however alike the seeds were by chance.
 
         Args:
             pair: 1 for the one way, -1 for the other and 0 for all else, [ways].
             by_seed: measured, or drawn.
         """
-        shared = max(0.0, float(pair @ (self.examples - self.together) @ pair))
-        return shared + float(pair @ pair) * self.between_seeds(by_seed) / self.by_seed.shape[1]
+        examples, together = (float(pair @ part @ pair) for part in (self.examples, self.together))
+        seeds = self.between_seeds(by_seed) @ np.square(pair) / self.by_seed.shape[1]
+        return np.maximum(examples, examples - together + seeds)
 
     def widening(self, way: int) -> float:
         """How much wider the interval of a way's mean is with its seeds than between examples alone.
@@ -159,12 +172,12 @@ def _interval(
 ) -> list[float]:
     """The 95 % interval of the mean of a metric over seeds: of a single one that of its report."""
     counts = np.mean([run.counts(name) for run in runs], axis=0)
-    ends = accelerated_interval(drawn, value, left, counts, name, widened=widening)
+    ends = accelerated_interval(drawn, value, left, counts, runs[0].drawn, name, widened=widening)
     if name not in runs[0].shares:
         return ends
     shares = np.mean([run.shares[name] for run in runs if name in run.shares], axis=0)
     shares = np.clip(value + (shares - value) * widening, *limits(name)).tolist()
-    alone = int(runs[0].units.max()) + 1 == len(runs[0].units)
+    alone = runs[0].drawn == len(runs[0].units)
     return shares if alone else [min(ends[0], shares[0]), max(ends[1], shares[1])]
 
 
@@ -185,8 +198,8 @@ def _farthest(spread: _Spread, seed: int) -> float:
     shared = generator.standard_normal((DRAWS, ways)) @ _root(spread.examples - spread.together).T
     by_seed = np.zeros((DRAWS, ways, seeds))
     if freedom:
-        most = float(spread.between_seeds(spread.by_seed)) * freedom / chi2.ppf(1 - SEEDS_BOUND, freedom)
-        by_seed = generator.standard_normal(by_seed.shape) * most**0.5
+        most = spread.of_each(spread.by_seed) * freedom / chi2.ppf(1 - SEEDS_BOUND, freedom)
+        by_seed = generator.standard_normal(by_seed.shape) * most[:, None] ** 0.5
     drawn = shared + by_seed.mean(axis=2)
     farthest = np.zeros(DRAWS)
     for one, other in itertools.combinations(np.eye(ways), 2):

@@ -51,9 +51,13 @@ class Input(Protocol):
 
     Attributes:
         name: of the input, which its pipeline is given: ``text``, ``audio``.
+        word: for one of them, in a sentence: ``text``, ``clip``.
+        sample: what a model card gives the pipeline, as Python.
     """
 
     name: ClassVar[str]
+    word: ClassVar[str]
+    sample: ClassVar[str]
 
     # --- data -------------------------------------------------------------------------------------------------
 

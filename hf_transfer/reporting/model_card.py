@@ -14,7 +14,7 @@ from hf_transfer.reporting.figures import between, figure
 from hf_transfer.reporting.publishing import is_local_dataset, is_local_model, last_part, model_name
 from hf_transfer.reporting.report import always_mean, false_positives
 
-# One template a task, named by its pipeline tag, on top of base.md.
+# One template a target, on top of base.md.
 CARDS = Path(__file__).with_name("cards")
 HYPERPARAMETERS = (
     "learning_rate",
@@ -70,7 +70,7 @@ def model_card(report: dict[str, Any], arguments: dict[str, Any]) -> str:
     )
     text = (
         _templates()
-        .get_template(f"{report.get('template', report['task'])}.md")
+        .get_template(f"{report['template']}.md")
         .render(
             name=cell(name.split("/")[-1]),
             base_model=cell(model_name(report)),

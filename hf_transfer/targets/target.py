@@ -133,8 +133,17 @@ class Target(Protocol):
 
     # --- quality ----------------------------------------------------------------------------------------------
 
-    def decide(self, outputs: Any, split: Dataset | None, config: Any) -> dict[str, Any]:
-        """Fit on the validation split's outputs how outputs become decisions, and keep it in the config."""
+    def decide(
+        self, outputs: Any, split: Dataset | None, config: Any, identities: Sequence[str] | None
+    ) -> dict[str, Any]:
+        """Fit on the validation split's outputs how outputs become decisions, and keep it in the config.
+
+        Args:
+            outputs: of the examples; None without a validation split.
+            split: the examples.
+            config: of the model.
+            identities: what makes two of them equal, an entry an example.
+        """
 
     def measure(self, outputs: Any, split: Dataset, config: Any) -> dict[str, float]:
         """Metrics of model outputs on a split, with the decision kept in the config."""

@@ -7,7 +7,7 @@ A new one also has its place in `_every` below, a card and a page named by its p
 from typing import Any
 
 from hf_transfer.arguments import ModelArguments
-from hf_transfer.errors import InputError
+from hf_transfer.errors import InputError, nearest
 
 
 def task_of(config: Any, name: str) -> Any:
@@ -25,6 +25,19 @@ def task_of(config: Any, name: str) -> Any:
         f"{name} is no fine-tuned model of a task that is known here ({tasks}): its config.json names the "
         f"architecture {architecture}."
     )
+
+
+def task_tagged(tag: str) -> Any:
+    """The task class of a pipeline tag.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    tags = {task.pipeline_tag: task for task in _every()}
+    if tag not in tags:
+        told = f"There is no task {tag!r}" if tag else "Name a task"
+        raise InputError(f"{told}. There are: {', '.join(tags)}.{nearest(tag, tags)}")
+    return tags[tag]
 
 
 def task_for(model: ModelArguments) -> Any:

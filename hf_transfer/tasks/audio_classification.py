@@ -1,7 +1,7 @@
 """Audio classification: a label, several or a number for a clip (spoken commands, accents, sounds)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from transformers import AutoModelForAudioClassification
@@ -19,8 +19,13 @@ from hf_transfer.tasks.task import Task
 class AudioClassification(AudioSettings, LabelSettings, Task):
     """An audio classifier."""
 
+    # Labels may depend on pitch and tempo; and activations of clips that stay the same are computed once.
+    speed_perturbation: float = field(
+        default=0.0, metadata={"help": "Play training clips up to this share faster or slower; 0: as they are."}
+    )
     pipeline_tag: ClassVar[str] = "audio-classification"
     defaults: ClassVar[Mapping[str, Any]] = {"per_device_train_batch_size": 16, "per_device_eval_batch_size": 16}
+    # As for transcripts, but for all weights: a label a clip says less than its letters.
     learning_rates: ClassVar[Mapping[str, float]] = {
         "full": 5e-5,
         "lora": 5e-4,
@@ -28,8 +33,8 @@ class AudioClassification(AudioSettings, LabelSettings, Task):
         "scratch": 1e-4,
         "head": 1e-3,
     }
-    epochs: ClassVar[int] = 5
-    minimum_steps: ClassVar[int] = 400
+    epochs: ClassVar[int] = 10
+    minimum_steps: ClassVar[int] = 1000
     auto_model: ClassVar[Any] = AutoModelForAudioClassification
     architecture_suffixes: ClassVar[tuple[str, ...]] = ("ForSequenceClassification", "ForAudioClassification")
     _argument_group_name: ClassVar[str] = "audio classification"

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from hf_transfer.arguments import DataArguments, ModelArguments
 from hf_transfer.data.leakage import UNIT
 from hf_transfer.data.splits import require_columns
+from hf_transfer.errors import InputError
 from hf_transfer.inputs.input import Input
 from hf_transfer.models import load_config, load_pretrained
 from hf_transfer.targets.target import Target
@@ -97,6 +98,10 @@ class Task:
         }
         for name, split in splits.items():
             require_columns(split, name, columns[name])
+        if data.split_by in target.values():
+            raise InputError(
+                f"--split_by {data.split_by}: that is what is learned, and each value of it would be on one side."
+            )
         readers = self.target.readers(splits, target, config, model)
         read, left_out = {}, {}
         for name, split in splits.items():
@@ -167,6 +172,11 @@ class Task:
         """The splits without what the model cannot take, and the `ModelInputs` of each in its order."""
         encoding = self.target.encoding(next(iter(splits.values())), processor, model.config)
         return self.input.model_inputs(splits, processor, model, encoding, seed)
+
+    def decide(self, outputs: Any, split: Dataset | None, config: Any) -> dict[str, Any]:
+        """Fit on the validation split's outputs how outputs become decisions, and keep it in the config."""
+        identities = None if split is None else self.input.identities(split)
+        return self.target.decide(outputs, split, config, identities)
 
     # --- report -----------------------------------------------------------------------------------------------
 

@@ -325,9 +325,12 @@ class Progress(TrainerCallback):
             self.earlier_seconds, self.head_seconds = self.restored["seconds"], self.restored["head_seconds"]
         if self.coordinates is not None and (checkpoint / COORDINATES).is_file():
             kept, own = load_file(checkpoint / COORDINATES), self.coordinates.tensors()
-            if kept.keys() == own.keys():  # of another version's, the model's own weights are gone on with
+            if kept.keys() == own.keys():
                 for name, tensor in own.items():
                     tensor.copy_(kept[name])
+            elif self.trainer.args.should_log:
+                logger.info("The checkpoint's head was standardised by another version: training goes on from its "
+                            "weights, and not as if it had not been stopped.")  # fmt: skip
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.restored is not None:

@@ -9,6 +9,8 @@ from torch import nn
 
 from hf_transfer.methods import Anatomy
 
+# transformers' method that makes a mask of positions from one of samples.
+MASK_OF_POSITIONS = "_get_feature_vector_attention_mask"
 # How a module hands on the activations.
 Form = Callable[[torch.Tensor], Any]
 
@@ -117,7 +119,8 @@ class Entry:
     @contextlib.contextmanager
     def skipping(self) -> Iterator[None]:
         """Run the model from given activations on, inside the block."""
-        masked = self.front is not None and hasattr(self.trunk, "_get_feature_vector_attention_mask")
+        # Of the trunk, and of heads that take the mean over the positions that are real.
+        masked = [module for module in (self.trunk, self.model) if hasattr(module, MASK_OF_POSITIONS)]
         hooks = [self.trunk.register_forward_pre_hook(self._take, with_kwargs=True)]
         if self.model.main_input_name == "input_ids":
             hooks.append(self.trunk.register_forward_hook(self._hand_on_last))
@@ -129,8 +132,8 @@ class Entry:
                 if module in self.below
             ]
             self._hide()
-            if masked:  # masks are given by position, as the activations are, and not by sample
-                self.trunk._get_feature_vector_attention_mask = lambda length, mask, **_: mask
+            for module in masked:  # masks are given by position, as the activations are, and not by sample
+                setattr(module, MASK_OF_POSITIONS, lambda length, mask, **_: mask)
             yield
         finally:
             self.given, self.mask = torch.empty(0), None
@@ -138,8 +141,8 @@ class Entry:
                 hook.remove()
             self._restore()
             self._hidden = []
-            if masked:
-                vars(self.trunk).pop("_get_feature_vector_attention_mask", None)
+            for module in masked:
+                vars(module).pop(MASK_OF_POSITIONS, None)
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[None]:

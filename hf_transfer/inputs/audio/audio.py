@@ -53,6 +53,8 @@ class AudioInput:
     settings: AudioSettings
     auto_model: Any
     name: ClassVar[str] = "audio"
+    word: ClassVar[str] = "clip"
+    sample: ClassVar[str] = '"clip.wav"'
 
     # --- data -------------------------------------------------------------------------------------------------
 

@@ -3,8 +3,9 @@
 import functools
 import json
 import math
+import os
+import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pyarrow
 import pyarrow.compute
 from datasets import Dataset
 
+from hf_transfer.errors import InputError, logger
 from hf_transfer.inputs.audio.sources import Excerpt, Samples, Source, UnusableAudio
 
 # Columns that say which part of its recording a row means, in seconds.
@@ -22,6 +24,8 @@ ENDS = ("end", "end_time", "stop", "stop_time", "end_seconds", "segment_end", "a
 DURATIONS = ("duration", "duration_seconds", "segment_duration")
 CLIPS = ("clips", "wavs")
 ENDINGS = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a")
+# Times that are no number of seconds: 0,5 and 1:23.5.
+OTHER_TIMES = re.compile(r"\s*\d+(?:[:,]\d+)+(?:[.,]\d+)?\s*")
 RATES = ("sampling_rate", "sample_rate", "samplerate")
 
 
@@ -174,13 +178,36 @@ class ClipSources:
     def __init__(self, split: Dataset, column: str, folder: Path | None):
         self.column, self.folder = column, folder
         self.times = excerpt_columns([name for name in split.column_names if name != column])
-        if self.times and all(seconds_of(value) is None for value in split[self.times["start"]][:]):
-            self.times = {}  # a column of that name that holds something else
+        if self.times and not self._hold_seconds(split):
+            self.times = {}
         names = {name.lower(): name for name in split.column_names if name != column}
         self.rate = next((names[name] for name in RATES if name in names), None)
         wanted = [column, *self.times.values(), *([self.rate] if self.rate else [])]
         # As Arrow: encoded as it is, where `datasets` would decode with torchcodec; samples without a list of each.
         self.split = split.select_columns(list(dict.fromkeys(wanted))).with_format("arrow")
+
+    def _hold_seconds(self, split: Dataset) -> bool:
+        """Whether the columns of times hold seconds, or else something that has nothing to do with parts of clips.
+
+        Raises:
+            InputError: they hold times that are written in another way.
+        """
+        column = self.times["start"]
+        cells = split[column][:]
+        if any(seconds_of(value) is not None for value in cells):
+            return True
+        for row, cell in enumerate(cells, start=1):
+            if isinstance(cell, str) and OTHER_TIMES.fullmatch(cell):
+                raise InputError(
+                    f"Row {row} has {cell!r} in its column {column!r}, which says where a clip begins: expected "
+                    "seconds with a decimal point, as 83.5. Write the times so, or rename the columns if they are of "
+                    "something else."
+                )
+        told = next((cell for cell in cells if not _is_empty(cell)), None)
+        if told is not None:
+            logger.info("The columns %s hold no seconds (as %r): each row is taken to mean the whole of its file.",
+                        " and ".join(map(repr, self.times.values())), str(told)[:40])  # fmt: skip
+        return False
 
     def __iter__(self) -> Iterator[Source]:
         files = iter(self.files if self.times else ())
@@ -202,8 +229,15 @@ class ClipSources:
 
     @functools.cached_property
     def _shared(self) -> set[str]:
-        """Files that several rows name."""
-        return {file for file, rows in Counter(self.files).items() if file is not None and rows > 1}
+        """The files, as rows name them, of which other rows mean parts."""
+        times = [self.split.with_format(None)[name][:] for name in self.times.values()]
+        rows = zip(self.files, zip(*times, strict=True), strict=True)
+        parts = {self._place(file) for file, told in rows if file and not all(_is_empty(value) for value in told)}
+        return {file for file in set(self.files) if file and self._place(file) in parts}
+
+    def _place(self, file: str) -> str:
+        """A file by its place, however a row spells it."""
+        return os.path.normpath(resolve(file, self.folder))
 
     @functools.cached_property
     def files(self) -> list[str | None]:
@@ -241,9 +275,10 @@ class ClipSources:
     def rows_by_part(self) -> dict[Any, list[int]]:
         """The rows that name the same part of the same file, by both."""
         rows: dict[Any, list[int]] = {}
+        places = {file: self._place(file) for file in set(self.files) if file is not None}
         for i, (file, told) in enumerate(zip(self.files, self._told, strict=True)):
             if file is not None and not isinstance(told, UnusableAudio):
-                rows.setdefault((file, told), []).append(i)
+                rows.setdefault((places[file], told), []).append(i)
         return rows
 
     @functools.cached_property

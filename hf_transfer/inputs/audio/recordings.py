@@ -12,7 +12,7 @@ import numpy as np
 from datasets import Dataset
 
 from hf_transfer.data.examples import TargetReader, refuse_or_leave_out
-from hf_transfer.data.groups import group_name
+from hf_transfer.data.groups import NAMELESS, group_name
 from hf_transfer.data.leakage import UNIT
 from hf_transfer.data.splits import require_columns
 from hf_transfer.data.values import shown
@@ -176,8 +176,9 @@ def _read_targets(split: Dataset, name: str, column: str, own: str, reader: Targ
 
 def _refuse_several_of_one_file(split: str, sources: ClipSources, texts: list[str]) -> None:
     """Refuse rows that name one file, and the same part of it, for different transcripts."""
-    for first, *others in sources.rows_by_part().values():
-        i = next((i for i in others if texts[i] and texts[first] and texts[i] != texts[first]), None)
+    for rows in sources.rows_by_part().values():
+        first, *others = [i for i in rows if texts[i]] or [0]
+        i = next((i for i in others if texts[i] != texts[first]), None)
         if i is not None:
             looked_for = f"{', '.join(STARTS[:4])}, ... with {', '.join(ENDS[:3])}, ... or {DURATIONS[0]}"
             raise InputError(
@@ -314,14 +315,16 @@ def caveats_of_speakers(train: Dataset, test: Dataset) -> list[str]:
     for speaker, length in zip(train["speaker"][:], train["length"][:], strict=True):
         seconds[speaker] += length
     found = []
+    nameless = seconds.pop(NAMELESS, 0)
     shared = sorted(set(seconds) & set(test["speaker"][:]))
     told = all(UNIT in split.column_names and split[UNIT][:] == split["speaker"][:] for split in (train, test))
     if shared and not told:  # by `shared_units`
         shown = ", ".join(shared[:5]) + (", ..." if len(shared) > 5 else "")
-        logger.info("%d speakers are in train and test (%s): the result holds for known voices.", len(shared), shown)
-        found.append(f"{len(shared)} speakers are in train and test: the result holds for known voices.")
-    speaker, most = max(seconds.items(), key=lambda item: item[1])
-    share = most / sum(seconds.values())
+        who = "1 speaker is" if len(shared) == 1 else f"{len(shared)} speakers are"
+        logger.info("%s in train and test (%s): the result holds for known voices.", who, shown)
+        found.append(f"{who} in train and test: the result holds for known voices.")
+    speaker, most = max(seconds.items(), key=lambda item: item[1], default=("", 0))
+    share = most / (sum(seconds.values()) + nameless or 1)
     if len(seconds) > 1 and share > max(0.5, 1.5 / len(seconds)):
         logger.info("Speaker %s has %.0f %% of the training audio: the others may be learned badly.",
                     speaker, 100 * share)  # fmt: skip

@@ -51,6 +51,8 @@ class TextInput:
     settings: TextSettings
     auto_model: Any
     name: ClassVar[str] = "text"
+    word: ClassVar[str] = "text"
+    sample: ClassVar[str] = '"..."'
 
     # --- data -------------------------------------------------------------------------------------------------
 

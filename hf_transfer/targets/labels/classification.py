@@ -26,6 +26,7 @@ from hf_transfer.targets.labels.decision import (
     Decision,
     calibrate,
     expected_calibration_error,
+    independent,
     lowest_limit,
     negatives_needed,
     precision_recall,
@@ -74,20 +75,29 @@ def require_enough_to_fit(labels: list[int]) -> None:
         )
 
 
-def require_enough_negatives(labels: list[int], limit: float, name: str) -> None:
+def require_enough_negatives(labels: list[int], limit: float, name: str, together: Array) -> None:
     """Refuse a limit on false positives that the validation examples of label 0 are too few to choose a threshold for.
+
+    Args:
+        labels: of the validation examples.
+        limit: of the rate.
+        name: of label 0.
+        together: for each example the number of those that are alike: see `independent`.
 
     Raises:
         InputError: they are; the message says what it takes.
     """
-    negatives, needed = labels.count(0), negatives_needed(limit)
+    rows = np.flatnonzero(np.asarray(labels) == 0)
+    negatives, needed = len(independent(rows, together)), negatives_needed(limit)
     if negatives >= needed:
         return
-    shown = "no number of them" if math.isinf(needed) else f"it takes {needed:,.0f}"
+    counted = "" if negatives == len(rows) else " (of equal ones, or of one patient or speaker, one counts)"
+    more = "" if math.isinf(needed) else "Give --validation_file, raise --validation_size, or ask"
+    shown = "no number of them could" if math.isinf(needed) else f"it takes {needed:,.0f}"
     raise InputError(
-        f"--max_false_positive_rate {limit:g}: {negatives} validation examples of '{name}' cannot show, with a "
-        f"confidence of 95 %, that a threshold keeps to it; {shown}. Give --validation_file, raise --validation_size, "
-        f"or ask for --max_false_positive_rate {_rounded_up(lowest_limit(negatives)):g}, which these are enough for."
+        f"--max_false_positive_rate {limit:g}: {negatives} validation examples of '{name}'{counted} cannot show, with "
+        f"a confidence of 95 %, that a threshold keeps to it; {shown}. {more or 'Ask'} for --max_false_positive_rate "
+        f"{_rounded_up(lowest_limit(negatives)):g}, which these are enough for."
     )
 
 
@@ -104,8 +114,19 @@ def decide(
     multi_label: bool,
     threshold: str | None,
     max_false_positive_rate: float | None,
+    together: Array | None,
 ) -> dict[str, Any]:
-    """Fit temperature and threshold on validation logits [n, num_labels], and keep them in the model's config."""
+    """Fit temperature and threshold on validation logits [n, num_labels], and keep them in the model's config.
+
+    Args:
+        logits: of the validation examples.
+        truth: their references.
+        config: of the model.
+        multi_label: whether an example may have several labels.
+        threshold: as the flag has it.
+        max_false_positive_rate: as the flag has it.
+        together: for each example the number of those that are alike, [n]; None where it has no bearing.
+    """
     fixed = float(threshold) if threshold not in (None, "best_f1") else None
     if truth is None or len(truth) < ENOUGH_TO_FIT:
         found = 0 if truth is None else len(truth)
@@ -118,7 +139,9 @@ def decide(
         if threshold == "best_f1":
             decision = replace(decision, threshold=threshold_for_best_f1(scores, truth))
         elif max_false_positive_rate is not None:
-            chosen = threshold_for_false_positive_rate(scores, truth, max_false_positive_rate)
+            rows = np.flatnonzero(truth == 0)
+            alone = rows if together is None else independent(rows, together)
+            chosen = threshold_for_false_positive_rate(scores, scores[alone], max_false_positive_rate)
             decision = replace(decision, threshold=chosen)
     if why is not None:
         logger.info("Probabilities are not calibrated: %s.", why)
@@ -172,8 +195,6 @@ def intervals(
     changed = dict.fromkeys(OF_LABELS, differs.any(axis=1) if differs.ndim == 2 else differs)
     rests_on = support(truth, labels, num_labels, together)
     found = bootstrap(Resampled(together, paired(earlier, later), rests_on, changed), seed=seed)
-    if len(np.unique(labels)) < 2:
-        found.pop(("after", "matthews_correlation"), None)  # undefined where all answers are the same
     after_ends, gain = by_kind(found).values()
     shares = proportions(truth, labels, num_labels)
     by_example = difference_of_shares(_right(truth, labels_before), _right(truth, labels))
@@ -288,7 +309,8 @@ def support(truth: Array, labels: Array, num_labels: int, together: Array) -> di
         found |= {"f1": counts[1:], "recall": counts[1:], "precision": answers[1:]}
     found |= dict.fromkeys(("roc_auc", "average_precision"), rarer)
     # Of more than two labels a rare one hardly moves it.
-    found["matthews_correlation"] = counts.sum(keepdims=True) - counts.max(initial=0) if num_labels > 2 else rarer
+    others = np.minimum(counts.sum(keepdims=True) - counts.max(initial=0), together.max(initial=0) + 1)
+    found["matthews_correlation"] = others if num_labels > 2 else rarer
     return found
 
 

@@ -164,7 +164,7 @@ def threshold_for_best_f1(scores: Array, references: Array) -> float:
     return _between(scores, float(thresholds[int(np.argmax(f1[:-1]))]))
 
 
-def threshold_for_false_positive_rate(scores: Array, references: Array, limit: float) -> float:
+def threshold_for_false_positive_rate(scores: Array, negatives: Array, limit: float) -> float:
     """The lowest threshold whose true false positive rate is at most `limit` with a confidence of 95 %.
 
     The Neyman-Pearson umbrella algorithm of Tong, Feng & Li 2018, https://doi.org/10.1126/sciadv.aao1659: a rank among
@@ -172,13 +172,13 @@ def threshold_for_false_positive_rate(scores: Array, references: Array, limit: f
 
     Args:
         scores: probabilities of label 1, [n].
-        references: label ids, [n].
+        negatives: those of examples of label 0 that are independent of each other, see `independent`.
         limit: of the rate.
 
     Raises:
-        ValueError: there are fewer examples of label 0 than `negatives_needed`.
+        ValueError: there are fewer `negatives` than `negatives_needed`.
     """
-    negatives = np.sort(scores[references == 0])
+    negatives = np.sort(negatives)
     ranks = np.arange(1, len(negatives) + 1)
     enough = binom.sf(ranks - 1, len(negatives), 1 - limit) <= UNSURE
     if not enough.any():
@@ -188,6 +188,17 @@ def threshold_for_false_positive_rate(scores: Array, references: Array, limit: f
     return max((last + float(above.min())) / 2 if len(above) else 1.0, float(np.nextafter(last, np.inf)))
 
 
+def independent(rows: Array, together: Array) -> Array:
+    """Of some rows one of each patient, speaker or group of equal examples, which are no evidence for each other.
+
+    Args:
+        rows: of examples.
+        together: for each example the number of those that are alike, [n]: see `data.leakage.unit_numbers`.
+    """
+    shuffled = np.random.default_rng(0).permutation(rows)
+    return shuffled[np.unique(together[shuffled], return_index=True)[1]]
+
+
 def negatives_needed(limit: float) -> float:
     """How many examples of label 0 it takes to choose a threshold for this limit; infinite for a limit of 0."""
     return math.ceil(math.log(UNSURE) / math.log1p(-limit)) if 0 < limit < 1 else math.inf if limit == 0 else 1
@@ -195,7 +206,8 @@ def negatives_needed(limit: float) -> float:
 
 def lowest_limit(negatives: int) -> float:
     """The lowest limit on false positives for which so many examples of label 0 are enough."""
-    return 1 - UNSURE ** (1 / negatives) if negatives else 1.0
+    # A little more than exactly that: `negatives_needed` would ask for another one by rounding.
+    return 1 - UNSURE ** (1 / negatives) + 1e-9 if negatives else 1.0
 
 
 def _between(scores: Array, chosen: float) -> float:

@@ -9,21 +9,21 @@ from datasets import ClassLabel, Dataset, List, Value
 from hf_transfer.data.splits import require_columns
 from hf_transfer.data.values import is_missing, shown
 from hf_transfer.errors import InputError, logger
+from hf_transfer.targets.labels.label_form import FILE_FLAGS
 
 BITS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 # What stands where nobody has looked: nothing, or -1.
 UNKNOWN = ("", "-1", "-1.0")
-# Rows that are looked at for a hint.
-FIRST_ROWS = 1000
 
 
-def label_columns(names: Sequence[str] | None, columns: Sequence[str], usual: Sequence[str]) -> list[str]:
+def label_columns(names: Sequence[str] | None, columns: Sequence[str], usual: Sequence[str], source: str) -> list[str]:
     """Those of the `columns` that `names` names, where each label has one; none where they are names of ids or places.
 
     Args:
         names: of --class_names.
         columns: of the table, without those of the inputs.
         usual: names of a column that holds the labels itself.
+        source: of the names, for messages.
 
     Raises:
         InputError: some of the names are columns and others are not, one is there twice, or it cannot be told whether
@@ -46,10 +46,10 @@ def label_columns(names: Sequence[str] | None, columns: Sequence[str], usual: Se
     both = next((name for name in columns if name.lower() in usual and name not in names), None)
     if both is not None:
         raise InputError(
-            f"--class_names names columns ({', '.join(there)}), and there is a column {both!r} too. Say that it holds "
-            f"the labels (--label_column_name {quote(both)}), or leave it out of the table."
+            f"Columns are named as {source} ({', '.join(there)}), and there is a column {both!r} too. Say that it "
+            f"holds the labels (--label_column_name {quote(both)}), or leave it out of the table."
         )
-    logger.info("Columns %s are taken as labels (--class_names).", ", ".join(map(repr, there)))
+    logger.info("Columns %s are taken as labels (%s).", ", ".join(map(repr, there)), source)
     return there
 
 
@@ -72,20 +72,29 @@ def joined(split: Dataset, name: str, labels: Sequence[str], column: str) -> Dat
     unknown = next((label for label, own in bits.items() if own and set(own) == {None}), None)
     if unknown is not None:
         raise InputError(
-            f"The column {unknown!r} of the {name} split is not known in any row (empty, or -1). Leave it out of "
-            f"--class_names, or name another split or file: --{name}_split_name, --{name}_file."
+            f"The column {unknown!r} of the {name} split, which is a label's, is not known in any row (empty, or -1). "
+            f"Fill it, or name another file: {FILE_FLAGS.get(name, f'--{name}_file')}."
         )
     vectors = [None if None in row else list(row) for row in zip(*bits.values(), strict=True)]
+    incomplete = [i for i, vector in enumerate(vectors) if vector is None]
+    if incomplete:
+        row = incomplete[0]
+        empty = next(label for label in labels if bits[label][row] is None)
+        logger.info("%d rows of the %s split are not labelled in each of the columns; the first is row %d, with %s "
+                    "in %r.", len(incomplete), name, row + 1, shown(split[row][empty]), empty)  # fmt: skip
     return split.add_column(column, vectors, feature=List(Value("int8")))
 
 
 def hint_of(split: Dataset, columns: Sequence[str]) -> str:
     """That several columns hold nothing but 0 and 1, and how they are taken as labels; or nothing."""
     plain = [name for name in columns if isinstance(split.features[name], (Value, ClassLabel))]
-    first = split.select_columns(plain).select(range(min(FIRST_ROWS, len(split))))
-    found = [name for name in plain if {BITS.get(_plain(value)) for value in first[name][:]} == {0, 1}]
-    if len(found) < 2:
+    values = {name: {_plain(value) for value in split[name][:]} for name in plain}
+    bits = {name: {BITS[value] for value in own if value in BITS} for name, own in values.items()}
+    sure = [name for name, own in values.items() if bits[name] == {0, 1} and own <= {*BITS, *UNKNOWN}]
+    if len(sure) < 2:
         return ""
+    # A rare label may have no 1 here.
+    found = [name for name, own in values.items() if bits[name] and own <= {*BITS, *UNKNOWN}]
     return f" If each label has a column of 0 and 1, name these: --class_names {' '.join(map(quote, found))}."
 
 

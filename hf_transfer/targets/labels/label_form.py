@@ -22,6 +22,10 @@ _ITEMS = re.compile(_ITEM)
 _WORDS = {"true": True, "false": False, "none": None, "null": None, "nan": None}
 
 
+# The flags that name another file for a split; of the others, by its name.
+FILE_FLAGS = {"source": "--source_file", "replay": "--source_file"}
+
+
 class LabelReader:
     """What reading labels has in common, whatever they are: see `TargetReader`."""
 
@@ -36,7 +40,7 @@ class LabelReader:
             return None
         return (
             f"The {split} split has no labels at all (the first is {problem.removeprefix('no label: ')}). Name "
-            f"another split or file: --{split}_split_name, --{split}_file."
+            f"another file: {FILE_FLAGS.get(split, f'--{split}_file, or of a dataset --{split}_split_name')}."
         )
 
     def mention(self, split: str, cells: list[Any], contents: list[Any]) -> None:
@@ -201,9 +205,8 @@ def label_form(
             f"The labels are vectors of {width} numbers, and {len(place_names)} names are given for them "
             f"({', '.join(place_names[:5])}, ...): expected as many (--class_names)."
         )
-    if known is None:
-        logger.info("Labels are vectors of 0 and 1, a place for each label: %s (--class_names names them).",
-                    ", ".join(place_names[:20]))  # fmt: skip
+    logger.info("Labels are vectors of 0 and 1, a place for each label: %s (--class_names names them).",
+                ", ".join(place_names[:20]))  # fmt: skip
     return {
         name: replace(form, kind="vector", names=place_names) if form.several else form for name, form in forms.items()
     }

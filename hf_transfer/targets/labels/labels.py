@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict, List
 
 from hf_transfer.arguments import DataArguments, ModelArguments
 from hf_transfer.data.examples import LeaveOut
-from hf_transfer.data.leakage import drawn_together, unit_names, unit_of_record
+from hf_transfer.data.leakage import alike, drawn_together, unit_names, unit_of_record
 from hf_transfer.data.splits import find_column, require_columns
 from hf_transfer.errors import InputError, logger
 from hf_transfer.evaluation.bootstrap import Resampled
@@ -46,7 +46,7 @@ class LabelTarget:
     settings: LabelSettings
     column: ClassVar[str] = "label"
     identifies: ClassVar[bool] = True
-    template: ClassVar[str] = "text-classification"
+    template: ClassVar[str] = "labels"
     headline: ClassVar[tuple[str, ...]] = ("accuracy", "f1")
     metrics: ClassVar[tuple[str, ...]] = (
         "accuracy", "f1", "f1_macro", "f1_micro", "precision", "recall", "matthews_correlation", "roc_auc",
@@ -80,11 +80,11 @@ class LabelTarget:
 
     def _named_columns(self, config: Any, columns: Sequence[str]) -> list[str]:
         """The columns that --class_names names; or a model's labels, where the table to measure it on has them all."""
-        names = self.settings.class_names
-        if names is None and config is not None:
-            own = [config.id2label[i] for i in range(config.num_labels)]
-            names = own if len(own) > 1 and set(own) <= set(columns) else None
-        return label_columns(names, columns, LABEL_COLUMNS)
+        names, source = self.settings.class_names, "--class_names"
+        if names is None and getattr(config, "problem_type", None) == "multi_label_classification":
+            own = _known(config) or []
+            names, source = own if set(own) <= set(columns) else None, "the model's labels"
+        return label_columns(names, columns, LABEL_COLUMNS, source)
 
     def readers(
         self, splits: DatasetDict, columns: Mapping[str, str], config: Any, model: ModelArguments
@@ -118,7 +118,9 @@ class LabelTarget:
                 logger.warning("%s", hint.strip())
             wanted = settings.threshold is not None or settings.max_false_positive_rate is not None
             if wanted and (several or len(names) != 2):
-                raise InputError(f"A threshold needs exactly two labels, one a text; found {len(names)}: {names[:9]}.")
+                raise InputError(
+                    f"A threshold needs exactly two labels, one an example; found {len(names)}: {names[:9]}."
+                )
         return encode_labels(read, counts, names, several=several), {}
 
     def strata(self, split: Dataset) -> list[Any]:
@@ -135,7 +137,9 @@ class LabelTarget:
             labels = [] if validation is None else validation["label"][:]
             classification.require_enough_to_fit(labels)
             if self.settings.max_false_positive_rate is not None:
-                classification.require_enough_negatives(labels, self.settings.max_false_positive_rate, names[0])
+                limit = self.settings.max_false_positive_rate
+                together = np.arange(0) if validation is None else alike(validation, identities["validation"])
+                classification.require_enough_negatives(labels, limit, names[0], together)
         tested = label_counts(splits["test"], names)
         untested = [name for name in names if not tested.get(name)]
         found = []
@@ -216,12 +220,16 @@ class LabelTarget:
 
     # --- quality ----------------------------------------------------------------------------------------------
 
-    def decide(self, outputs: Any, split: Dataset | None, config: Any) -> dict[str, Any]:
+    def decide(
+        self, outputs: Any, split: Dataset | None, config: Any, identities: Sequence[str] | None
+    ) -> dict[str, Any]:
+        """Temperature and threshold."""
         references = None if split is None else classification.references(split)
         several = getattr(config, "problem_type", None) == "multi_label_classification"
         logits = None if outputs is None else np.stack(outputs)
         threshold, limit = self.settings.threshold, self.settings.max_false_positive_rate
-        return classification.decide(logits, references, config, several, threshold, limit)
+        together = None if split is None or identities is None else alike(split, identities)
+        return classification.decide(logits, references, config, several, threshold, limit, together)
 
     def measure(self, outputs: Any, split: Dataset, config: Any) -> dict[str, float]:
         return classification.measure(np.stack(outputs), classification.references(split), _decision(split, config))

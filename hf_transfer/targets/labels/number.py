@@ -43,7 +43,7 @@ class NumberTarget:
     settings: LabelSettings
     column: ClassVar[str] = "label"
     identifies: ClassVar[bool] = True
-    template: ClassVar[str] = "text-regression"
+    template: ClassVar[str] = "number"
     headline: ClassVar[tuple[str, ...]] = ("mean_absolute_error", "mean_squared_error", "spearman")
     metrics: ClassVar[tuple[str, ...]] = headline
     decides: ClassVar[bool] = False
@@ -186,7 +186,9 @@ class NumberTarget:
 
     # --- quality ----------------------------------------------------------------------------------------------
 
-    def decide(self, outputs: Any, split: Dataset | None, config: Any) -> dict[str, Any]:
+    def decide(
+        self, outputs: Any, split: Dataset | None, config: Any, identities: Sequence[str] | None
+    ) -> dict[str, Any]:
         """Nothing: ``added`` is what is added to the outputs, where the model's last layer has no bias to hold it."""
         return {"added": LabelScale.read(config).mean}
 

@@ -56,7 +56,7 @@ class TranscriptTarget:
 
     settings: TranscriptSettings
     column: ClassVar[str] = "text"
-    template: ClassVar[str] = "automatic-speech-recognition"
+    template: ClassVar[str] = "transcripts"
     headline: ClassVar[tuple[str, ...]] = ("wer", "cer")
     metrics: ClassVar[tuple[str, ...]] = ("wer", "cer", "empty_hypotheses")
     identifies: ClassVar[bool] = False
@@ -211,7 +211,9 @@ class TranscriptTarget:
 
     # --- quality ----------------------------------------------------------------------------------------------
 
-    def decide(self, outputs: Any, split: Dataset | None, config: Any) -> dict[str, Any]:
+    def decide(
+        self, outputs: Any, split: Dataset | None, config: Any, identities: Sequence[str] | None
+    ) -> dict[str, Any]:
         """Nothing."""
         return {}
 

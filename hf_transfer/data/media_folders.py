@@ -1,10 +1,10 @@
-"""Local audiofolders: clips beside a ``metadata`` table."""
+"""Local folders of clips or pictures: beside a ``metadata`` table, or in a subfolder for each label."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 
 from hf_transfer.data.tables import SUFFIXES, load_file
 from hf_transfer.data.values import read_text
@@ -16,6 +16,34 @@ SPLIT_NAMES = {
     "validation": ("validation", "valid", "val", "dev", "development"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
+
+# Endings of clips and pictures.
+MEDIA = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp",
+         ".gif")  # fmt: skip
+
+
+def labelled_folders(folder: Path) -> DatasetDict:
+    """Files in a subfolder for each label, and these perhaps in one for each split; empty where there are no such.
+
+    The format is that of https://huggingface.co/docs/datasets/audio_dataset#audiofolder: ``LABEL/FILE``, or
+    ``train/LABEL/FILE`` and so on. The columns are ``file_name``, a whole path, and ``label``.
+    """
+    usual = {word: name for name, words in SPLIT_NAMES.items() for word in words}
+    places = [child for child in sorted(folder.iterdir()) if child.is_dir()]
+    by_split = {usual[child.name.lower()]: child for child in places if child.name.lower() in usual}
+    splits = DatasetDict()
+    for name, place in (by_split or {"train": folder}).items():
+        found = [
+            (str(file.absolute()), label.name)
+            for label in sorted(place.iterdir())
+            if label.is_dir()
+            for file in sorted(label.iterdir())
+            if file.suffix.lower() in MEDIA
+        ]
+        if len({label for _, label in found}) > 1:
+            files, labels = zip(*found, strict=True)
+            splits[name] = Dataset.from_dict({"file_name": list(files), "label": list(labels)})
+    return splits if "train" in splits else DatasetDict()
 
 
 def audiofolder_tables(folder: Path) -> dict[str, Path]:

@@ -1,0 +1,38 @@
+"""Fine-tune wav2vec2 to tell sounds apart: spoken commands, accents, calls.
+
+    python recipes/command.py --output_dir command                          # six accents, packaged
+    python recipes/command.py --train_file clips.csv --label_column_name command --output_dir command
+    accelerate launch --multi_gpu --num_processes 2 recipes/command.py --config recipes/command.yaml
+
+The data are clips with labels: a table of paths, an audiofolder, or a dataset; --help lists every argument.
+"""
+
+from importlib.resources import files
+
+from hf_transfer.errors import run_command, show
+
+DEFAULTS = {"model_name_or_path": "facebook/wav2vec2-base"}
+DEMO = files("hf_transfer") / "demo" / "speech"
+DATASET = {
+    "model_name_or_path": str(DEMO / "wav2vec2-tiny-commands-american"),
+    "dataset_name": str(DEMO / "commands"),
+    "label_column_name": "accent",
+}
+
+
+def main() -> None:
+    # Here, as they take seconds: Ctrl-C ends the recipe without a traceback then too.
+    from hf_transfer import AudioClassification, finetune
+    from hf_transfer.parsing import parse_arguments
+    from hf_transfer.reporting.report import next_command
+
+    arguments = parse_arguments(
+        AudioClassification, defaults=DEFAULTS, defaults_without_data=DATASET, description=__doc__
+    )
+    result = finetune(arguments.task, arguments)
+    if arguments.training.should_save:
+        show(f"\n{result}\n{next_command(result, arguments.task)}")
+
+
+if __name__ == "__main__":
+    run_command(main)
