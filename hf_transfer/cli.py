@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 from hf_transfer import errors
 from hf_transfer.errors import InputError, nearest, run_command, show
 
+# What the commands that know flags of the model's task use it for.
+USES = {"predict": "prediction", "evaluate": "evaluation"}
 # Flags of accelerate's launcher, which starts several processes.
 LAUNCHER: tuple[tuple[str, type, str], ...] = (
     ("num_processes", int, "processes in all"),
@@ -37,7 +39,16 @@ def main() -> NoReturn:
 
 def _command() -> None:
     parser = _parser()
+    if {"-h", "--help"} & set(sys.argv[3:]) and sys.argv[1] in USES and not sys.argv[2].startswith("-"):
+        _add_flags_of_task(parser, sys.argv[1], sys.argv[2])
     arguments, unknown = parser.parse_known_args()
+    if arguments.command in USES and any(word.startswith("--") for word in unknown):
+        try:
+            _add_flags_of_task(parser, arguments.command, arguments.model)
+        except InputError:
+            if not nearest(unknown[0], [f"--{name}" for name in vars(arguments)]):
+                raise  # else it is the flag that is said below, whatever the model is
+        arguments, unknown = parser.parse_known_args()
     if "finetuning" in arguments:
         arguments.finetuning = unknown  # the flags of recipes, which are parsed by what parses theirs
     elif unknown and not unknown[0].startswith("-"):
@@ -47,6 +58,16 @@ def _command() -> None:
         known = [f"--{name}" for name in vars(arguments)]
         raise InputError(f"Unknown argument {unknown[0]}.{nearest(unknown[0], known)} See {parser.prog} --help.")
     arguments.run(arguments)
+
+
+def _add_flags_of_task(parser: argparse.ArgumentParser, command: str, model: str) -> None:
+    """Let a command know the flags of the model's task: imported only where there are some."""
+    from hf_transfer.inference import task_class_of
+    from hf_transfer.parsing import settings_parser
+
+    task_class = task_class_of(model)
+    commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    commands.choices[command]._add_container_actions(settings_parser(task_class, task_class.flags_for(USES[command])))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,13 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("evaluate", help="measure a model on labelled data", allow_abbrev=False)
     command.add_argument("model", help="output folder of a run, or Hub id")
     command.add_argument("--test_file", required=True, help="labelled CSV, TSV, JSON, JSONL or Parquet file")
-    command.add_argument("--label_column_name", help="column of the labels")
-    command.add_argument("--label_separator", help="what separates the labels of one text")
-    command.add_argument("--speaker_column_name", help="column of the speakers of clips")
-    command.add_argument("--min_seconds", type=float, help="shorter clips are left out")
-    command.add_argument("--max_seconds", type=float, help="longer clips are left out")
-    command.add_argument("--leave_out", nargs="+", help="kinds of suspicious clips that are not used, or none")
-    command.add_argument("--drop_incomplete", action="store_true", help="leave out rows without text or label")
+    command.add_argument("--drop_incomplete", action="store_true", help="leave out rows without input or label")
     command.add_argument("--group_column_name", help="column by which results are reported too")
     command.add_argument("--split_by", help="column of patients, cameras or the like: intervals are over whole ones")
     command.add_argument("--output", help="JSON file to write (default: standard output)")
@@ -127,9 +142,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_columns(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--text_column_name", help="column of the texts, or of the transcripts of clips")
-    command.add_argument("--audio_column_name", help="column of the clips")
-    command.add_argument("--text_pair_column_name", help="column of the second texts, for pairs")
+    command.epilog = f"Further flags are those of the model's task: {command.prog} MODEL --help lists them."
     command.add_argument("--column_names", nargs="+", help="column names of a file without a header")
     command.add_argument("--delimiter", help="delimiter of a CSV or TSV file")
 
@@ -222,17 +235,9 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 
 def _settings_of(task_class: Any, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What was given of the task's own settings.
-
-    Raises:
-        InputError: something was given that only another task knows.
-    """
-    columns = ("text_column_name", "text_pair_column_name", "audio_column_name")
-    given = {name: getattr(arguments, name) for name in columns if getattr(arguments, name) is not None}
-    for name in given:
-        if name not in task_class.__dataclass_fields__:
-            raise InputError(f"--{name} does not fit a model for {task_class.pipeline_tag}.")
-    return given
+    """What was given of the task's own settings."""
+    given = {name: getattr(arguments, name, None) for name in task_class.flags_for("prediction")}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _inputs_of(table: Iterable[dict[str, Any]], task: Any, columns: list[str], file: str) -> Iterator[dict[str, Any]]:

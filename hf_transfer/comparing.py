@@ -16,13 +16,13 @@ from datasets import Dataset, DatasetDict
 from hf_transfer.arguments import Arguments, ModelArguments, fitting
 from hf_transfer.errors import Failure, InputError, logger
 from hf_transfer.evaluation.bootstrap import Resampled
+from hf_transfer.evaluation.figures import figure
 from hf_transfer.evaluation.metric_names import greater_is_better
 from hf_transfer.evaluation.several_runs import measure_several, recommend
 from hf_transfer.finetuning import finetune
 from hf_transfer.models import load_config
 from hf_transfer.parsing import build_arguments, keyword_arguments
 from hf_transfer.reporting.comparison import reason, summary
-from hf_transfer.reporting.figures import figure
 from hf_transfer.reporting.publishing import local_name
 from hf_transfer.reporting.report import Finetuned, duration, in_notebook, training_seconds
 from hf_transfer.series import METHODS, checked_methods, claimed, said_once, write_record

@@ -129,6 +129,7 @@ def finetune(
                 "history": trainer.state.log_history,
                 "seconds": meter.seconds(),
             }
+            report["remarks"] = task.target.remarks(report)
             if training.should_save:
                 predictions = _predictions(task, after, measured, model.config)
                 _deliver(arguments, run, model, report, predictions, output, meter)

@@ -6,7 +6,7 @@ import os
 import sys
 from argparse import SUPPRESS, Action, ArgumentError, Namespace
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_type_hints
 
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
@@ -98,6 +98,20 @@ def given_arguments(task_class: type, argv: Sequence[str], also: Sequence[str] =
         # Written out by earlier versions, whatever the method was.
         told = {key: value for key, value in told.items() if key not in LORA or value != LORA[key]}
     return {**told, **flags}
+
+
+def settings_parser(task_class: Any, names: Sequence[str]) -> "_Parser":
+    """A parser of some of a task's settings; none of them has a default."""
+    hints = get_type_hints(task_class)
+    fields = {each.name: each for each in dataclasses.fields(task_class)}
+    some = dataclasses.make_dataclass(
+        task_class.__name__,
+        [
+            (name, hints[name] | None, dataclasses.field(default=None, metadata=fields[name].metadata))
+            for name in names
+        ],
+    )
+    return _Parser(some, add_help=False, allow_abbrev=False)
 
 
 def model_named(argv: Sequence[str]) -> ModelArguments:

@@ -12,11 +12,11 @@ from datasets import Dataset, DatasetDict
 
 from hf_transfer.arguments import fitting
 from hf_transfer.errors import Failure, InputError, logger
+from hf_transfer.evaluation.figures import figure
 from hf_transfer.evaluation.learning_curve import describe_curves
 from hf_transfer.evaluation.metric_names import greater_is_better
 from hf_transfer.finetuning import finetune
 from hf_transfer.parsing import build_arguments, keyword_arguments
-from hf_transfer.reporting.figures import figure
 from hf_transfer.reporting.output_folder import remove_run, written_whole
 from hf_transfer.reporting.publishing import local_name
 from hf_transfer.reporting.report import in_notebook, training_seconds

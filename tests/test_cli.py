@@ -467,3 +467,20 @@ def test_train_starts_several_processes_that_are_joined(tiny, tmp_path):
     both = [json.loads((tmp_path / name / "report.json").read_text())["history"] for name in ("one", "two")]
     losses = [[entry["loss"] for entry in history if "loss" in entry] for history in both]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)  # dropout draws anew
+
+
+def test_evaluate_is_told_what_places_in_vectors_mean(tiny, command, tmp_path):
+    """The model's labels are named; a file with vectors has them in another order."""
+    rows = [{"text": f"{'news' * (i % 2)} {'ball' * (i % 3)} {i}", "labels": [*["sport"][: i % 3], *["talk"][: i % 2]]}
+            for i in range(60)]  # fmt: skip
+    lists, vectors = tmp_path / "lists.jsonl", tmp_path / "vectors.jsonl"
+    lists.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    places = [{**row, "labels": [int(name in row["labels"]) for name in ("talk", "sport")]} for row in rows]
+    vectors.write_text("".join(json.dumps(row) + "\n" for row in places))
+    finetune(TextClassification(), train_file=str(lists), model_name_or_path=str(tiny()), max_steps=20,
+             learning_rate=3e-3, output_dir=str(tmp_path / "out"), disable_tqdm=True)  # fmt: skip
+    found = [command("evaluate", tmp_path / "out", "--test_file", *flags) for flags in (
+        [lists], [vectors, "--class_names", "talk", "sport"], [vectors])]  # fmt: skip
+    metrics = [json.loads(result.out)["metrics"] for result in found]
+    assert metrics[0] == metrics[1] != metrics[2]
+    assert "a place for each label: sport, talk (--class_names names them)" in found[2].err

@@ -8,7 +8,7 @@ from sklearn import metrics as reference
 
 from hf_transfer.evaluation import metrics
 from hf_transfer.evaluation.bootstrap import Resampled, bootstrap
-from hf_transfer.reporting.figures import between, figure
+from hf_transfer.evaluation.figures import between, figure
 from hf_transfer.targets.labels.classification import intervals, measure
 from hf_transfer.targets.labels.decision import (
     Decision,

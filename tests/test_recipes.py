@@ -91,13 +91,13 @@ def test_demo_data_is_what_the_datasheet_says(name, labels, groups):
 
 
 def test_packaged_accents_are_told_apart_by_a_head_alone(recipe, tmp_path):
-    """Six accents, speakers of the test split unheard: chance is 0.17."""
-    result = recipe("command", "--method", "frozen", "--output_dir", tmp_path / "out", "--seed", 1)
+    """Two of them, for the time that all six take; speakers of the test split are unheard."""
+    result = recipe("command", "--group_column_name", "accent", "--target_group", "scottish", "german", "--method",
+                    "frozen", "--output_dir", tmp_path / "out", "--seed", 1)  # fmt: skip
     assert result.code == 0, result.err
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["metrics"]["accuracy"] >= 0.66
+    assert report["confidence"]["accuracy"][0] > 0.6
     assert report["data"]["intervals_over"] == "speakers"
-    assert len(report["data"]["labels"]) == 6
 
 
 def test_the_demo_learns_and_is_quiet(tmp_path):

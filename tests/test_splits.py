@@ -442,6 +442,7 @@ def test_a_test_file_that_does_not_name_its_patients_is_said(caplog):
 def test_a_column_of_splits_that_is_not_used_is_said(tmp_path, caplog):
     words = ["train"] * 60 + ["test"] * 30 + ["unlabeled"] * 110
     rows = [{"text": f"note {i}", "label": "ab"[i % 2], "split": words[i]} for i in range(200)]
+    caplog.set_level("WARNING", "hf_transfer")
     splits_of(write_csv(tmp_path / "t.csv", rows))
     assert "90 of 200 rows say train, validation or test there" in caplog.text
     caplog.clear()

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_transfer.reporting.figures import between, figure
+from hf_transfer.evaluation.figures import between, figure
 from hf_transfer.reporting.report import duration
 
 

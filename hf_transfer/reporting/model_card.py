@@ -9,10 +9,9 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader
 
 from hf_transfer.evaluation.bootstrap import RESAMPLES
+from hf_transfer.evaluation.figures import between, figure
 from hf_transfer.evaluation.metric_names import IN_LABEL_UNIT
-from hf_transfer.reporting.figures import between, figure
 from hf_transfer.reporting.publishing import is_local_dataset, is_local_model, last_part, model_name
-from hf_transfer.reporting.report import always_mean, false_positives
 
 # One template a target, on top of base.md.
 CARDS = Path(__file__).with_name("cards")
@@ -80,9 +79,7 @@ def model_card(report: dict[str, Any], arguments: dict[str, Any]) -> str:
             hyperparameters=_hyperparameters(arguments),
             resamples=RESAMPLES,
             before=_before(report),
-            false_positives=false_positives(report) if "false_positives" in report else None,
             cell=cell,
-            always_mean=always_mean(report) if "always_mean" in report["data"] else "",
             label=lambda value: figure(value, "mean_absolute_error"),
             number=lambda value, metric="": "" if value is None else figure(value, metric),
             interval=lambda key, of=report: between(of["confidence"].get(key), key),

@@ -8,10 +8,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from hf_transfer.evaluation.figures import between, figure
 from hf_transfer.evaluation.metric_names import IN_LABEL_UNIT, unit_of
-from hf_transfer.reporting.figures import between, figure
 from hf_transfer.reporting.publishing import is_local_dataset, last_part, model_name
-from hf_transfer.reporting.report import always_mean, answer, source_change, verdict
+from hf_transfer.reporting.report import answer, source_change, verdict
 
 # base.html, and on top of it a template a target.
 PAGES = Path(__file__).with_name("pages")
@@ -39,7 +39,6 @@ def report_page(report: Mapping[str, Any], arguments: Mapping[str, Any], media: 
         curves=learning_curves(report["history"]),
         axes=by_unit(report["headline"]),
         source_change=source_change(report) if "source" in report else "",
-        always_mean=always_mean(report) if "always_mean" in report["data"] else "",
         media=media,
     )
 

@@ -18,16 +18,16 @@ import torch
 import yaml
 from markupsafe import escape
 
+from hf_transfer.evaluation.figures import between, figure
 from hf_transfer.evaluation.metric_names import greater_is_better
-from hf_transfer.reporting.figures import between, figure
 
 # The packages whose versions decide what a run gives.
 PACKAGES = ("hf-transfer-learning", "torch", "torchaudio", "transformers", "datasets", "peft", "accelerate",
             "evaluate", "huggingface_hub", "numpy")  # fmt: skip
 
 
-# Clips without a word from this share on are worth a line; fewer test examples than these tell nothing.
-SILENT, FEWEST = 0.2, 10
+# Fewer test examples than these tell nothing.
+FEWEST = 10
 
 
 def versions() -> dict[str, str]:
@@ -136,18 +136,7 @@ def summary(report: dict[str, Any], folder: Path) -> str:
     lines = [f"{'':{width}}  {'before':>{wide}}  {'after':>{wide}}   95 % interval"]
     lines += [f"{name:{width}}  {before:>{wide}}  {after:>{wide}}   {ends}" for name, before, after, ends in rows]
     data, parameters, training = report["data"], report["parameters"], report["training"]
-    if data.get("majority_class_rate") is not None:
-        rate = data["majority_class_rate"]
-        accuracy = report["metrics"]["accuracy"]
-        better = "" if rate < accuracy else f" That is {'better' if rate > accuracy else 'as good'}: do not ship this."
-        lines.append(f"Always answering the commonest label: accuracy {rate:.3f}.{better}")
-    if "always_mean" in data:
-        lines.append(always_mean(report))
-    if "false_positives" in report and report["decision"]["threshold"] is not None:
-        lines.append(false_positives(report))
-    silent = report["metrics"].get("empty_hypotheses", 0.0)
-    if silent > SILENT:
-        lines.append(f"It heard nothing at all in {silent:.0%} of the clips: train longer (--num_train_epochs).")
+    lines += report["remarks"]
     share = parameters["trainable"] / parameters["total"]
     lines += [
         f"Measured on {data['examples']['test']} test examples; {verdict(report).text}",
@@ -168,25 +157,6 @@ def source_change(report: Mapping[str, Any]) -> str:
     chance = ", within chance" if low <= 0 <= high else ""
     shown, least, most = (figure(value, name, sign=True) for value in (change, low, high))
     return f"On the source examples {name} changed by {shown} ({least} to {most}, 95 %){chance}."
-
-
-def always_mean(report: Mapping[str, Any]) -> str:
-    """What always answering the mean of the training labels gives, and that the model is no better where it is not."""
-    name = "mean_squared_error"
-    constant, own = report["data"]["always_mean"], report["metrics"][name]
-    told = f"Always answering the mean of the training labels, {figure(constant['value'], 'mean_absolute_error')}: "
-    told += f"{name} {figure(constant[name], name)}."
-    if own < constant[name]:
-        return told
-    return f"{told} That is {'better' if own > constant[name] else 'as good'}: do not ship this."
-
-
-def false_positives(report: Mapping[str, Any]) -> str:
-    """How many test examples of the one label are taken for the other."""
-    found, (no, yes) = report["false_positives"], report["data"]["labels"]
-    low, high = found["interval"]
-    told = f"{found['count']} of {found['of']} test examples of '{no}' are taken for '{yes}'"
-    return f"{told}, {low:.1%} to {high:.1%} (95 %)."
 
 
 def throughput(training: dict[str, Any]) -> str:

@@ -5,8 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hf_transfer.evaluation.figures import figure
 from hf_transfer.evaluation.learning_curve import FEWEST_DRAWS
-from hf_transfer.reporting.figures import figure
 
 
 def summary(report: Mapping[str, Any], folder: Path) -> str:

@@ -154,6 +154,13 @@ class Target(Protocol):
     def findings(self, outputs: Any, split: Dataset, config: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """What else the report says of the outputs, and the worst examples by their ``row``."""
 
+    def remarks(self, report: Mapping[str, Any]) -> list[str]:
+        """What the summary says of the result beside its metrics, in sentences.
+
+        Args:
+            report: with ``data``, ``metrics``, ``decision`` and the findings.
+        """
+
     def records(self, outputs: Any, split: Dataset, config: Any) -> list[dict[str, Any]]:
         """What is known of each example: its target, what was predicted, scores. JSON-ready."""
 

@@ -1,8 +1,7 @@
 """A task: an input with a target, the model class that ties them, and what it is trained with by default."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel
@@ -64,6 +63,11 @@ class Task:
     def settings_of(cls, config: Any) -> dict[str, Any]:
         """The settings that the config of a fine-tuned model decides."""
         return {}
+
+    @classmethod
+    def flags_for(cls, use: Literal["prediction", "evaluation"]) -> list[str]:
+        """The settings of input and target that are flags of ``hf-transfer predict`` or ``evaluate``."""
+        return [name for half in cls.__mro__ for name in vars(half).get(f"flags_for_{use}", ())]
 
     # --- data -------------------------------------------------------------------------------------------------
 
@@ -197,8 +201,3 @@ class Task:
         """What tells the example of such a record from others, whatever the model."""
         own = (record[self.target.column],) if self.target.identifies else ()
         return *self.input.key(record), *own
-
-
-def setting_names(task: type[Task]) -> list[str]:
-    """The names of a task's settings."""
-    return [field.name for field in dataclasses.fields(task)]  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """Settings of audio as input: columns, which clips are used, augmentation."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from hf_transfer.errors import InputError, nearest
 from hf_transfer.inputs.audio.augmentation import Augmentation
@@ -14,6 +15,15 @@ class AudioSettings:
     Raises:
         InputError: one of them is out of its range.
     """
+
+    flags_for_prediction: ClassVar[tuple[str, ...]] = ("audio_column_name",)
+    flags_for_evaluation: ClassVar[tuple[str, ...]] = (
+        "audio_column_name",
+        "speaker_column_name",
+        "min_seconds",
+        "max_seconds",
+        "leave_out",
+    )
 
     audio_column_name: str | None = field(default=None, metadata={"help": "Column of the clips: paths, or audio."})
     speaker_column_name: str | None = field(

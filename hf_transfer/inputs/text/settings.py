@@ -1,6 +1,7 @@
 """Settings of texts as input: columns, and how long they may be."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from hf_transfer.errors import InputError
 
@@ -12,6 +13,9 @@ class TextSettings:
     Raises:
         InputError: one of them is out of its range.
     """
+
+    flags_for_prediction: ClassVar[tuple[str, ...]] = ("text_column_name", "text_pair_column_name")
+    flags_for_evaluation: ClassVar[tuple[str, ...]] = ("text_column_name", "text_pair_column_name")
 
     text_column_name: str | None = field(default=None, metadata={"help": "Column of the texts."})
     text_pair_column_name: str | None = field(

@@ -247,6 +247,20 @@ class LabelTarget:
         worst = classification.least_likely(logits, truth, decision, names)
         return classification.findings(logits, truth, decision, unit_names(split)), worst
 
+    def remarks(self, report: Mapping[str, Any]) -> list[str]:
+        """How good the commonest label alone would be; and the false alarms, where a threshold was chosen."""
+        rate, accuracy, told = report["data"]["majority_class_rate"], report["metrics"]["accuracy"], []
+        if rate is not None:
+            better = f" That is {'better' if rate > accuracy else 'as good'}: do not ship this."
+            ending = "" if rate < accuracy else better
+            told.append(f"Always answering the commonest label: accuracy {rate:.3f}.{ending}")
+        if "false_positives" in report and report["decision"]["threshold"] is not None:
+            found, (no, yes) = report["false_positives"], report["data"]["labels"]
+            low, high = found["interval"]
+            taken = f"{found['count']} of {found['of']} test examples of '{no}' are taken for '{yes}'"
+            told.append(f"{taken}, {low:.1%} to {high:.1%} (95 %).")
+        return told
+
     def records(self, outputs: Any, split: Dataset, config: Any) -> list[dict[str, Any]]:
         decision, names = _decision(split, config), _names(split)
         records = classification.decided(decision.probabilities(np.stack(outputs)), decision, names)

@@ -15,6 +15,7 @@ from hf_transfer.data.leakage import drawn_together, unit_names, unit_of_record
 from hf_transfer.data.splits import find_column, require_columns
 from hf_transfer.errors import InputError, logger
 from hf_transfer.evaluation.bootstrap import Resampled
+from hf_transfer.evaluation.figures import figure
 from hf_transfer.targets.labels import regression
 from hf_transfer.targets.labels.decision import forget_decision
 from hf_transfer.targets.labels.encoding import LabelEncoding
@@ -203,6 +204,17 @@ class NumberTarget:
     def findings(self, outputs: Any, split: Dataset, config: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         numbers, truth = _floats(outputs), _floats(split["label"][:])
         return regression.findings(numbers, truth), regression.farthest(numbers, truth)
+
+    def remarks(self, report: Mapping[str, Any]) -> list[str]:
+        """How good the mean of the training labels alone would be."""
+        name, constant = "mean_squared_error", report["data"]["always_mean"]
+        told = (
+            "Always answering the mean of the training labels, "
+            f"{figure(constant['value'], 'mean_absolute_error')}: {name} {figure(constant[name], name)}."
+        )
+        own = report["metrics"][name]
+        worse = f" That is {'better' if own > constant[name] else 'as good'}: do not ship this."
+        return [told + ("" if own < constant[name] else worse)]
 
     def records(self, outputs: Any, split: Dataset, config: Any) -> list[dict[str, Any]]:
         labels = split["label"][:]

@@ -1,7 +1,7 @@
 """Settings of labels as target: their column and form, and how scores become decisions."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from hf_transfer.errors import InputError
 from hf_transfer.targets.labels.classification import is_probability
@@ -14,6 +14,8 @@ class LabelSettings:
     Raises:
         InputError: one of them is out of its range, or two of them exclude each other.
     """
+
+    flags_for_evaluation: ClassVar[tuple[str, ...]] = ("label_column_name", "label_separator", "class_names")
 
     label_column_name: str | None = field(
         default=None,

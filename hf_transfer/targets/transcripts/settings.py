@@ -1,12 +1,14 @@
 """Settings of transcripts as target: their column, and the vocabulary that they are written in."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 
 @dataclass
 class TranscriptSettings:
     """Settings of transcripts as target."""
+
+    flags_for_evaluation: ClassVar[tuple[str, ...]] = ("text_column_name",)
 
     text_column_name: str | None = field(default=None, metadata={"help": "Column of the transcripts."})
     vocabulary: Literal["auto", "keep", "new"] = field(

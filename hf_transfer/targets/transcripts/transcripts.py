@@ -42,6 +42,8 @@ from hf_transfer.targets.transcripts.vocabulary import (
 )
 
 TRANSCRIPT_COLUMNS = ("transcription", "sentence", "text", "transcript", "normalized_text", "raw_transcription")
+# Clips without a word from this share on are worth a line.
+SILENT = 0.2
 # Letters a second that nobody speaks: the header's sampling rate is wrong, or the transcript another clip's.
 FASTEST, SLOWEST = 35.0, 0.5
 
@@ -230,6 +232,13 @@ class TranscriptTarget:
         references, hypotheses = split["text"][:], list(outputs)
         errors = error_rates.commonest_errors(references, hypotheses)
         return {"errors": errors}, error_rates.worst_clips(references, hypotheses)
+
+    def remarks(self, report: Mapping[str, Any]) -> list[str]:
+        """That many clips are heard as nothing at all."""
+        share = report["metrics"]["empty_hypotheses"]
+        if share <= SILENT:
+            return []
+        return [f"It heard nothing at all in {share:.0%} of the clips: train longer (--num_train_epochs)."]
 
     def records(self, outputs: Any, split: Dataset, config: Any) -> list[dict[str, Any]]:
         """``reference``, ``prediction``, and how many of their words and letters are wrong."""
