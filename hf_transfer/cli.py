@@ -159,13 +159,13 @@ def _listed(text: str) -> list[str]:
 
 def _train(arguments: argparse.Namespace) -> None:
     """Run a task's recipe here, or in several processes that accelerate's launcher starts."""
+    from hf_transfer.tasks import task_tagged
+
+    task_class = task_tagged(arguments.task)  # a name that is none is refused once, and not by every process
     launching = {name: getattr(arguments, name) for name, *_ in LAUNCHER if getattr(arguments, name) is not None}
     precision = launching.pop("mixed_precision", None)
     flags = [*arguments.finetuning, *([f"--{precision}"] if precision in ("fp16", "bf16") else [])]
     if launching.get("num_processes", 1) > 1:
-        from hf_transfer.tasks import task_tagged
-
-        task_tagged(arguments.task)  # a name that is none is refused once, and not by every process
         told = [part for name, value in launching.items() for part in (f"--{name}", str(value))]
         # On a machine without a GPU too, --multi_gpu is what starts several: each process sees that there is none.
         command = ["-m", "accelerate.commands.launch", "--multi_gpu", *told, "-m", "hf_transfer.cli", "train"]
@@ -174,9 +174,7 @@ def _train(arguments: argparse.Namespace) -> None:
     from hf_transfer.finetuning import finetune
     from hf_transfer.parsing import parse_arguments
     from hf_transfer.reporting.report import next_command
-    from hf_transfer.tasks import task_tagged
 
-    task_class = task_tagged(arguments.task)
     settled = parse_arguments(task_class, flags, description=task_class.__doc__)
     result = finetune(settled.task, settled)
     if settled.training.should_save:

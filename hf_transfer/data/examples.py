@@ -7,8 +7,6 @@ from typing import Any, ClassVar, Protocol
 from datasets import Dataset, DatasetDict, Features, Value
 
 from hf_transfer.data.groups import group_name
-from hf_transfer.data.leakage import UNIT
-from hf_transfer.data.splits import require_columns
 from hf_transfer.data.tables import READER
 from hf_transfer.data.values import shown
 from hf_transfer.errors import InputError, logger
@@ -113,14 +111,13 @@ def read_columns(
         split: the user's rows.
         name: of the split, for messages.
         columns: the user's column for each of ours.
-        readers: of each of our columns; ``group`` and ``unit`` are names.
+        readers: of our columns; all others hold names of groups, speakers or patients.
         drop: leave out rows that cannot be used, instead of refusing them.
 
     Raises:
-        InputError: a column is absent, or rows cannot be used; the message names the first of them.
+        InputError: rows cannot be used; the message names the first of them.
     """
-    require_columns(split, name, columns)
-    every = {own: readers.get(own) or _name_reader(own) for own in columns}
+    every = {own: readers.get(own, GroupReader()) for own in columns}
     features = {own: reader.feature for own, reader in every.items()}
     read = split.map(
         _read_batch,
@@ -135,12 +132,6 @@ def read_columns(
         refuse_or_leave_out(name, problems, readers, contents, drop=drop)
         read = read.select([i for i, problem in enumerate(problems) if not problem])
     return read.remove_columns("problem")
-
-
-def _name_reader(own: str) -> GroupReader:
-    if own not in ("group", UNIT):
-        raise ValueError(f"no reader for {own!r}")
-    return GroupReader()
 
 
 def refuse_or_leave_out(

@@ -76,22 +76,20 @@ class Input(Protocol):
 
     def read(
         self,
-        split: Dataset,
-        name: str,
-        columns: Mapping[str, str],
+        splits: Mapping[str, Dataset],
+        columns: Mapping[str, Mapping[str, str]],
         target: str,
-        reader: TargetReader,
+        readers: Mapping[str, TargetReader],
         data: DataArguments,
         model: ModelArguments,
-    ) -> tuple[Dataset, dict[str, int]]:
-        """The examples of a split under our names, and how many rows were left out, by the reason.
+    ) -> tuple[dict[str, Dataset], dict[str, dict[str, int]]]:
+        """The examples of each split under our names, and how many rows of it were left out, by the reason.
 
         Args:
-            split: the user's rows.
-            name: of the split.
-            columns: the user's column for each of ours.
+            splits: the user's rows.
+            columns: of each split the user's column for each of ours; they are there.
             target: our name for the column of what is learned.
-            reader: of that column.
+            readers: of that column, by split.
             data: where they lie, and whether rows that cannot be used are refused.
             model: to which decoded inputs are fitted.
 

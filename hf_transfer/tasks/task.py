@@ -107,11 +107,7 @@ class Task:
                 f"--split_by {data.split_by}: that is what is learned, and each value of it would be on one side."
             )
         readers = self.target.readers(splits, target, config, model)
-        read, left_out = {}, {}
-        for name, split in splits.items():
-            read[name], left_out[name] = self.input.read(
-                split, name, columns[name], self.target.column, readers[name], data, model
-            )
+        read, left_out = self.input.read(splits, columns, self.target.column, readers, data, model)
         settled, more = self.target.settle(read, readers, config, data, self.input.leave_out)
         return settled, {name: left_out[name] | more.get(name, {}) for name in left_out}, next(iter(columns.values()))
 

@@ -16,6 +16,7 @@ from hf_transfer.errors import Failure, InputError, logger, nearest
 from hf_transfer.evaluation.groups import measure_groups, over_groups
 from hf_transfer.evaluation.metric_names import greater_is_better
 from hf_transfer.methods import Anatomy, apply_method, default_learning_rate, frozen_modules
+from hf_transfer.models import plain
 from hf_transfer.training.cost import training_cost
 from hf_transfer.training.dropout import quick_dropout
 from hf_transfer.training.entry_check import front_takes_lengths
@@ -197,16 +198,16 @@ def _as_method(
 ) -> Iterator[bool]:
     """Train as `method` does, from `constant` or live; yields whether padding changes what the model computes."""
     model = trainer.model
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    whole = plain(model)
     alone = trainer.train_dataset.alone
     frozen = frozen_modules(model, anatomy, method)
     with contextlib.ExitStack() as stack:
         if constant is not None:
             stack.enter_context(constant.beneath(trainer))
             alone = False
-        elif alone and front_takes_lengths(trainer, plain, anatomy):
-            stack.enter_context(_masked(trainer, plain))
-            stack.enter_context(front_without_padding(plain, anatomy))
+        elif alone and front_takes_lengths(trainer, whole, anatomy):
+            stack.enter_context(_masked(trainer, whole))
+            stack.enter_context(front_without_padding(whole, anatomy))
             alone = False
         there = set(model.modules())  # a step goes over each of them
         trainer.frozen = [module for module in frozen if module in there]

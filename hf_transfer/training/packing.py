@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from hf_transfer.methods import Anatomy
+from hf_transfer.models import plain
 from hf_transfer.training.batching import divided, two_lengths
 from hf_transfer.training.entry import StandIn
 
@@ -139,11 +140,10 @@ def packed(trainer: Any, anatomy: Anatomy) -> Iterator[bool]:
         anatomy: of its model without adapters.
     """
     model, args = trainer.model, trainer.args
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     if anatomy.layers is None or model.device.type != "cpu" or args.torch_compile:
         yield False
         return
-    layers = [layer for layer in plain.get_submodule(anatomy.layers) if not isinstance(layer, StandIn)]
+    layers = [layer for layer in plain(model).get_submodule(anatomy.layers) if not isinstance(layer, StandIn)]
     with contextlib.ExitStack() as stack:
         possible = bool(layers) and _agree(trainer, layers)
         if possible:

@@ -78,22 +78,24 @@ class AudioInput:
 
     def read(
         self,
-        split: Dataset,
-        name: str,
-        columns: Mapping[str, str],
+        splits: Mapping[str, Dataset],
+        columns: Mapping[str, Mapping[str, str]],
         target: str,
-        reader: TargetReader,
+        readers: Mapping[str, TargetReader],
         data: DataArguments,
         model: ModelArguments,
-    ) -> tuple[Dataset, dict[str, int]]:
+    ) -> tuple[dict[str, Dataset], dict[str, dict[str, int]]]:
         """As of `Input`: decoded clips; those that cannot be used are left out."""
         extractor = load_feature_extractor(model, self.auto_model)
         longest = min(self.settings.max_seconds, fixed_seconds(extractor) or math.inf)
         decoding = Decoding(extractor.sampling_rate, self.settings.min_seconds, longest)
-        return read_recordings(
-            split, name, columns, home_of_tables(data, name), decoding, target, reader, self.settings.leave_out,
-            drop=data.drop_incomplete,
-        )  # fmt: skip
+        read, left_out = {}, {}
+        for name, split in splits.items():
+            read[name], left_out[name] = read_recordings(
+                split, name, columns[name], home_of_tables(data, name), decoding, target, readers[name],
+                self.settings.leave_out, drop=data.drop_incomplete,
+            )  # fmt: skip
+        return read, left_out
 
     def identities(self, split: Dataset) -> list[str]:
         """Clips whose samples are the same are equal."""

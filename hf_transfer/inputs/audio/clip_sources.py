@@ -232,12 +232,15 @@ class ClipSources:
         """The files, as rows name them, of which other rows mean parts."""
         times = [self.split.with_format(None)[name][:] for name in self.times.values()]
         rows = zip(self.files, zip(*times, strict=True), strict=True)
-        parts = {self._place(file) for file, told in rows if file and not all(_is_empty(value) for value in told)}
-        return {file for file in set(self.files) if file and self._place(file) in parts}
+        places = self._places
+        parts = {places[file] for file, told in rows if file and not all(_is_empty(value) for value in told)}
+        return {file for file, place in places.items() if file and place in parts}
 
-    def _place(self, file: str) -> str:
-        """A file by its place, however a row spells it."""
-        return os.path.normpath(resolve(file, self.folder))
+    @functools.cached_property
+    def _places(self) -> dict[str, str]:
+        """Where each file is, however rows spell it."""
+        named = {file for file in self.files if file is not None}
+        return {file: os.path.normpath(resolve(file, self.folder)) for file in named}
 
     @functools.cached_property
     def files(self) -> list[str | None]:
@@ -275,10 +278,9 @@ class ClipSources:
     def rows_by_part(self) -> dict[Any, list[int]]:
         """The rows that name the same part of the same file, by both."""
         rows: dict[Any, list[int]] = {}
-        places = {file: self._place(file) for file in set(self.files) if file is not None}
         for i, (file, told) in enumerate(zip(self.files, self._told, strict=True)):
             if file is not None and not isinstance(told, UnusableAudio):
-                rows.setdefault((places[file], told), []).append(i)
+                rows.setdefault((self._places[file], told), []).append(i)
         return rows
 
     @functools.cached_property

@@ -14,7 +14,6 @@ from datasets import Dataset
 from hf_transfer.data.examples import TargetReader, refuse_or_leave_out
 from hf_transfer.data.groups import NAMELESS, group_name
 from hf_transfer.data.leakage import UNIT
-from hf_transfer.data.splits import require_columns
 from hf_transfer.data.values import shown
 from hf_transfer.errors import InputError, logger, short_path
 from hf_transfer.inputs.audio.cache import StoredClips, store_clips
@@ -99,9 +98,8 @@ def read_recordings(
         out by reason.
 
     Raises:
-        InputError: a column is absent, a target is, or most clips cannot be used.
+        InputError: a target is absent, or most clips cannot be used.
     """
-    require_columns(split, name, columns)
     sources = ClipSources(split, columns["audio"], folder)
     if sources.times:
         shown = " and ".join(map(repr, sources.times.values()))

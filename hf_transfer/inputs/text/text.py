@@ -79,18 +79,20 @@ class TextInput:
 
     def read(
         self,
-        split: Dataset,
-        name: str,
-        columns: Mapping[str, str],
+        splits: Mapping[str, Dataset],
+        columns: Mapping[str, Mapping[str, str]],
         target: str,
-        reader: TargetReader,
+        readers: Mapping[str, TargetReader],
         data: DataArguments,
         model: ModelArguments,
-    ) -> tuple[Dataset, dict[str, int]]:
+    ) -> tuple[dict[str, Dataset], dict[str, dict[str, int]]]:
         """As of `Input`: rows without a text or target are refused, or left out with --drop_incomplete."""
-        texts: dict[str, CellReader] = {own: TextReader() for own in ("text", "text_pair") if own in columns}
-        read = read_columns(split, name, columns, {**texts, target: reader}, drop=data.drop_incomplete)
-        return read, {"incomplete": len(split) - len(read)}
+        texts: dict[str, CellReader] = {"text": TextReader(), "text_pair": TextReader()}
+        read = {}
+        for name, split in splits.items():
+            own = {key: reader for key, reader in {**texts, target: readers[name]}.items() if key in columns[name]}
+            read[name] = read_columns(split, name, columns[name], own, drop=data.drop_incomplete)
+        return read, {name: {"incomplete": len(splits[name]) - len(read[name])} for name in read}
 
     def identities(self, split: Dataset) -> list[str]:
         """Texts that differ in case, spacing or Unicode form alone are equal."""

@@ -15,6 +15,7 @@ from torch import nn
 
 from hf_transfer.errors import InputError
 from hf_transfer.evaluation.metrics import Array
+from hf_transfer.models import plain
 from hf_transfer.targets.labels.head import output_layer
 
 
@@ -117,11 +118,11 @@ def number_layer(model: Any) -> nn.Linear:
     Raises:
         InputError: there is none.
     """
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    whole = plain(model)
     layer = output_layer(model, 1)
-    if layer is None or layer[0].startswith(f"{plain.base_model_prefix}."):
+    if layer is None or layer[0].startswith(f"{whole.base_model_prefix}."):
         raise InputError(
-            f"--problem_type regression: the head of a {plain.config.model_type} ends in no linear layer "
+            f"--problem_type regression: the head of a {whole.config.model_type} ends in no linear layer "
             "(torch.nn.Linear). Choose another model."
         )
     return layer[1]

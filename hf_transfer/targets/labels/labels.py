@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict, List
 from hf_transfer.arguments import DataArguments, ModelArguments
 from hf_transfer.data.examples import LeaveOut
 from hf_transfer.data.leakage import alike, drawn_together, unit_names, unit_of_record
-from hf_transfer.data.splits import find_column, require_columns
+from hf_transfer.data.splits import find_column
 from hf_transfer.errors import InputError, logger
 from hf_transfer.evaluation.bootstrap import Resampled
 from hf_transfer.targets.labels import classification
@@ -91,8 +91,6 @@ class LabelTarget:
     ) -> Mapping[str, LabelForm]:
         """The forms of the labels of each split."""
         settings, column = self.settings, next(iter(columns.values()))
-        for name, split in splits.items():
-            require_columns(split, name, {"label": columns[name]})
         return label_form(splits, column, settings.label_separator, settings.class_names, _known(config))
 
     def settle(

@@ -12,7 +12,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, LargeList, List
 from hf_transfer.arguments import DataArguments, ModelArguments
 from hf_transfer.data.examples import LeaveOut
 from hf_transfer.data.leakage import drawn_together, unit_names, unit_of_record
-from hf_transfer.data.splits import find_column, require_columns
+from hf_transfer.data.splits import find_column
 from hf_transfer.errors import InputError, logger
 from hf_transfer.evaluation.bootstrap import Resampled
 from hf_transfer.evaluation.figures import figure
@@ -65,8 +65,6 @@ class NumberTarget:
         self, splits: DatasetDict, columns: Mapping[str, str], config: Any, model: ModelArguments
     ) -> Mapping[str, NumberForm]:
         """How numbers are written."""
-        for name, split in splits.items():
-            require_columns(split, name, {"label": columns[name]})
         return {name: _form(split, name, columns[name]) for name, split in splits.items()}
 
     def settle(
