@@ -11,7 +11,7 @@ import pandas
 import pytest
 from conftest import message_rows, write_csv
 from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hf_transfer import InputError, TextClassification
@@ -82,6 +82,7 @@ labels = st.sampled_from(["ham", "spam", "01", "NA", "None", "nan", "a,b", 'x"y'
 
 @given(st.lists(st.tuples(texts.filter(lambda text: not is_blank(text)), labels), min_size=2, max_size=6))
 @settings(deadline=None, max_examples=25)
+@example([("0", "ham"), ("\t0\n", "ham")])
 def test_every_writer_gives_the_same_rows(tmp_path_factory, pairs):
     rows = [{"text": text, "label": label} for text, label in pairs]
     folder = tmp_path_factory.mktemp("written")

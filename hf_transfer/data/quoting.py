@@ -166,7 +166,7 @@ class _Evidence:
             return False
         wholly_enclosed = any(column.enclosed and not column.bare for column in self.columns.values())
         if self.disputed:
-            return not wholly_enclosed and all(self._are_rows(lines, usual=usual) for lines in self.disputed)
+            return not wholly_enclosed and all(map(self._are_rows, self.disputed))
         if usual:
             return False
         if self.in_the_middle:
@@ -174,8 +174,8 @@ class _Evidence:
         by_spreadsheet = self.enclosed_commas == self.enclosed and not self.commas
         return not by_spreadsheet and not wholly_enclosed
 
-    def _are_rows(self, lines: list[list[str]], *, usual: bool) -> bool:
-        """Whether lines that a quoted cell would make one row are each like the other rows of the file."""
+    def _are_rows(self, lines: list[list[str]]) -> bool:
+        """Whether lines that a quoted cell would make one row are like the other rows of the file, as far as is known."""
         alike = 0
         for cells in lines:
             for i, cell in enumerate(cells):
@@ -185,7 +185,7 @@ class _Evidence:
                 if fit is False:
                     return False
                 alike += fit is True
-        return alike > 0 or not usual
+        return alike > 0
 
 
 def fits(cells: list[str], width: int) -> bool:
