@@ -161,7 +161,7 @@ def training(asked: Any) -> None:
     from hf_transfer.data.loading import load_splits
     from hf_transfer.methods import Anatomy, apply_method
     from hf_transfer.models import quiet
-    from hf_transfer.training.fit import fit, make_trainer, settle_training
+    from hf_transfer.training.fit import Prepared, fit, make_trainer, settle_training
     from hf_transfer.training.precomputed import constant_part
 
     method = MethodArguments(asked.method, trainable_layers=asked.trainable_layers)
@@ -194,7 +194,7 @@ def training(asked: Any) -> None:
         ours, anatomy = model()
         splits, inputs = task.model_inputs(splits, processor, ours, seed=0)
         settle_training(arguments, ours.config, asked.clips)
-        trainer = make_trainer(task, arguments, Path(name), ours, processor, splits, inputs)
+        trainer = make_trainer(Prepared(arguments, processor, splits, inputs), ours, Path(name))
 
         def run() -> Any:
             shutil.rmtree(Path(datasets.config.HF_DATASETS_CACHE) / "hf_transfer_activations", ignore_errors=True)

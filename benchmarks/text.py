@@ -36,7 +36,7 @@ from hf_transfer.arguments import Arguments, DataArguments, MethodArguments, Mod
 from hf_transfer.data.tables import load_file
 from hf_transfer.methods import AddedLinear, Anatomy, apply_method
 from hf_transfer.models import quiet
-from hf_transfer.training.fit import fit, make_trainer, settle_training
+from hf_transfer.training.fit import Prepared, fit, make_trainer, settle_training
 from hf_transfer.training.precomputed import constant_part
 
 
@@ -76,7 +76,7 @@ def our_way(asked: Any, table: Dataset, folder: str, settings: dict[str, Any]) -
     model, anatomy = load(asked.model_name_or_path, method)
     splits, inputs = task.model_inputs(DatasetDict(train=table, test=table.select([0])), processor, model, seed=0)
     settle_training(arguments, model.config, len(table))
-    trainer = make_trainer(task, arguments, Path(folder), model, processor, splits, inputs)
+    trainer = make_trainer(Prepared(arguments, processor, splits, inputs), model, Path(folder))
 
     def run() -> Any:
         shutil.rmtree(datasets.config.HF_DATASETS_CACHE, ignore_errors=True)

@@ -39,6 +39,7 @@ from hf_transfer.tasks.task import Task
 from hf_transfer.training.checkpoints import agreed_checkpoint, checkpoint_to_resume, describe_run, last_checkpoint
 from hf_transfer.training.cost import Meter
 from hf_transfer.training.fit import (
+    Prepared,
     fit,
     fit_head,
     in_float32,
@@ -93,7 +94,7 @@ def finetune(
         )
         measured = {name: run.splits[name] for name in ("test", "source") if name in run.splits}
         with meter.stage("before"):
-            trainer = make_trainer(task, arguments, output.work, run.model, run.processor, run.splits, run.inputs)
+            trainer = make_trainer(run, run.model, output.work)
             untrained, constant = constants(trainer, run.anatomy, method, run.inputs, measured)
             before = predict(trainer, {name: run.inputs[name] for name in measured}, untrained)
             settle_best_metric(arguments, task.target.measure(before["test"], measured["test"], None), run.splits)
@@ -102,9 +103,7 @@ def finetune(
             if method.head_first and checkpoint is None:
                 head_seconds = fit_head(trainer, run.anatomy, arguments, untrained)
             model = apply_method(run.model, run.anatomy, method, revision=run.model_arguments.model_revision)
-            trainer = make_trainer(
-                task, arguments, output.work, model, run.processor, run.splits, run.inputs, run.description, trackers
-            )
+            trainer = make_trainer(run, model, output.work, run.description, trackers)
             trainer.progress.head_seconds = head_seconds
             parameters = count_parameters(model)
             cost = fit(trainer, run.anatomy, method, constant, checkpoint)
@@ -141,15 +140,12 @@ def finetune(
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    """What a run works on: splits as they are, as model inputs, and the model before training."""
+class _Run(Prepared):
+    """What a run works on, with the model before training and what the report says of both."""
 
-    splits: DatasetDict
     facts: dict[str, Any]
-    processor: Any
     model: PreTrainedModel
     anatomy: Anatomy
-    inputs: Mapping[str, Any]
     newly_initialised: list[str]
     description: Mapping[str, Any]
     model_arguments: ModelArguments
@@ -158,7 +154,7 @@ class _Prepared:
 
 def _prepare(
     task: Task, arguments: Arguments, dataset: DatasetDict | Dataset | None, output: OutputFolder, meter: Meter
-) -> _Prepared:
+) -> _Run:
     """Everything that can be refused, before anything that takes long."""
     training = arguments.training
     if training.should_save:
@@ -193,9 +189,10 @@ def _prepare(
         facts |= {**_counts(splits), **task.facts(splits), "lengths": describe_lengths(inputs)}
         settle_training(arguments, model.config, len(inputs["train"]))
     description = describe_run(arguments, splits, inputs, model, newly_initialised)
-    return _Prepared(
-        splits, facts, processor, model, anatomy, inputs, newly_initialised, description, model_arguments, commits
-    )
+    return _Run(
+        arguments, processor, splits, inputs, facts, model, anatomy, newly_initialised, description, model_arguments,
+        commits,
+    )  # fmt: skip
 
 
 def _commits(arguments: Arguments, model: str | None, dataset: str | None) -> dict[str, dict[str, str | None]]:
@@ -205,7 +202,7 @@ def _commits(arguments: Arguments, model: str | None, dataset: str | None) -> di
     return {name: {"revision": asked[name], "commit": found[name]} for name in found if found[name] is not None}
 
 
-def _circumstances(task: Task, arguments: Arguments, run: _Prepared) -> dict[str, Any]:
+def _circumstances(task: Task, arguments: Arguments, run: _Run) -> dict[str, Any]:
     """What the report says of the run before any result."""
     return {
         "task": task.pipeline_tag,
@@ -241,7 +238,7 @@ def _predictions(
 
 def _deliver(
     arguments: Arguments,
-    run: _Prepared,
+    run: _Run,
     model: Any,
     report: dict[str, Any],
     predictions: list[dict[str, Any]],
@@ -271,7 +268,7 @@ def _deliver(
         write_json(folder / "report.json", report)
 
 
-def _write_page(file: Path, task: Task, run: _Prepared, report: dict[str, Any], told: dict[str, Any]) -> None:
+def _write_page(file: Path, task: Task, run: _Run, report: dict[str, Any], told: dict[str, Any]) -> None:
     try:
         media = task.input.media(run.inputs["test"], [one["row"] for one in report.get("worst", [])])
         file.write_text(report_page(report, told, media), encoding="utf-8", errors=ESCAPED)

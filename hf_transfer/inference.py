@@ -25,7 +25,7 @@ from hf_transfer.evaluation.groups import measure_groups
 from hf_transfer.methods import base_model_of, load_adapter
 from hf_transfer.models import explained, quiet
 from hf_transfer.tasks import task_of
-from hf_transfer.training.fit import make_trainer
+from hf_transfer.training.fit import Prepared, make_trainer
 
 # The arguments of the data that evaluate() takes.
 OF_DATA = ("column_names", "delimiter", "group_column_name", "split_by", "drop_incomplete")
@@ -182,7 +182,7 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
                 **task.defaults,
             ),
         )
-        trainer = make_trainer(task, arguments, Path(folder), pipeline.model, processor, splits, inputs)
+        trainer = make_trainer(Prepared(arguments, processor, splits, inputs), pipeline.model, Path(folder))
         outputs = pipeline.outputs_of(inputs["test"], lambda examples: trainer.predict(examples).predictions)
     split = splits["test"]
     return {

@@ -5,7 +5,7 @@ import dataclasses
 import importlib.util
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +237,12 @@ def trunk_of(model: Any) -> str:
         return model.base_model_prefix
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
     return max(sizes, key=lambda name: sizes[name])
+
+
+def output_tensors(outputs: Any) -> list[torch.Tensor]:
+    """What a model computes of a batch: the tensors of numbers among its outputs, each [batch, ...]."""
+    found = outputs.values() if isinstance(outputs, Mapping) else outputs
+    return [value for value in found if isinstance(value, torch.Tensor) and value.is_floating_point()]
 
 
 def output_lengths(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -1,13 +1,15 @@
 """The model read back from disk must be what the trained one is, and compute what that does."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from hf_transfer.data.batches import to_device
 from hf_transfer.errors import Failure
 from hf_transfer.inference import load_finetuned
+from hf_transfer.models import output_tensors
 
 TOLERANCE = 1e-3
 EXAMPLES = 8
@@ -30,17 +32,15 @@ def check_parity(
         trust_remote_code: run Python code that comes with the base model.
 
     Returns:
-        ``examples``, ``max_difference`` of the logits and, for adapters, ``max_difference_merged``.
+        ``examples``, ``max_difference`` of the outputs and, for adapters, ``max_difference_merged``.
 
     Raises:
         Failure: a weight differs, or the outputs by more than rounding.
     """
     rows = examples.__getitems__(list(range(min(EXAMPLES, len(examples)))))
-    batch = {
-        name: value for name, value in task.input.collator(processor)(rows).items() if name not in ("labels", "length")
-    }
-    live = _logits(model, batch)
-    found: dict[str, Any] = {"examples": len(live)}
+    batch = task.collator(processor)(rows)
+    live = _outputs(model, batch)
+    found: dict[str, Any] = {"examples": len(rows)}
     for name, merge in (("max_difference", False), ("max_difference_merged", True)):
         if adapter or not merge:
             reloaded = load_finetuned(
@@ -48,8 +48,8 @@ def check_parity(
             ).model
             if not merge:
                 _require_same_weights(model, reloaded, trained_alone=adapter)
-            found[name] = float(np.abs(_logits(reloaded, batch) - live).max())
-    limit = TOLERANCE * max(1.0, float(np.abs(live).max()))
+            found[name] = float((_outputs(reloaded, batch) - live).abs().max())
+    limit = TOLERANCE * max(1.0, float(live.abs().max()))
     worst = max(found["max_difference"], found.get("max_difference_merged", 0.0))
     if not worst <= limit:
         raise Failure(
@@ -79,8 +79,9 @@ def _require_same_weights(model: Any, reloaded: Any, *, trained_alone: bool) -> 
             )
 
 
-def _logits(model: Any, batch: dict[str, torch.Tensor]) -> np.ndarray:
+def _outputs(model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
+    """All that the model computes of a batch, one number after another."""
     model.eval()
     with torch.inference_mode():
-        outputs = model(**{name: value.to(model.device) for name, value in batch.items()})
-    return outputs["logits"].float().cpu().numpy()
+        outputs = output_tensors(model(**to_device(model.device, batch)))
+    return torch.cat([output.float().flatten() for output in outputs])

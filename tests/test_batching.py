@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
 from hf_transfer import TextClassification, finetune
+from hf_transfer.data.batches import Collator, padded_labels
 from hf_transfer.inputs.text.models import settle_padding
 from hf_transfer.targets.labels.losses import ClassificationLoss, SquaredErrorLoss
 from hf_transfer.training.batching import EvaluationBatches, PaddedExamples, TrainingBatches, divided
-from hf_transfer.training.losses import counted
 
 pytestmark = pytest.mark.usefixtures("lean")
 
@@ -138,11 +138,13 @@ def test_the_weights_do_not_depend_on_the_division(tiny, tmp_path, labels):
 def test_padding_among_numbers_counts_nothing_and_a_number_of_minus_100_does():
     class Numbers:
         def __getitems__(self, indices):
-            return [{"labels": [-100.0, 2.0][i]} for i in indices]
+            return [{"labels": [-100.0, 2.0][i], "length": 1} for i in indices]
 
-    labels = torch.tensor([example["labels"] for example in PaddedExamples(Numbers()).__getitems__([0, -2])])
-    assert counted(labels).tolist() == [True, False]
-    assert SquaredErrorLoss()({"logits": torch.ones(2, 1)}, labels, None, 1).item() == 101**2
+    batch = Collator(lambda examples: {}, padded_labels)(PaddedExamples(Numbers()).__getitems__([0, -2]))
+    assert batch["counted"].tolist() == [True, False]
+    loss = SquaredErrorLoss()
+    assert loss({"logits": torch.ones(2, 1)}, batch).tolist() == [101**2]
+    assert loss.weights(batch).tolist() == [1]
 
 
 def test_the_stock_trainer_depends_on_the_division(tiny):
@@ -192,7 +194,8 @@ def test_loss_and_gradients_do_not_depend_on_neighbours(tiny, family):
 
     def losses(some):
         inputs = tokenizer(list(some), padding=True, return_tensors="pt")
-        value = ClassificationLoss()(model(**inputs), torch.tensor([texts[text] for text in some]), None, 1)
+        batch = {"labels": torch.tensor([texts[text] for text in some]), "counted": torch.ones(len(some), dtype=bool)}
+        value = ClassificationLoss()(model(**inputs), batch)
         value.backward()  # gradients of batches add up
         return value.item()
 

@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Data
 
 from hf_transfer import SpeechRecognition, TextClassification, finetune, load_finetuned
 from hf_transfer.arguments import MethodArguments, TransferTrainingArguments
+from hf_transfer.data.batches import Collator, model_inputs_of, padded_labels
 from hf_transfer.inputs.text.models import settle_padding
 from hf_transfer.inputs.text.text import TokenizedTexts
 from hf_transfer.methods import Anatomy, frozen_modules
@@ -34,7 +35,11 @@ def prepared(folder):
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     settle_padding(model, tokenizer)
     alone = getattr(model.config, "padding_changes_outputs", False)
-    return model, TokenizedTexts(table, labels, alone=alone), DataCollatorWithPadding(tokenizer)
+    return (
+        model,
+        TokenizedTexts(table, labels, alone=alone),
+        Collator(DataCollatorWithPadding(tokenizer), padded_labels),
+    )
 
 
 def from_cache(model, dataset, collator, layers, folder):
@@ -49,7 +54,7 @@ def from_cache(model, dataset, collator, layers, folder):
 
 def outputs(model, batch):
     with torch.inference_mode():
-        return model(**{name: value for name, value in batch.items() if name not in ("labels", "length")})["logits"]
+        return model(**model_inputs_of(batch))["logits"]
 
 
 @pytest.mark.parametrize("layers", [0, 1])
@@ -220,7 +225,7 @@ def test_what_changes_from_epoch_to_epoch_is_not_cached(speech_model, accents, t
     with caplog.at_level("INFO", "hf_transfer"):
         report = learn(tmp_path / "out", speech_model(), accents, task, method="frozen", trainable_layers=1)
     assert report["training"]["cached_activations"] is False
-    assert "another way in each epoch" in caplog.text
+    assert "augmented anew in each epoch" in caplog.text
 
 
 # --- shared by runs ---------------------------------------------------------------------------------------------

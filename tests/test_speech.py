@@ -19,7 +19,7 @@ from transformers import AutoModelForCTC
 
 from hf_transfer import InputError, SpeechRecognition, finetune, load_finetuned
 from hf_transfer.arguments import ModelArguments
-from hf_transfer.inputs.audio.clips import AudioCollator
+from hf_transfer.data.batches import model_inputs_of
 from hf_transfer.parsing import parse_arguments
 from hf_transfer.targets.transcripts.letters import build_tokenizer
 from hf_transfer.training import cost
@@ -491,18 +491,15 @@ def test_checkpoints_can_be_chosen_by_the_worst_group(speech_model, accents, tmp
 def test_padding_changes_nothing_where_the_model_takes_a_mask(speech_model, family):
     model = AutoModelForCTC.from_pretrained(speech_model(family)).eval()
     processor = SpeechRecognition().load_processor(ModelArguments(str(speech_model(family))))
-    collate, loss = (
-        AudioCollator(processor.feature_extractor),
-        SpeechRecognition().target.loss_function(None, model, 0.0),
-    )
+    collate = SpeechRecognition().collator(processor)
+    loss = SpeechRecognition().target.loss_function(None, model, 0.0)
     examples = [
         {"input_values": tones(text), "labels": processor.tokenizer(text).input_ids, "length": len(tones(text))}
         for text in ("GO", "STOP LEFT RIGHT")
     ]
 
     def losses(batch):
-        labels, lengths = batch.pop("labels"), batch.pop("length")
-        value = loss(model(**batch), labels, lengths, 1)
+        value = loss(model(**model_inputs_of(batch)), batch)
         value.backward()  # gradients of batches add up
         return value.item()
 

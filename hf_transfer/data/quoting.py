@@ -175,7 +175,7 @@ class _Evidence:
         return not by_spreadsheet and not wholly_enclosed
 
     def _are_rows(self, lines: list[list[str]]) -> bool:
-        """Whether lines that a quoted cell would make one row are like the other rows of the file, as far as is known."""
+        """Whether lines that a quoted cell would make one row are known to be like the other rows of the file."""
         alike = 0
         for cells in lines:
             for i, cell in enumerate(cells):

@@ -20,6 +20,7 @@ class ModelInputs(Protocol):
         labels: what the loss compares each with, as its target encodes it [n].
         unit: ``tokens`` or ``seconds``, in which lengths are reported.
         unit_length: of `lengths`, that make one `unit`.
+        rate: name in the report of how many units a second were trained on; None where positions say it.
         alone: whether each is to be computed by itself, as padding would change what the model makes of it.
         varies: whether training examples are another way in each epoch (augmentation).
         keys: what tells the input of each from others, for caches [n].
@@ -30,6 +31,7 @@ class ModelInputs(Protocol):
     labels: Sequence[Any]
     unit: str
     unit_length: float
+    rate: str | None
     alone: bool
     varies: bool
     keys: Iterable[str]
@@ -37,7 +39,7 @@ class ModelInputs(Protocol):
     def __len__(self) -> int: ...
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        """Examples for the collator, each with its ``labels`` and ``length``."""
+        """Examples for `data.batches.Collator`, each with its ``labels`` and ``length``."""
 
     def set_epoch(self, epoch: int) -> None:
         """Vary the examples as in this epoch from now on."""
@@ -148,8 +150,11 @@ class Input(Protocol):
     ) -> tuple[DatasetDict, dict[str, Any]]:
         """The splits without what the model cannot take, and the `ModelInputs` of each in its order."""
 
-    def collator(self, processor: Any) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-        """From examples of `ModelInputs` to a padded batch."""
+    def pad(self, processor: Any) -> Callable[[list[dict[str, Any]]], Mapping[str, Any]]:
+        """From the model's inputs of examples to those of a padded batch."""
+
+    def only_in_train_mode(self, config: Any) -> list[str]:
+        """What a model of this config does to its inputs in train mode alone, each with its flags."""
 
     # --- report -----------------------------------------------------------------------------------------------
 

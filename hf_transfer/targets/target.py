@@ -1,6 +1,6 @@
 """What is learned: everything that differs between labels, numbers and transcripts, whatever goes in."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Protocol
 
@@ -9,6 +9,7 @@ from datasets import Dataset, DatasetDict
 from hf_transfer.arguments import DataArguments, ModelArguments
 from hf_transfer.data.examples import LeaveOut, TargetEncoding, TargetReader
 from hf_transfer.evaluation.bootstrap import Resampled
+from hf_transfer.training.loss import Loss, Readout
 
 
 class Target(Protocol):
@@ -122,11 +123,15 @@ class Target(Protocol):
     def encoding(self, split: Dataset, processor: Any, config: Any) -> TargetEncoding:
         """How the targets of a split become the ``labels`` of the loss."""
 
-    def loss_function(self, train: Dataset, model: Any, label_smoothing: float) -> Any:
-        """A `hf_transfer.training.trainer.Loss`."""
+    @staticmethod
+    def pad(labels: list[Any]) -> Any:
+        """From the labels of examples, as `encoding` makes them, to those of a batch."""
 
-    def readout(self, processor: Any, model: Any) -> Callable[..., list[Any]]:
-        """``readout(logits, lengths)``: what is kept of each example's output, for the methods below."""
+    def loss_function(self, train: Dataset, model: Any, label_smoothing: float) -> Loss:
+        """What is minimised."""
+
+    def readout(self, processor: Any, model: Any) -> Readout:
+        """What the methods below are given of each example: logits, a number, what is generated, boxes."""
 
     def finished(self, model: Any) -> AbstractContextManager[None]:
         """Make of the trained model what is measured and shipped; where the block raises, it is as it was trained."""

@@ -7,6 +7,7 @@ from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel
 
 from hf_transfer.arguments import DataArguments, ModelArguments
+from hf_transfer.data.batches import Collator
 from hf_transfer.data.leakage import UNIT
 from hf_transfer.data.splits import require_columns
 from hf_transfer.errors import InputError
@@ -172,6 +173,10 @@ class Task:
         """The splits without what the model cannot take, and the `ModelInputs` of each in its order."""
         encoding = self.target.encoding(next(iter(splits.values())), processor, model.config)
         return self.input.model_inputs(splits, processor, model, encoding, seed)
+
+    def collator(self, processor: Any) -> Collator:
+        """From examples of `ModelInputs` to a padded batch."""
+        return Collator(self.input.pad(processor), self.target.pad)
 
     def decide(self, outputs: Any, split: Dataset | None, config: Any) -> dict[str, Any]:
         """Fit on the validation split's outputs how outputs become decisions, and keep it in the config."""

@@ -1,6 +1,6 @@
 """Which examples a process sees when, decided by the seed alone: not by how the work is divided."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,11 +26,6 @@ def two_lengths(lengths: np.ndarray) -> list[int]:
     _, rows = np.unique(lengths, return_index=True)
     longer = min(max(1, len(rows) // 8), len(rows) - 1)
     return rows[np.unique([0, longer])].tolist()
-
-
-def to_device(device: torch.device, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The model's inputs of a batch, on `device`."""
-    return {name: value.to(device) for name, value in batch.items() if name not in ("labels", "length")}
 
 
 class TrainingBatches(Sampler[list[int]]):
@@ -202,9 +197,9 @@ def evaluation_batches(
 
 
 class PaddedExamples(Dataset):
-    """The examples of a dataset, and for an index ``-1 - i`` example i with labels that no loss counts.
+    """The examples of a dataset, and for an index ``-1 - i`` example i as one that no loss counts.
 
-    See `losses.counted`.
+    See `data.batches.Collator`.
     """
 
     def __init__(self, dataset: Any):
@@ -215,13 +210,6 @@ class PaddedExamples(Dataset):
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         examples = self.dataset.__getitems__([i if i >= 0 else -1 - i for i in indices])
-        for index, example in zip(indices, examples, strict=True):
-            if index < 0:
-                example["labels"] = _uncounted(example["labels"])
-        return examples
-
-
-def _uncounted(labels: Any) -> Any:
-    if isinstance(labels, list):
-        return [-100.0 if isinstance(label, float) else -100 for label in labels]
-    return float("nan") if isinstance(labels, float) else -100
+        return [
+            example if i >= 0 else {**example, "counted": False} for i, example in zip(indices, examples, strict=True)
+        ]

@@ -7,8 +7,6 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from hf_transfer.data.label_padding import padded_labels
-
 
 class CachedExamples(Dataset):
     """Examples whose input is the cached activation, memory-mapped.
@@ -59,8 +57,8 @@ class CachedExamples(Dataset):
         return self.files[file][start : start + count]
 
 
-class CachedCollator:
-    """A padded batch: the activations [batch, positions, width], ``attention_mask``, ``labels``, ``length``.
+class PaddedActivations:
+    """The activations of examples as a padded batch [batch, positions, width] with its ``attention_mask``.
 
     Args:
         main_input: what the model calls its input.
@@ -80,6 +78,4 @@ class CachedCollator:
         return {
             self.name: torch.from_numpy(states),
             "attention_mask": torch.from_numpy(mask),
-            "labels": padded_labels([example["labels"] for example in examples]),
-            "length": torch.tensor([example["length"] for example in examples]),
         }

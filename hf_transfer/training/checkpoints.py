@@ -21,7 +21,7 @@ from hf_transfer.arguments import OF_NO_EFFECT, Arguments, differences, fitting
 from hf_transfer.durable import to_disk
 from hf_transfer.errors import Failure, InputError, logger
 from hf_transfer.owned_folders import MANIFEST, remove_folder
-from hf_transfer.training.losses import restored_counts
+from hf_transfer.training.loss import restored_counts
 
 if TYPE_CHECKING:
     from hf_transfer.training.standardisation import Coordinates
@@ -307,11 +307,12 @@ class Progress(TrainerCallback):
         state = {
             "loss": trainer._tr_loss.item(),
             "last_logged": trainer._globalstep_last_logged,
-            "watched": [counts.tolist() for counts in trainer.compute_loss_func.counts],
+            "watched": [counts.tolist() for counts in trainer.loss.counts],
             "seconds": self.seconds(),
             "head_seconds": self.head_seconds,
             "evaluation_due": self.evaluation_due,
             "save_due": trainer.control.should_save,
+            **({} if trainer.health is None else trainer.health.state()),
         }
         self._file(checkpoint).write_text(json.dumps(state), encoding="utf-8")
         if self.coordinates is not None and trainer.args.should_save:
@@ -323,6 +324,8 @@ class Progress(TrainerCallback):
         self.restored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
         if self.restored is not None:
             self.earlier_seconds, self.head_seconds = self.restored["seconds"], self.restored["head_seconds"]
+        if self._file(checkpoint, 0).is_file():
+            self._restore_health(checkpoint)
         if self.coordinates is not None and (checkpoint / COORDINATES).is_file():
             kept, own = load_file(checkpoint / COORDINATES), self.coordinates.tensors()
             if kept.keys() == own.keys():
@@ -332,17 +335,23 @@ class Progress(TrainerCallback):
                 logger.info("The checkpoint's head was standardised by another version: training goes on from its "
                             "weights, and not as if it had not been stopped.")  # fmt: skip
 
+    def _restore_health(self, checkpoint: Path) -> None:
+        """As the first process knew it: all of them stop together."""
+        first = json.loads(self._file(checkpoint, 0).read_text(encoding="utf-8"))
+        if self.trainer.health is not None and "health" in first:
+            self.trainer.health.restore(first)
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.restored is not None:
             trainer, device = self.trainer, args.device
             trainer._tr_loss = torch.tensor(self.restored["loss"], device=device)
             trainer._globalstep_last_logged = self.restored["last_logged"]
             watched = self.restored["watched"]
-            trainer.compute_loss_func.counts[:] = [restored_counts(counts, device) for counts in watched]
+            trainer.loss.counts[:] = [restored_counts(counts, device) for counts in watched]
             due, control.should_save = self.restored.get("evaluation_due"), bool(self.restored.get("save_due"))
             self.restored = None
             if due:
                 trainer.evaluate_what_is_due()
 
-    def _file(self, checkpoint: Path) -> Path:
-        return checkpoint / f"progress_{self.trainer.args.process_index}.json"
+    def _file(self, checkpoint: Path, process: int | None = None) -> Path:
+        return checkpoint / f"progress_{self.trainer.args.process_index if process is None else process}.json"

@@ -65,7 +65,7 @@ class Meter:
 
 
 def training_cost(trainer: Any, examples: Any, *, cached: Any, packed: bool) -> dict[str, Any]:
-    """Throughput of the training just done, in what the model was given: tokens, or frames of a clip's samples.
+    """Throughput of the training just done, in what the model was given: tokens, or frames.
 
     ``flops_utilisation`` is the arithmetic of the real tokens over what one large matrix product reaches on the same
     device and in the same precision. It is counted, forward and backward, as the method does it: what is frozen has no
@@ -87,7 +87,6 @@ def training_cost(trainer: Any, examples: Any, *, cached: Any, packed: bool) -> 
     accelerator = trainer.accelerator
     rate = _matmul_rate(trainer.model.device, accelerator.mixed_precision) * accelerator.num_processes
     given = epochs * float(examples.lengths.sum()) / examples.unit_length / seconds
-    heard = {"audio_seconds_per_second": round(given, 2)} if examples.unit == "seconds" else {}
     return {
         "seconds": round(seconds, 2),
         "head_seconds": round(trainer.progress.head_seconds, 2),
@@ -96,7 +95,7 @@ def training_cost(trainer: Any, examples: Any, *, cached: Any, packed: bool) -> 
         "kept_step": state.best_global_step if trainer.args.load_best_model_at_end else None,
         "samples_per_second": round(epochs * len(lengths) / seconds, 2),
         "real_tokens_per_second": round(epochs * float(lengths.sum()) / seconds, 1),
-        **heard,
+        **({} if examples.rate is None else {examples.rate: round(given, 2)}),
         "padding": 0.0 if packed or left.max() == 1 else round(batches.padding(), 4),
         "flops": None if flops is None else epochs * flops,
         "flops_utilisation": None if flops is None else round(epochs * flops / seconds / rate, 4),
@@ -147,7 +146,7 @@ def _flops_of(trainer: Any, rows: list[int]) -> int:
     model.eval()
     # Fused attention is not counted; as separate products it is.
     with _CountedFlops() as counted, sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
-        trainer.compute_loss(model, inputs, num_items_in_batch=1).backward()
+        trainer.compute_loss(model, inputs).backward()
     model.zero_grad(set_to_none=True)
     return counted.flops
 

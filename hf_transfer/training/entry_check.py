@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from transformers import set_seed
 
+from hf_transfer.data.batches import to_device
 from hf_transfer.methods import Anatomy
-from hf_transfer.training.batching import to_device, two_lengths
+from hf_transfer.models import output_tensors
+from hf_transfer.training.batching import two_lengths
 from hf_transfer.training.front import MaskedCollator, front_without_padding
 
 if TYPE_CHECKING:
@@ -74,19 +76,18 @@ class EntryCheck:
         mode = contextlib.nullcontext() if frozen is None else _train_mode(self.model, frozen)
         with self.cache.computing(), mode:
             with self._batch(rows) as batch, _same_draws(self.model.device):
-                live = self.model(**batch)["logits"]
+                live = output_tensors(self.model(**batch))
             with self.cache.entry.skipping(), _same_draws(self.model.device):
-                cached = self.model(**self.cache.batch(states))["logits"]
-        scale = max(1.0, float(live.abs().max()))
-        for row, own, given in zip(cached, live, states, strict=True):
-            count = len(own) if own.dim() == 1 else len(given)
-            difference = float((row[:count] - own[:count]).abs().max())
-            if not difference <= self.tolerance * scale:
+                cached = output_tensors(self.model(**self.cache.batch(states)))
+        positions = [len(rows) for rows in states]
+        for own, found in zip(live, cached, strict=True):
+            difference, limit = _apart(found, own, positions), self.tolerance * max(1.0, float(own.abs().max()))
+            if not difference <= limit:
                 return f"outputs that are computed from them differ by {difference:.2g}"
         return None
 
     def collated(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """The rows as one padded batch, ``length`` and ``labels`` included."""
+        """The rows as one padded batch."""
         return self.cache.collator(_examples(rows))
 
     @staticmethod
@@ -110,6 +111,19 @@ class EntryCheck:
             yield self.cache.on_device(collator(_examples(rows)))
 
 
+def _apart(found: torch.Tensor, expected: torch.Tensor, positions: Sequence[int]) -> float:
+    """By how much outputs of a batch differ, both [batch, ...], where an example has some: not at its padding.
+
+    Args:
+        found: outputs.
+        expected: outputs.
+        positions: of each example, for outputs [batch, positions, ...].
+    """
+    of_positions = found.dim() > 2 and found.shape[1] == max(positions)
+    rows = zip((found - expected).abs(), positions, strict=True)
+    return max(float((row[:count] if of_positions else row).max()) for row, count in rows)
+
+
 def front_takes_lengths(trainer: Any, model: Any, anatomy: Anatomy) -> bool:
     """Whether, with `front_without_padding`, outputs of training examples in a batch are those of each one alone.
 
@@ -123,14 +137,19 @@ def front_takes_lengths(trainer: Any, model: Any, anatomy: Anatomy) -> bool:
     examples, collator = trainer.train_dataset, MaskedCollator(trainer.data_collator, model.main_input_name)
     rows = two_lengths(examples.lengths)
 
-    def outputs(indices: list[int]) -> torch.Tensor:
-        return model(**to_device(model.device, collator(examples.__getitems__(indices))))["logits"].float()
+    def outputs(indices: list[int]) -> list[torch.Tensor]:
+        return output_tensors(model(**to_device(model.device, collator(examples.__getitems__(indices)))))
 
     model.eval()
     with front_without_padding(model, anatomy), torch.inference_mode(), trainer.accelerator.autocast():
-        together, alone = outputs(rows), [outputs([i])[0] for i in rows]
-    limit = _tolerance(model.device, trainer.accelerator.mixed_precision) * max(1.0, float(together.abs().max()))
-    return all(float((row[: len(own)] - own).abs().max()) <= limit for row, own in zip(together, alone, strict=True))
+        together, alone = outputs(rows), [outputs([i]) for i in rows]
+    tolerance = _tolerance(model.device, trainer.accelerator.mixed_precision)
+    for of_batch, *of_each in zip(together, *alone, strict=True):
+        limit = tolerance * max(1.0, float(of_batch.abs().max()))
+        for row, own in zip(of_batch, of_each, strict=True):
+            if not float((row[: own.shape[1]] - own[0]).abs().max()) <= limit:
+                return False
+    return True
 
 
 def extremes(inputs: Mapping[str, Any]) -> list[Row]:

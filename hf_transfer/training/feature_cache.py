@@ -7,7 +7,7 @@ the first run that needs them, and read by all that come later.
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,19 +15,20 @@ import torch
 import transformers
 from tqdm.auto import tqdm
 
+from hf_transfer.data.batches import Collator, to_device
 from hf_transfer.errors import logger
 from hf_transfer.methods import Anatomy
+from hf_transfer.models import output_tensors
 from hf_transfer.training.activation_store import ActivationStore
-from hf_transfer.training.batching import evaluation_batches, to_device, two_lengths
-from hf_transfer.training.cached_examples import CachedCollator, CachedExamples
+from hf_transfer.training.batching import evaluation_batches, two_lengths
+from hf_transfer.training.cached_examples import CachedExamples, PaddedActivations
 from hf_transfer.training.entry import Entry
 from hf_transfer.training.entry_check import EntryCheck, extremes
 
 # Part of the key: raise it when what is kept changes.
 VERSION = 2
-# Settings of a model's config that its activations do not depend on.
-OF_NO_MATTER = ("id2label", "label2id", "num_labels", "problem_type", "calibration", "label_scale", "text_pairs",
-                "_name_or_path", "architectures", "vocab_size")  # fmt: skip
+# Settings of a model's config that the activations of its frozen layers, in eval mode, do not depend on.
+WITHOUT_EFFECT = ("id2label", "label2id", "num_labels", "problem_type", "_name_or_path", "architectures", "vocab_size")
 
 
 class FeatureCache:
@@ -48,15 +49,16 @@ class FeatureCache:
         anatomy: Anatomy,
         first: int | None,
         frozen: list[torch.nn.Module],
-        collator: Callable[..., Any],
+        collator: Collator,
         accelerator: Any,
     ):
         self.model, self.anatomy, self.collator, self.accelerator = model, anatomy, collator, accelerator
+        self.pad = PaddedActivations(model.main_input_name)
+        self.cached_collator = Collator(self.pad, collator.labels)
         self.frozen = frozen
         self.entry = Entry(model, anatomy, first)
         self.first_token_only = False
         self.counts_positions = False  # whether a batch's ``length`` counts these and not what the dataset counts
-        self.cached_collator = CachedCollator(model.main_input_name)
 
     # --- whether --------------------------------------------------------------------------------------------------
 
@@ -78,7 +80,7 @@ class FeatureCache:
         if self._new_below():
             return "some of the model's lower layers did not come from the checkpoint"
         if "train" in inputs and inputs["train"].varies:
-            return "training clips are another way in each epoch (--speed_perturbation and the like)"
+            return "training examples are augmented anew in each epoch"
         self.model.eval()
         try:
             difference = self._difference(inputs)
@@ -126,8 +128,7 @@ class FeatureCache:
 
     def batch(self, states: list[np.ndarray]) -> dict[str, torch.Tensor]:
         """Activations, each [positions, width], as inputs of the model that is entered there."""
-        examples = [{"features": rows, "labels": 0, "length": len(rows)} for rows in states]
-        return self.on_device(self.cached_collator(examples))
+        return self.on_device(self.pad([{"features": rows} for rows in states]))
 
     def on_device(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """The model's inputs of a batch."""
@@ -144,11 +145,12 @@ class FeatureCache:
         longest = max(len(rows) for rows in states)
         if self.entry.first != len(self.entry.layers) or self.entry.first is None or longest < 2:
             return False
-        name, batch = self.cached_collator.name, self.batch(states)
+        name, batch = self.pad.name, self.batch(states)
         given = batch[name].clone().requires_grad_(True)
         with self.entry.skipping(), torch.enable_grad():
-            logits = self.model(**{**batch, name: given.clone()})["logits"]
-            (gradient,) = torch.autograd.grad(logits.float().pow(2).sum() + logits.float().sum(), given)
+            outputs = output_tensors(self.model(**{**batch, name: given.clone()}))
+            total = torch.stack([output.float().pow(2).sum() + output.float().sum() for output in outputs]).sum()
+            (gradient,) = torch.autograd.grad(total, given)
         return not bool(gradient[:, 1:].abs().max() > 0)
 
     # --- what is kept ---------------------------------------------------------------------------------------------
@@ -263,13 +265,15 @@ class FeatureCache:
 
     def _key(self, tf32: bool) -> str:
         """Changes with everything that the activations depend on, but for the examples."""
-        kept = {
-            k: v for k, v in self.model.config.to_dict().items() if k not in OF_NO_MATTER and not k.startswith("mask_")
+        config = self.model.config
+        known = vars(type(config)())  # not what the targets note in it for prediction
+        settings = {
+            name: value for name, value in config.to_dict().items() if name in known and name not in WITHOUT_EFFECT
         }
         told = (
             VERSION, torch.__version__, transformers.__version__, type(self.model).__name__, self.entry.first,
             self.first_token_only, self.accelerator.mixed_precision, self.model.device.type, tf32,
-            getattr(self.collator, "feature_extractor", None), json.dumps(kept, sort_keys=True, default=str),
+            json.dumps(settings, sort_keys=True, default=str),
         )  # fmt: skip
         digest = hashlib.blake2b(repr(told).encode(), digest_size=16)
         for name, tensor in self._constant():

@@ -5,10 +5,12 @@ import copy
 import math
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+from datasets import DatasetDict
 from transformers import EarlyStoppingCallback
 
 from hf_transfer.arguments import Arguments, MethodArguments
@@ -31,21 +33,36 @@ if TYPE_CHECKING:
     from hf_transfer.reporting.trackers import Tracking
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What a model is trained and measured on.
+
+    Attributes:
+        arguments: of the run, the task among them.
+        processor: of the model.
+        splits: the examples by split, under our names.
+        inputs: the `ModelInputs` of each split, in its order.
+    """
+
+    arguments: Arguments
+    processor: Any
+    splits: DatasetDict
+    inputs: Mapping[str, Any]
+
+
 def make_trainer(
-    task: Any,
-    arguments: Arguments,
-    folder: Path,
+    prepared: Prepared,
     model: Any,
-    processor: Any,
-    splits: Any,
-    inputs: Any,
+    folder: Path,
     run: Mapping[str, Any] | None = None,
     tracking: "Tracking | None" = None,
 ) -> TransferTrainer:
-    """A trainer of `model` on the preprocessed `inputs`, working in `folder`; it never pushes.
+    """A trainer of `model`, working in `folder`; it never pushes, and talks to no tracker but those of `tracking`.
 
-    `run` is for its checkpoints: see `checkpoints.describe_run`. It talks to no tracker but those of `tracking`.
+    `run` is for its checkpoints: see `checkpoints.describe_run`.
     """
+    arguments, processor, splits, inputs = prepared.arguments, prepared.processor, prepared.splits, prepared.inputs
+    task = arguments.task
     args = copy.copy(arguments.training)
     args.output_dir, args.push_to_hub = str(folder), False
     args.hub_token = None  # checkpoints hold the arguments
@@ -62,7 +79,7 @@ def make_trainer(
         trainer = TransferTrainer(
             model=model,
             args=args,
-            data_collator=task.input.collator(processor),
+            data_collator=task.collator(processor),
             train_dataset=inputs.get("train"),
             eval_dataset=inputs.get("validation"),
             processing_class=processor,
@@ -89,6 +106,7 @@ def _arguments_that_fit() -> Iterator[None]:
 def settle_training(arguments: Arguments, config: Any, examples: int) -> None:
     """Fill in the learning rate and the number of epochs where the user leaves them open, and say so."""
     task, training = arguments.task, arguments.training
+    _say_what_is_off(arguments, config)
     step = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
     steps = max(1, math.ceil(examples / step))
     if training.learning_rate is None:
@@ -146,7 +164,6 @@ def fit(
     """Train, from `checkpoint` on where there is one and from what is constant, and say what it cost."""
     trainer.progress.started = time.perf_counter()
     examples = trainer.train_dataset
-    _say_what_is_off(trainer, method)
     with (
         quick_dropout(trainer.model),
         _as_method(trainer, anatomy, method, constant) as padding_counts,
@@ -178,15 +195,12 @@ def _say_what_is_kept(trainer: TransferTrainer) -> None:
                     ended, state.global_step, best)  # fmt: skip
 
 
-def _say_what_is_off(trainer: TransferTrainer, method: MethodArguments) -> None:
+def _say_what_is_off(arguments: Arguments, config: Any) -> None:
     """What the checkpoint's config or a flag asks of a trunk in train mode, and `frozen` does not do."""
-    if method.method != "frozen":
+    if arguments.method.method != "frozen":
         return
-    config, off = trainer.model.config, []
-    masks = max(getattr(config, name, 0.0) for name in ("mask_time_prob", "mask_feature_prob"))
-    if getattr(config, "apply_spec_augment", False) and masks > 0:
-        off.append("SpecAugment (--mask_time_prob, --mask_feature_prob)")
-    if trainer.args.neftune_noise_alpha:
+    off = list(arguments.task.input.only_in_train_mode(config))
+    if arguments.training.neftune_noise_alpha:
         off.append("NEFTune (--neftune_noise_alpha)")
     if off:
         logger.info("--method frozen leaves the trunk in eval mode: no %s.", ", no ".join(off))

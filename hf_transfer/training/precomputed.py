@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from hf_transfer.arguments import MethodArguments
+from hf_transfer.data.batches import Collator
 from hf_transfer.methods import Anatomy, frozen_modules
-from hf_transfer.training.cached_examples import CachedCollator, CachedExamples
+from hf_transfer.training.cached_examples import CachedExamples
 from hf_transfer.training.entry import Entry
 from hf_transfer.training.feature_cache import FeatureCache
 from hf_transfer.training.trainer import TransferTrainer
@@ -29,7 +30,7 @@ class Constant:
 
     entry: Entry
     examples: Mapping[str, CachedExamples]
-    collator: CachedCollator
+    collator: Collator
 
     @contextlib.contextmanager
     def beneath(self, trainer: TransferTrainer) -> Iterator[None]:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from hf_transfer.training.batching import evaluation_batches, to_device
+from hf_transfer.data.batches import to_device
+from hf_transfer.training.batching import evaluation_batches
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,39 +18,25 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
+from hf_transfer.data.batches import model_inputs_of
 from hf_transfer.errors import logger
 from hf_transfer.training.batching import PaddedExamples, TrainingBatches, evaluation_batches
 from hf_transfer.training.checkpoints import STAGING, Progress, remove_old, seal, written_beside
 from hf_transfer.training.health import Health, require_finite
-from hf_transfer.training.losses import counted
+from hf_transfer.training.loss import Loss, mean_loss
 from hf_transfer.training.progress_shown import ProgressLines, QuietProgress
-
-
-class Loss(Protocol):
-    """What is minimised."""
-
-    counts: list[torch.Tensor]
-    """What was counted of the training batches since `watched` was last asked for."""
-    chance: float
-    """The loss of a model that knows nothing."""
-
-    def __call__(self, outputs: Any, labels: Any, lengths: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """The sum over the batch's examples, divided by `num_items_in_batch`; by their own number where it is None."""
-
-    def watched(self) -> dict[str, float]:
-        """What is to be logged beside the loss, of the training batches since it was last asked for."""
 
 
 class TransferTrainer(Trainer):
     """A Trainer whose step is the exact mean over its examples.
 
     transformers 5 divides the loss of a step by a count that BERT-like classifiers and CTC models ignore, so that
-    accumulation and several processes multiply it (transformers#47688). Here it is divided by the number of examples
-    in the whole step. The datasets have a column ``length``, by which batches are made, and batches hold it too.
+    accumulation and several processes multiply it (transformers#47688). Here each of its terms is divided by the
+    weight of the whole step. Datasets are `ModelInputs`, and batches those of `data.batches.Collator`.
 
     Args:
-        loss: the sum over the batch's examples, divided by the number of examples in the step.
-        readout: ``readout(logits, lengths)``: what is kept of each example in evaluation.
+        loss: what is minimised.
+        readout: ``readout(outputs, batch)``: what is kept in evaluation of each example of a batch.
         run: what the run is, for its checkpoints: see `checkpoints.describe_run`.
         *args: as for `transformers.Trainer`, as all that follows.
         **kwargs: see there.
@@ -61,7 +47,7 @@ class TransferTrainer(Trainer):
     ):
         # Trainer asks this argument whether the loss is divided already; compute_loss() below calls it.
         super().__init__(*args, compute_loss_func=loss, **kwargs)
-        self.readout, self.run = readout, run
+        self.loss, self.readout, self.run = loss, readout, run
         self.staging: Path | None = None
         # A block in which the model has all of its parts, where some are left out of training; it is not run there.
         self.whole_model: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
@@ -76,8 +62,9 @@ class TransferTrainer(Trainer):
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         self.add_callback(ProgressLines if self.args.disable_tqdm else QuietProgress)
-        if self.args.stop_when_sick:
-            self.add_callback(Health)
+        self.health = Health(loss) if self.args.stop_when_sick else None
+        if self.health is not None:
+            self.add_callback(self.health)
         if self.args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
 
@@ -160,7 +147,7 @@ class TransferTrainer(Trainer):
                 self.model.get_parameter(name).data.copy_(weight)
             self.optimizer = None  # with its moments of the steps that were taken
             set_seed(self.args.seed)
-            self.compute_loss_func.counts.clear()
+            self.loss.counts.clear()
             logger.info(
                 "Out of memory: the %d examples of a step are divided into %d micro-batches, not %d, and training "
                 "begins anew (--gradient_accumulation_steps).",
@@ -170,25 +157,24 @@ class TransferTrainer(Trainer):
     # --- loss -------------------------------------------------------------------------------------------------
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
-        """Examples in the whole step, over its micro-batches and all processes; padding examples do not count."""
+        """The weights of the loss's terms [terms] in the whole step, over its micro-batches and all processes."""
         if not batch_samples:
             return None
-        total = torch.stack([counted(batch["labels"]).sum() for batch in batch_samples]).sum()
-        # Alone, it stays where the labels are: to copy it to a GPU would wait for the step before.
+        total = torch.stack([self.loss.weights(batch) for batch in batch_samples]).sum(dim=0)
+        # Alone, they stay where the batches are: to copy them to a GPU would wait for the step before.
         if self.args.world_size > 1 and self.args.average_tokens_across_devices:
-            total = self.accelerator.gather(total.reshape(1).to(device)).sum()
+            total = self.accelerator.gather(total[None].to(device)).sum(dim=0)
         return total
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
-        """A micro-batch's share of the step's mean loss, times the processes that average their gradients."""
-        inputs = dict(inputs)
-        labels, lengths = inputs.pop("labels"), inputs.pop("length")
+        """A micro-batch's share of the step's loss, times the processes that average their gradients."""
         for module in self.frozen:
             module.training = False
-        outputs = model(**inputs)
-        loss = self.compute_loss_func(outputs, labels, lengths, num_items_in_batch)
+        outputs = model(**model_inputs_of(inputs))
+        weights = self.loss.weights(inputs) if num_items_in_batch is None else num_items_in_batch
+        loss = mean_loss(self.loss(outputs, inputs), weights)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
@@ -196,10 +182,8 @@ class TransferTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             if self.args.world_size > 1:  # all see the same numbers, and stop together where they are bad
-                counts = self.compute_loss_func.counts
-                counts[:] = [self.accelerator.reduce(own, reduction="sum") for own in counts]
-            watched = self.compute_loss_func.watched()
-            logs = logs | watched | {"loss_at_chance": self.compute_loss_func.chance}
+                self.loss.counts[:] = [self.accelerator.reduce(own, reduction="sum") for own in self.loss.counts]
+            logs = logs | self.loss.watched() | {"loss_at_chance": self.loss.chance}
         super().log(logs, start_time)
 
     # --- checkpoints ------------------------------------------------------------------------------------------
@@ -306,60 +290,56 @@ class TransferTrainer(Trainer):
         args = self.args
         while True:
             try:
-                found, loss_sum = self._outputs(dataloader)
+                found, terms = self._outputs(dataloader)
             except RuntimeError as error:
                 batch_size = args.per_device_eval_batch_size
                 if not (args.auto_find_batch_size and should_reduce_batch_size(error)) or batch_size == 1:
                     raise
             else:
-                count = len(dataloader.dataset)  # type: ignore[arg-type]
-                return self._measured(found, loss_sum, count, metric_key_prefix)
+                return self._measured(found, terms, metric_key_prefix)
             args.per_device_eval_batch_size = max(1, args.per_device_eval_batch_size // 2)
             logger.info("Out of memory: measured %d at a time (--per_device_eval_batch_size).",
                         args.per_device_eval_batch_size)  # fmt: skip
             clear_device_cache(garbage_collection=True)
             dataloader = self.get_eval_dataloader(dataloader.dataset.dataset)  # type: ignore[attr-defined]
 
-    def _outputs(self, dataloader: DataLoader) -> tuple[list[tuple[int, Any]], float]:
-        """What is kept of each of this process's examples, by its index, and the sum of their losses."""
+    def _outputs(self, dataloader: DataLoader) -> tuple[list[tuple[int, Any]], torch.Tensor]:
+        """What is kept of each of this process's examples, by its index; sums and weights of the loss [2, terms]."""
         batches: Any = dataloader.batch_sampler
         self.callback_handler.eval_dataloader = dataloader
         self.model.eval()
         found: list[tuple[int, Any]] = []
-        loss_sum = 0.0
+        terms: Any = 0.0
         self.in_pass = True
         for indices, batch in zip(batches, dataloader, strict=True):
             if self.stop is not None and self.stop.signal_number:
                 break
             inputs = self._prepare_inputs(batch)
-            lengths = inputs["length"]
             # In mixed precision only while the model trains: accelerate has wrapped its forward pass then.
             with torch.inference_mode():
-                loss, outputs = self.compute_loss(self.model, inputs, return_outputs=True)
-            loss_sum += float(loss) * len(indices)
-            found += zip(indices, self.readout(outputs["logits"], lengths), strict=True)
+                outputs = self.model(**model_inputs_of(inputs))
+                terms = terms + torch.stack([self.loss(outputs, inputs), self.loss.weights(inputs)]).cpu().double()
+                found += zip(indices, self.readout(outputs, inputs), strict=True)
             self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         self.in_pass = False
         if self.stop is not None:
             self.stop.end_pass()
-        return found, loss_sum
+        return found, terms
 
-    def _measured(
-        self, found: list[tuple[int, Any]], loss_sum: float, count: int, metric_key_prefix: str
-    ) -> EvalLoopOutput:
+    def _measured(self, found: list[tuple[int, Any]], terms: torch.Tensor, metric_key_prefix: str) -> EvalLoopOutput:
         """Of all processes, in the dataset's order."""
         if self.args.world_size > 1:
             found = gather_object(found)
-            loss_sum = sum(gather_object([loss_sum]))
+            terms = sum(gather_object([terms]))
         found.sort(key=lambda pair: pair[0])
         predictions = np.empty(len(found), dtype=object)  # each may have a size of its own
         for i, (_, value) in enumerate(found):
             predictions[i] = value
-        metrics = {f"{metric_key_prefix}_loss": loss_sum / count}
+        metrics = {f"{metric_key_prefix}_loss": float(mean_loss(*terms))}
         if self.compute_metrics is not None and metric_key_prefix == "eval":
             computed = self.compute_metrics(EvalPrediction(predictions=predictions, label_ids=None))
             metrics |= {f"{metric_key_prefix}_{name}": value for name, value in computed.items()}
-        return EvalLoopOutput(predictions=predictions, label_ids=None, metrics=metrics, num_samples=count)
+        return EvalLoopOutput(predictions=predictions, label_ids=None, metrics=metrics, num_samples=len(found))
 
 
 class _EpochDataLoader(DataLoader):

@@ -18,7 +18,7 @@ from hf_transfer.data.loading import home_of_tables
 from hf_transfer.data.splits import find_column
 from hf_transfer.errors import InputError, logger
 from hf_transfer.inputs.audio.clip_sources import excerpt_columns, resolve, seconds_of, source_of
-from hf_transfer.inputs.audio.clips import AudioCollator, Clips, samples_for
+from hf_transfer.inputs.audio.clips import Clips, PaddedClips, samples_for
 from hf_transfer.inputs.audio.decoding import Decoding, as_data_uri
 from hf_transfer.inputs.audio.models import (
     WHOLE_SECONDS,
@@ -202,7 +202,7 @@ class AudioInput:
             ready[name] = Clips(
                 kept[name],
                 [labels[i] for i in rows],
-                extractor.sampling_rate,
+                extractor,
                 positions=[given[i] for i in rows],
                 shortest=shortest,
                 # Without a mask the zeros that pad a clip change what the model makes of it.
@@ -223,10 +223,16 @@ class AudioInput:
             logger.info("SpecAugment masks %d frames, not %d: the shortest clip.", shortest, config.mask_time_length)
             config.mask_time_length = shortest
 
-    def collator(self, processor: Any) -> AudioCollator:
+    def pad(self, processor: Any) -> PaddedClips:
         """Samples or features, with an ``attention_mask`` where the model takes one."""
         extractor = feature_extractor_of(processor)
-        return AudioCollator(extractor, fixed=fixed_seconds(extractor) is not None)
+        return PaddedClips(extractor, fixed=fixed_seconds(extractor) is not None)
+
+    def only_in_train_mode(self, config: Any) -> list[str]:
+        """SpecAugment."""
+        masks = max(getattr(config, name, 0.0) for name in ("mask_time_prob", "mask_feature_prob"))
+        on = getattr(config, "apply_spec_augment", False) and masks > 0
+        return ["SpecAugment (--mask_time_prob, --mask_feature_prob)"] if on else []
 
     # --- report -----------------------------------------------------------------------------------------------
 

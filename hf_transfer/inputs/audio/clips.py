@@ -2,15 +2,14 @@
 
 import bisect
 import copy
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset as Table
 from torch.utils.data import Dataset
 
-from hf_transfer.data.label_padding import padded_labels
 from hf_transfer.inputs.audio.augmentation import Augmentation
 from hf_transfer.inputs.audio.cache import samples_of, stored_samples
 
@@ -21,7 +20,7 @@ class Clips(Dataset):
     Args:
         table: with the columns ``store``, ``offset``, ``length`` and ``checksum`` of each clip's samples.
         labels: what is learned of each.
-        sampling_rate: of the samples, in Hz.
+        feature_extractor: of the model; its sampling rate is that of the samples.
         positions: for each clip, the frames that the model makes of it.
         alone: whether clips are to be measured one by one, as padding would change the outcome.
         augmentation: what happens to each clip anew in each epoch; None for nothing.
@@ -30,13 +29,13 @@ class Clips(Dataset):
         seed: of the augmentation.
     """
 
-    unit = "seconds"
+    unit, rate = "seconds", "audio_seconds_per_second"
 
     def __init__(
         self,
         table: Table,
         labels: Sequence[Any],
-        sampling_rate: int,
+        feature_extractor: Any,
         *,
         positions: list[int],
         shortest: int = 0,
@@ -48,9 +47,10 @@ class Clips(Dataset):
         self.stores: list[str] = table["store"][:]
         self.offsets, self.stored = np.asarray(table["offset"][:]), np.asarray(table["length"][:])
         self.lengths = np.maximum(self.stored, shortest)
-        self.keys: list[str] = table["checksum"][:]
-        self.labels, self.sampling_rate = labels, sampling_rate
-        self.unit_length = float(sampling_rate)
+        made_by = hashlib.blake2b(feature_extractor.to_json_string().encode(), digest_size=8).hexdigest()
+        self.keys = [f"{checksum} {made_by}" for checksum in table["checksum"][:]]
+        self.labels, self.sampling_rate = labels, feature_extractor.sampling_rate
+        self.unit_length = float(self.sampling_rate)
         self.positions, self.alone = np.asarray(positions), alone
         self.augmentation, self.min_samples, self.seed = augmentation, min_samples, seed
         self.epoch = 0
@@ -108,11 +108,10 @@ def filled_up(samples: np.ndarray, shortest: int) -> np.ndarray:
     return np.pad(samples, (0, max(0, shortest - len(samples))))
 
 
-class AudioCollator:
-    """A padded batch: the model's input, ``attention_mask`` where the model takes one, ``labels`` and ``length``.
+class PaddedClips:
+    """The model's input of clips as a padded batch, with an ``attention_mask`` where the model takes one.
 
-    ``length`` [batch] counts samples, or feature frames where the processor makes those; ``labels`` [batch, ids] are
-    padded with -100.
+    Where the feature extractor makes frames of the samples, ``length`` [batch] counts those.
 
     Args:
         feature_extractor: of the model.
@@ -131,15 +130,12 @@ class AudioCollator:
             **({} if self.fixed else {"padding": True}),
         )
         batch = dict(features)
-        batch["labels"] = padded_labels([example["labels"] for example in examples])
         if "input_features" in batch and "attention_mask" in batch:
             batch["length"] = batch["attention_mask"].sum(dim=-1)
             # An odd window is padded to a frame that is masked in every clip: dropout would draw numbers for it.
             longest = int(batch["length"].max())
             for name in ("input_features", "attention_mask"):
                 batch[name] = batch[name][:, :longest]
-        else:
-            batch["length"] = torch.tensor([example["length"] for example in examples])
         return batch
 
 

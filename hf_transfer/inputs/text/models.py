@@ -1,6 +1,7 @@
 """A text classifier and its tokenizer checked against each other: embedding rows, padding, most tokens of an input."""
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from hf_transfer.data.batches import model_inputs_of, to_device
 from hf_transfer.errors import InputError, logger
 
 # Where neither the model nor its tokenizer has a limit.
@@ -78,19 +80,19 @@ def require_known_words(inputs: Any, tokenizer: Any, name: str) -> None:
                        100 * share)  # fmt: skip
 
 
-def require_inputs_that_fit(model: Any, collator: Any, inputs: Any, name: str) -> None:
+def require_inputs_that_fit(model: Any, pad: Callable[..., Any], inputs: Any, name: str) -> None:
     """Try the model on the shortest text, before anything that takes long.
 
     Raises:
         InputError: the model does not take what its tokenizer makes.
     """
     shortest = int(np.argmin(inputs.lengths))
-    batch = collator(inputs.__getitems__([shortest]))
+    batch = pad([model_inputs_of(example) for example in inputs.__getitems__([shortest])])
     training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            model(**{key: value.to(model.device) for key, value in batch.items() if key not in ("labels", "length")})
+            model(**to_device(model.device, batch))
     except Exception as error:
         if should_reduce_batch_size(error):
             raise

@@ -177,12 +177,16 @@ class TextInput:
                             cut, len(split), name, limit)  # fmt: skip
         name = getattr(model, "name_or_path", "") or type(model).__name__
         require_known_words({split: inputs.table for split, inputs in ready.items()}, processor, name)
-        require_inputs_that_fit(model, self.collator(processor), next(iter(ready.values())), name)
+        require_inputs_that_fit(model, self.pad(processor), next(iter(ready.values())), name)
         return splits, ready
 
-    def collator(self, processor: Any) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+    def pad(self, processor: Any) -> Callable[[list[dict[str, Any]]], Mapping[str, Any]]:
         """Token ids [batch, tokens] with their ``attention_mask``."""
         return DataCollatorWithPadding(processor)
+
+    def only_in_train_mode(self, config: Any) -> list[str]:
+        """Nothing."""
+        return []
 
     # --- report -----------------------------------------------------------------------------------------------
 
@@ -249,7 +253,7 @@ class TokenizedTexts:
         alone: whether each is to be computed by itself.
     """
 
-    unit, unit_length = "tokens", 1.0
+    unit, unit_length, rate = "tokens", 1.0, None
     varies = False
 
     def __init__(self, table: Dataset, labels: Sequence[Any], *, alone: bool):

@@ -1,7 +1,7 @@
 """Labels as target: one of several classes, or any number of them."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset, DatasetDict, List
 
 from hf_transfer.arguments import DataArguments, ModelArguments
+from hf_transfer.data.batches import padded_labels
 from hf_transfer.data.examples import LeaveOut
 from hf_transfer.data.leakage import alike, drawn_together, unit_names, unit_of_record
 from hf_transfer.data.splits import find_column
@@ -31,6 +32,7 @@ from hf_transfer.targets.labels.label_form import LabelForm, label_form, several
 from hf_transfer.targets.labels.label_scale import forget
 from hf_transfer.targets.labels.losses import ClassificationLoss, balanced_weights
 from hf_transfer.targets.labels.settings import LabelSettings
+from hf_transfer.training.loss import Readout
 
 LABEL_COLUMNS = ("label", "labels", "sentiment", "category", "class", "target", "intent", "is_duplicate")
 
@@ -205,13 +207,18 @@ class LabelTarget:
         """As of `Target`: label ids, or 0 or 1 for each label where there may be several."""
         return LabelEncoding(OneHot(len(_names(split))) if _several(split) else None)
 
+    @staticmethod
+    def pad(labels: list[Any]) -> torch.Tensor:
+        """Label ids [batch], or 0 or 1 for each label [batch, labels]."""
+        return padded_labels(labels)
+
     def loss_function(self, train: Dataset, model: Any, label_smoothing: float) -> ClassificationLoss:
         weights = _balanced_weights(train) if self.settings.class_weights == "balanced" else None
         return ClassificationLoss(_several(train), label_smoothing, weights)
 
-    def readout(self, processor: Any, model: Any) -> Callable[..., list[Any]]:
+    def readout(self, processor: Any, model: Any) -> Readout:
         """The logits of each example [labels]."""
-        return lambda logits, lengths: list(logits.float().cpu().numpy())
+        return lambda outputs, batch: list(outputs["logits"].float().cpu().numpy())
 
     def finished(self, model: Any) -> AbstractContextManager[None]:
         return nullcontext()

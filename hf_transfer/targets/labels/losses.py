@@ -1,15 +1,23 @@
 """Losses of labels: cross-entropy, and the squared error of a number."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from hf_transfer.training.losses import add_up, counted, precise
+from hf_transfer.training.loss import Moment, add_up, examples_counted, precise
+
+# A model that gives one answer for so many examples and logs in a row has collapsed to it. At first all models do.
+COLLAPSED_LOGS, COLLAPSED_EXAMPLES, SETTLING_SHARE = 10, 1000, 1 / 3
+# Labels less even than this are answered with the commonest one for good reason.
+COMMONEST_LABEL = 0.95
+# Numbers whose spread is this small a part of that of the true ones are one, up to rounding. Before a small model has
+# learned anything it may be a thousandth.
+ONE_NUMBER = 1e-5
 
 
 def balanced_weights(labels: Sequence[Any], num_labels: int, *, multi_label: bool) -> torch.Tensor:
@@ -32,6 +40,37 @@ def balanced_weights(labels: Sequence[Any], num_labels: int, *, multi_label: boo
     return torch.tensor(weights, dtype=torch.float32)
 
 
+class OneAnswer:
+    """`Signs` of a model that gives every example the same label, or the same number."""
+
+    bad = False  # the weights may be the best that there will be
+
+    def __init__(self) -> None:
+        self.logs = self.since = 0
+
+    def look(self, figures: Mapping[str, float], moment: Moment) -> str | None:
+        """As of `Signs`."""
+        if "commonest_prediction" in figures:
+            one = figures["commonest_prediction"] >= 1.0 and figures["commonest_label"] <= COMMONEST_LABEL
+            what = "label: the classifier has collapsed"
+        else:
+            one = figures.get("prediction_spread", math.inf) < ONE_NUMBER
+            what = "number: the model has collapsed"
+        if not one:
+            self.logs, self.since = 0, moment.step
+            return None
+        self.logs += 1
+        examples = (moment.step - self.since) * moment.examples_a_step
+        settled = moment.step >= SETTLING_SHARE * moment.last_step
+        if settled and self.logs >= COLLAPSED_LOGS and examples >= COLLAPSED_EXAMPLES:
+            return f"the last {examples} examples all got the same {what}"
+        return None
+
+    def remark(self) -> str | None:
+        """Nothing."""
+        return None
+
+
 @dataclass
 class ClassificationLoss:
     """Cross-entropy, or binary cross-entropy averaged over labels where an example may have several.
@@ -39,39 +78,47 @@ class ClassificationLoss:
     Attributes:
         multi_label: whether an example may have several labels.
         label_smoothing: share of the target that is spread over all labels.
-        weights: of each label [num_labels]; those of its positive examples where there may be several.
+        class_weights: of each label [num_labels]; those of its positive examples where there may be several.
     """
 
     multi_label: bool = False
     label_smoothing: float = 0.0
-    weights: torch.Tensor | None = None
+    class_weights: torch.Tensor | None = None
     counts: list[torch.Tensor] = field(default_factory=list, repr=False)
     chance: float = math.log(2)
+    signs: OneAnswer = field(default_factory=OneAnswer, repr=False)
 
-    def __call__(self, outputs: Any, labels: Any, lengths: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        logits = outputs["logits"].float()
-        if self.weights is not None:  # kept there: to copy them each time would wait for the device
-            self.weights = self.weights.to(logits.device)
+    @property
+    def begins_at_chance(self) -> bool:
+        """Where an example has one label."""
+        return not self.multi_label
+
+    def weights(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """The number of examples, [1]."""
+        return examples_counted(batch)
+
+    def __call__(self, outputs: Any, batch: Mapping[str, Any]) -> torch.Tensor:
+        logits, labels, counted = outputs["logits"].float(), batch["labels"], batch["counted"]
+        if self.class_weights is not None:  # kept there: to copy them each time would wait for the device
+            self.class_weights = self.class_weights.to(logits.device)
         if self.multi_label:
-            counted = labels[:, 0] != -100
-            smooth = labels.clamp(min=0) * (1 - self.label_smoothing) + self.label_smoothing / 2
-            each = F.binary_cross_entropy_with_logits(logits, smooth, reduction="none", pos_weight=self.weights)
-            each = torch.where(counted, each.mean(dim=-1), 0.0)
+            smooth = labels * (1 - self.label_smoothing) + self.label_smoothing / 2
+            each = F.binary_cross_entropy_with_logits(
+                logits, smooth, reduction="none", pos_weight=self.class_weights
+            ).mean(dim=-1)
         else:
             each = F.cross_entropy(
-                logits, labels, weight=self.weights, reduction="none", label_smoothing=self.label_smoothing
+                logits, labels, weight=self.class_weights, reduction="none", label_smoothing=self.label_smoothing
             )
             self.chance = math.log(logits.shape[-1])
             if logits.requires_grad:
-                self._watch(logits.detach(), labels)
-        return each.sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+                self._watch(logits.detach(), labels, counted)
+        return torch.where(counted, each, 0.0).sum()[None]
 
-    def _watch(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        """Count on the device: asking for the numbers here would make each step wait."""
-        counted = labels != -100
+    def _watch(self, logits: torch.Tensor, labels: torch.Tensor, counted: torch.Tensor) -> None:
         size = logits.shape[-1]
         predicted = (F.one_hot(logits.argmax(dim=-1), size) * counted[:, None]).sum(dim=0)
-        right = (F.one_hot(labels.clamp(min=0), size) * counted[:, None]).sum(dim=0)
+        right = (F.one_hot(labels, size) * counted[:, None]).sum(dim=0)
         add_up(self.counts, torch.stack([predicted, right]))
 
     def watched(self) -> dict[str, float]:
@@ -97,22 +144,26 @@ class SquaredErrorLoss:
 
     chance: float = 1.0
     counts: list[torch.Tensor] = field(default_factory=list, repr=False)
+    signs: OneAnswer = field(default_factory=OneAnswer, repr=False)
+    begins_at_chance: ClassVar[bool] = False
 
-    def __call__(self, outputs: Any, labels: Any, lengths: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        numbers = outputs["logits"].float().squeeze(-1)
-        there = counted(labels)
-        truth = torch.where(there, labels, 0.0).float()
-        each = torch.where(there, (numbers - truth).square(), 0.0)
+    def weights(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """The number of examples, [1]."""
+        return examples_counted(batch)
+
+    def __call__(self, outputs: Any, batch: Mapping[str, Any]) -> torch.Tensor:
+        numbers, counted = outputs["logits"].float().squeeze(-1), batch["counted"]
+        truth = batch["labels"].float()
+        each = torch.where(counted, (numbers - truth).square(), 0.0)
         if numbers.requires_grad:
-            self._watch(numbers.detach(), truth, there)
-        return each.sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+            self._watch(numbers.detach(), truth, counted)
+        return each.sum()[None]
 
-    def _watch(self, numbers: torch.Tensor, truth: torch.Tensor, there: torch.Tensor) -> None:
-        """Sum up on the device: asking for the numbers here would make each step wait."""
+    def _watch(self, numbers: torch.Tensor, truth: torch.Tensor, counted: torch.Tensor) -> None:
         # Numbers that are almost the same differ in their last digits alone.
-        both = torch.stack([torch.where(there, numbers, 0.0), truth]).to(precise(numbers.device))
+        both = torch.where(counted, torch.stack([numbers, truth]), 0.0).to(precise(numbers.device))
         sums = torch.stack([both.sum(dim=1), both.square().sum(dim=1)], dim=1).flatten()
-        add_up(self.counts, torch.cat([there.sum().to(sums.dtype)[None], sums]))
+        add_up(self.counts, torch.cat([counted.sum().to(sums.dtype)[None], sums]))
 
     def watched(self) -> dict[str, float]:
         """``prediction_spread``: the standard deviation of the predicted numbers over that of the true ones."""

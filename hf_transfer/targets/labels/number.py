@@ -1,15 +1,17 @@
 """A number as target: ratings, prices, lengths; trained on the squared error of standardised labels."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from datasets import ClassLabel, Dataset, DatasetDict, LargeList, List
 
 from hf_transfer.arguments import DataArguments, ModelArguments
+from hf_transfer.data.batches import padded_labels
 from hf_transfer.data.examples import LeaveOut
 from hf_transfer.data.leakage import drawn_together, unit_names, unit_of_record
 from hf_transfer.data.splits import find_column
@@ -23,6 +25,7 @@ from hf_transfer.targets.labels.label_scale import LabelScale, in_label_unit, nu
 from hf_transfer.targets.labels.losses import SquaredErrorLoss
 from hf_transfer.targets.labels.number_form import NumberForm
 from hf_transfer.targets.labels.settings import LabelSettings
+from hf_transfer.training.loss import Readout
 
 PROBLEM_TYPE = "regression"
 # How many kinds of labels, by their size, a split is stratified by.
@@ -171,14 +174,19 @@ class NumberTarget:
         """As of `Target`: standardised labels."""
         return LabelEncoding(partial(LabelScale.standardised, LabelScale.read(config)))
 
+    @staticmethod
+    def pad(labels: list[Any]) -> torch.Tensor:
+        """Numbers [batch]."""
+        return padded_labels(labels)
+
     def loss_function(self, train: Dataset, model: Any, label_smoothing: float) -> SquaredErrorLoss:
         if label_smoothing:
             raise InputError("--label_smoothing_factor is of classes, and a number has none. Leave it out.")
         return SquaredErrorLoss()
 
-    def readout(self, processor: Any, model: Any) -> Callable[..., list[Any]]:
-        """``readout(logits, lengths)``: the number of each example in the unit of the labels."""
-        return lambda logits, lengths: numbers_of(logits, model.config).tolist()
+    def readout(self, processor: Any, model: Any) -> Readout:
+        """The number of each example in the unit of the labels."""
+        return lambda outputs, batch: numbers_of(outputs["logits"], model.config).tolist()
 
     def finished(self, model: Any) -> AbstractContextManager[None]:
         return in_label_unit(model)

@@ -2,14 +2,57 @@
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.nn import functional as F
 
-from hf_transfer.training.losses import add_up
+from hf_transfer.training.loss import Moment, add_up, examples_counted
+
+# A recogniser that has spoken and then stays silent for so many clips and logs in a row has collapsed to blanks.
+COLLAPSED_LOGS, COLLAPSED_CLIPS = 10, 100
+SILENT_SHARE, SPEAKING_SHARE = 0.99, 0.9
+# In nats a letter. A head that is new babbles at twice as much, and then is silent for a while before it learns.
+SPEAKING_LOSS = 2.0
+
+
+class Silence:
+    """`Signs` of a recogniser that hears nothing."""
+
+    def __init__(self) -> None:
+        self.has_spoken = False
+        self.logs = self.since = 0
+
+    @property
+    def bad(self) -> bool:
+        """Whether it is silent again."""
+        return self.has_spoken and self.logs > 0
+
+    def look(self, figures: Mapping[str, float], moment: Moment) -> str | None:
+        """As of `Signs`."""
+        if "empty_hypotheses" not in figures:
+            return None
+        empty = figures["empty_hypotheses"]
+        self.has_spoken = self.has_spoken or (empty < SPEAKING_SHARE and figures["loss"] < SPEAKING_LOSS)
+        if empty < SILENT_SHARE:
+            self.logs, self.since = 0, moment.step
+            return None
+        self.logs += 1
+        clips = (moment.step - self.since) * moment.examples_a_step
+        if self.has_spoken and self.logs >= COLLAPSED_LOGS and clips >= COLLAPSED_CLIPS:
+            return f"the recogniser has collapsed to blanks: it wrote nothing for {clips} clips"
+        return None
+
+    def remark(self) -> str | None:
+        """That it never spoke."""
+        if not self.logs or self.has_spoken:
+            return None
+        return (
+            "By the last step the recogniser still writes nothing: train longer (--num_train_epochs), raise "
+            "--learning_rate, or start from a checkpoint that can spell."
+        )
 
 
 @dataclass
@@ -27,22 +70,26 @@ class CTCLoss:
     frames_of: Callable[[torch.Tensor], torch.Tensor]
     counts: list[torch.Tensor] = field(default_factory=list, repr=False)
     chance: float = 0.0
+    signs: Silence = field(default_factory=Silence, repr=False)
+    begins_at_chance: ClassVar[bool] = False
 
-    def __call__(self, outputs: Any, labels: Any, lengths: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        logits = outputs["logits"].float()
-        counted = labels[:, 0] != -100
+    def weights(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """The number of clips, [1]."""
+        return examples_counted(batch)
+
+    def __call__(self, outputs: Any, batch: Mapping[str, Any]) -> torch.Tensor:
+        logits, labels, counted = outputs["logits"].float(), batch["labels"], batch["counted"]
         letters = (labels != -100).sum(dim=-1)
         self.chance = math.log(logits.shape[-1])
-        frames = self.frames_of(lengths)
+        frames = self.frames_of(batch["length"])
         with torch.autocast(logits.device.type, enabled=False):
             each = _ctc(logits.log_softmax(dim=-1).transpose(0, 1), labels.clamp(min=0), frames, letters, self.blank)
         each = torch.where(counted, each / letters.clamp(min=1), 0.0)
         if logits.requires_grad:
             self._watch(logits.detach(), frames, counted)
-        return each.sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+        return each.sum()[None]
 
     def _watch(self, logits: torch.Tensor, frames: torch.Tensor, counted: torch.Tensor) -> None:
-        """Count on the device: asking for the numbers here would make each step wait."""
         real = torch.arange(logits.shape[1], device=logits.device) < frames[:, None]
         real &= counted[:, None]
         blank = (logits.argmax(dim=-1) == self.blank) & real

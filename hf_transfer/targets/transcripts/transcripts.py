@@ -1,6 +1,6 @@
 """Transcripts as target, learned with CTC: from frames to the letters that were said."""
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,6 +11,7 @@ from datasets import Dataset, DatasetDict, Value
 from transformers import PreTrainedModel, Wav2Vec2BertProcessor, Wav2Vec2Processor
 
 from hf_transfer.arguments import DataArguments, ModelArguments
+from hf_transfer.data.batches import padded_labels
 from hf_transfer.data.examples import LeaveOut
 from hf_transfer.data.leakage import drawn_together, unit_names, unit_of_record
 from hf_transfer.data.splits import find_column
@@ -40,6 +41,7 @@ from hf_transfer.targets.transcripts.vocabulary import (
     say_why_new,
     usable,
 )
+from hf_transfer.training.loss import Readout
 
 TRANSCRIPT_COLUMNS = ("transcription", "sentence", "text", "transcript", "normalized_text", "raw_transcription")
 # Clips without a word from this share on are worth a line.
@@ -191,18 +193,23 @@ class TranscriptTarget:
         """As of `Target`: token ids."""
         return CTCEncoding(processor.tokenizer, config.vocab_size)
 
+    @staticmethod
+    def pad(labels: list[Any]) -> torch.Tensor:
+        """Token ids [batch, letters], padded with -100."""
+        return padded_labels(labels)
+
     def loss_function(self, train: Dataset, model: Any, label_smoothing: float) -> CTCLoss:
         """CTC."""
         if label_smoothing:
             raise InputError("--label_smoothing_factor is of labels, and CTC has none. Leave it out.")
         return CTCLoss(model.config.pad_token_id, output_lengths(model))
 
-    def readout(self, processor: Any, model: Any) -> Callable[..., list[str]]:
+    def readout(self, processor: Any, model: Any) -> Readout:
         """The text that each clip is heard as: the likeliest letter of each frame, repetitions and blanks removed."""
         to_frames, tokenizer = output_lengths(model), processor.tokenizer
 
-        def read(logits: torch.Tensor, lengths: torch.Tensor) -> list[str]:
-            ids, frames = logits.argmax(dim=-1).cpu().numpy(), to_frames(lengths).tolist()
+        def read(outputs: Any, batch: Mapping[str, Any]) -> list[str]:
+            ids, frames = outputs["logits"].argmax(dim=-1).cpu().numpy(), to_frames(batch["length"]).tolist()
             return [" ".join(tokenizer.decode(row[:n]).split()) for row, n in zip(ids, frames, strict=True)]
 
         return read
