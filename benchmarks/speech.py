@@ -161,8 +161,8 @@ def training(asked: Any) -> None:
     from hf_transfer.data.loading import load_splits
     from hf_transfer.methods import Anatomy, apply_method
     from hf_transfer.models import quiet
+    from hf_transfer.training.activations.precomputed import constant_part
     from hf_transfer.training.fit import Prepared, fit, make_trainer, settle_training
-    from hf_transfer.training.precomputed import constant_part
 
     method = MethodArguments(asked.method, trainable_layers=asked.trainable_layers)
     settings = {"num_train_epochs": float(asked.epochs), "per_device_train_batch_size": asked.batch_size,

@@ -36,8 +36,8 @@ from hf_transfer.arguments import Arguments, DataArguments, MethodArguments, Mod
 from hf_transfer.data.tables import load_file
 from hf_transfer.methods import AddedLinear, Anatomy, apply_method
 from hf_transfer.models import quiet
+from hf_transfer.training.activations.precomputed import constant_part
 from hf_transfer.training.fit import Prepared, fit, make_trainer, settle_training
-from hf_transfer.training.precomputed import constant_part
 
 
 def load(name: str, method: MethodArguments) -> tuple[Any, Anatomy]:

@@ -36,6 +36,7 @@ from hf_transfer.reporting.publishing import is_local
 from hf_transfer.reporting.report import Finetuned, describe_lengths, device_name, versions
 from hf_transfer.reporting.trackers import tracking
 from hf_transfer.tasks.task import Task
+from hf_transfer.training.activations.precomputed import constants, predict
 from hf_transfer.training.checkpoints import agreed_checkpoint, checkpoint_to_resume, describe_run, last_checkpoint
 from hf_transfer.training.cost import Meter
 from hf_transfer.training.fit import (
@@ -50,7 +51,6 @@ from hf_transfer.training.fit import (
 )
 from hf_transfer.training.health import require_finite
 from hf_transfer.training.interruption import checkpoint_when_stopped, polite_stops
-from hf_transfer.training.precomputed import constants, predict
 
 
 def finetune(

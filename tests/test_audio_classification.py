@@ -85,7 +85,7 @@ def test_a_frozen_trunk_is_computed_once(encoder, commands, tmp_path, monkeypatc
     # A conformer's convolution makes an example depend on its neighbours.
     entered = family != "wav2vec2-conformer"
     assert cached["training"]["cached_activations"] == entered
-    monkeypatch.setattr("hf_transfer.training.feature_cache.FeatureCache.enter", lambda *_: False)
+    monkeypatch.setattr("hf_transfer.training.activations.feature_cache.FeatureCache.enter", lambda *_: False)
     live = train(tmp_path / "live", encoder(family), commands, **settings).report
     assert not live["training"]["cached_activations"]
     for one, other in zip(records_of(tmp_path / "cached"), records_of(tmp_path / "live"), strict=True):

@@ -417,7 +417,7 @@ def test_vectors_of_labels_from_training_to_evaluation(tiny, command, tmp_path):
 
 
 def test_batches_of_cached_activations_need_no_library_of_sound():
-    done = start("-c", "import sys, hf_transfer.training.cached_examples\n"
+    done = start("-c", "import sys, hf_transfer.training.activations.cached_examples\n"
                        "assert not {'soundfile', 'torchaudio'} & set(sys.modules)")  # fmt: skip
     assert done.returncode == 0, done.stderr
 

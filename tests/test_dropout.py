@@ -6,7 +6,7 @@ from conftest import DECODERS, FAMILIES
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from hf_transfer.training.dropout import QuickDropout, attention, dropout, quick_dropout
+from hf_transfer.training.speed.dropout import QuickDropout, attention, dropout, quick_dropout
 
 DROPPING = {"hidden_dropout_prob": 0.5, "attention_probs_dropout_prob": 0.5, "dropout": 0.5, "attention_dropout": 0.5,
             "mlp_dropout": 0.5}  # fmt: skip

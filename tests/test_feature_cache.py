@@ -19,8 +19,8 @@ from hf_transfer.data.batches import Collator, model_inputs_of, padded_labels
 from hf_transfer.inputs.text.models import settle_padding
 from hf_transfer.inputs.text.text import TokenizedTexts
 from hf_transfer.methods import Anatomy, frozen_modules
-from hf_transfer.training.activation_store import ActivationStore, _Shard
-from hf_transfer.training.feature_cache import FeatureCache
+from hf_transfer.training.activations.activation_store import ActivationStore, _Shard
+from hf_transfer.training.activations.feature_cache import FeatureCache
 from hf_transfer.training.standardisation import standardised_input
 
 pytestmark = pytest.mark.usefixtures("lean")
@@ -293,7 +293,7 @@ def test_a_baseline_is_computed_once_for_all_methods(tiny, tmp_path, computed):
 def test_a_run_that_ends_while_it_computes_leaves_nothing_half_done(tiny, tmp_path, computed, monkeypatch):
     file = write_csv(tmp_path / "m.csv", message_rows(60))
     with monkeypatch.context() as patch:
-        patch.setattr("hf_transfer.training.activation_store._Shard.finish", lambda _: 1 / 0)
+        patch.setattr("hf_transfer.training.activations.activation_store._Shard.finish", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             frozen(tmp_path / "a", tiny, file)
     assert [

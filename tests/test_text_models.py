@@ -118,7 +118,7 @@ def test_a_decoder_with_frozen_layers_is_the_same_with_a_cache_and_without(
     reports, heads = {}, {}
     for name in ("cached", "live"):
         if name == "live":
-            monkeypatch.setattr("hf_transfer.training.precomputed.FeatureCache.enter", lambda *_: False)
+            monkeypatch.setattr("hf_transfer.training.activations.precomputed.FeatureCache.enter", lambda *_: False)
         reports[name] = finetune(
             TextClassification(), model_name_or_path=str(folder), train_file=str(file), method="frozen",
             trainable_layers=layers, output_dir=str(tmp_path / name), learning_rate=1e-2, num_train_epochs=2,

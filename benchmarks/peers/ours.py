@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from hf_transfer import SpeechRecognition, TextClassification, finetune
-from hf_transfer.training.feature_cache import FeatureCache
+from hf_transfer.training.activations.feature_cache import FeatureCache
 
 
 def main() -> None:

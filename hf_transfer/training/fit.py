@@ -19,13 +19,12 @@ from hf_transfer.evaluation.groups import measure_groups, over_groups
 from hf_transfer.evaluation.metric_names import greater_is_better
 from hf_transfer.methods import Anatomy, apply_method, default_learning_rate, frozen_modules
 from hf_transfer.models import plain
+from hf_transfer.training.activations.entry_check import front_takes_lengths
+from hf_transfer.training.activations.front import MaskedCollator, front_without_padding
+from hf_transfer.training.activations.precomputed import HEAD_ALONE, Constant
 from hf_transfer.training.cost import training_cost
-from hf_transfer.training.dropout import quick_dropout
-from hf_transfer.training.entry_check import front_takes_lengths
-from hf_transfer.training.front import MaskedCollator, front_without_padding
 from hf_transfer.training.interruption import checkpoint_on_signal
-from hf_transfer.training.packing import packed
-from hf_transfer.training.precomputed import HEAD_ALONE, Constant
+from hf_transfer.training.speed import faster_on_a_processor
 from hf_transfer.training.standardisation import standardised_input
 from hf_transfer.training.trainer import TransferTrainer
 
@@ -165,9 +164,8 @@ def fit(
     trainer.progress.started = time.perf_counter()
     examples = trainer.train_dataset
     with (
-        quick_dropout(trainer.model),
         _as_method(trainer, anatomy, method, constant) as padding_counts,
-        packed(trainer, anatomy) as without_padding,
+        faster_on_a_processor(trainer, anatomy) as without_padding,
         checkpoint_on_signal(trainer),
     ):
         try:

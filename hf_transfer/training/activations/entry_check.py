@@ -6,19 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import set_seed
 
 from hf_transfer.data.batches import to_device
 from hf_transfer.methods import Anatomy
 from hf_transfer.models import output_tensors
+from hf_transfer.training.activations.front import MaskedCollator, front_without_padding
 from hf_transfer.training.batching import two_lengths
-from hf_transfer.training.front import MaskedCollator, front_without_padding
+from hf_transfer.training.trials import same_draws, tolerance, train_mode
 
 if TYPE_CHECKING:
-    from hf_transfer.training.feature_cache import FeatureCache
+    from hf_transfer.training.activations.feature_cache import FeatureCache
 
-# Cached and live values that differ by more than rounding mean that this model cannot be entered half-way.
-TOLERANCE = 1e-4
 # A dataset and the index of an example in it.
 Row = tuple[Any, int]
 
@@ -32,7 +30,7 @@ class EntryCheck:
 
     def __init__(self, cache: "FeatureCache"):
         self.cache, self.model = cache, cache.model
-        self.tolerance = _tolerance(self.model.device, cache.accelerator.mixed_precision)
+        self.tolerance = tolerance(self.model.device, cache.accelerator.mixed_precision)
 
     def difference(self, rows: Sequence[Row], frozen: Sequence[torch.nn.Module] | None = None) -> str | None:
         """In words, where a padded batch is not what its examples' activations make of it; None where it is.
@@ -73,11 +71,11 @@ class EntryCheck:
     def _outputs_differ(
         self, rows: Sequence[Row], states: list[np.ndarray], frozen: Sequence[torch.nn.Module] | None = None
     ) -> str | None:
-        mode = contextlib.nullcontext() if frozen is None else _train_mode(self.model, frozen)
+        mode = contextlib.nullcontext() if frozen is None else train_mode(self.model, frozen)
         with self.cache.computing(), mode:
-            with self._batch(rows) as batch, _same_draws(self.model.device):
+            with self._batch(rows) as batch, same_draws(self.model.device):
                 live = output_tensors(self.model(**batch))
-            with self.cache.entry.skipping(), _same_draws(self.model.device):
+            with self.cache.entry.skipping(), same_draws(self.model.device):
                 cached = output_tensors(self.model(**self.cache.batch(states)))
         positions = [len(rows) for rows in states]
         for own, found in zip(live, cached, strict=True):
@@ -143,9 +141,9 @@ def front_takes_lengths(trainer: Any, model: Any, anatomy: Anatomy) -> bool:
     model.eval()
     with front_without_padding(model, anatomy), torch.inference_mode(), trainer.accelerator.autocast():
         together, alone = outputs(rows), [outputs([i]) for i in rows]
-    tolerance = _tolerance(model.device, trainer.accelerator.mixed_precision)
+    rounding = tolerance(model.device, trainer.accelerator.mixed_precision)
     for of_batch, *of_each in zip(together, *alone, strict=True):
-        limit = tolerance * max(1.0, float(of_batch.abs().max()))
+        limit = rounding * max(1.0, float(of_batch.abs().max()))
         for row, own in zip(of_batch, of_each, strict=True):
             if not float((row[: own.shape[1]] - own[0]).abs().max()) <= limit:
                 return False
@@ -161,12 +159,6 @@ def extremes(inputs: Mapping[str, Any]) -> list[Row]:
         (inputs[shortest], int(every[shortest].argmin())),
         (inputs[longest], int(every[longest].argmax())),
     ]
-
-
-def _tolerance(device: torch.device, mixed_precision: str) -> float:
-    tf32 = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
-    coarse = mixed_precision != "no" or (device.type == "cuda" and tf32)
-    return TOLERANCE * (100 if coarse else 1)
 
 
 def _change(found: list[np.ndarray], expected: list[np.ndarray], tolerance: float) -> str | None:
@@ -199,30 +191,3 @@ def _examples(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def _positions(row: Row) -> int:
     dataset, i = row
     return int(dataset.positions[i])
-
-
-@contextlib.contextmanager
-def _train_mode(model: torch.nn.Module, frozen: Sequence[torch.nn.Module]) -> Iterator[None]:
-    """The model in train mode but for `frozen`; what it notes of its inputs (running statistics) is forgotten."""
-    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    model.train()
-    for module in frozen:
-        module.training = False
-    try:
-        yield
-    finally:
-        model.eval()
-        for buffer, value in before:
-            buffer.copy_(value)
-
-
-@contextlib.contextmanager
-def _same_draws(device: torch.device) -> Iterator[None]:
-    """The same random numbers in every such block; those of the run go on behind it as if there had been none."""
-    drawn = np.random.get_state()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        set_seed(0)
-        try:
-            yield
-        finally:
-            np.random.set_state(drawn)

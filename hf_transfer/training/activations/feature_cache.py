@@ -19,11 +19,11 @@ from hf_transfer.data.batches import Collator, to_device
 from hf_transfer.errors import logger
 from hf_transfer.methods import Anatomy
 from hf_transfer.models import output_tensors
-from hf_transfer.training.activation_store import ActivationStore
+from hf_transfer.training.activations.activation_store import ActivationStore
+from hf_transfer.training.activations.cached_examples import CachedExamples, PaddedActivations
+from hf_transfer.training.activations.entry import Entry
+from hf_transfer.training.activations.entry_check import EntryCheck, extremes
 from hf_transfer.training.batching import evaluation_batches, two_lengths
-from hf_transfer.training.cached_examples import CachedExamples, PaddedActivations
-from hf_transfer.training.entry import Entry
-from hf_transfer.training.entry_check import EntryCheck, extremes
 
 # Part of the key: raise it when what is kept changes.
 VERSION = 2

@@ -10,9 +10,9 @@ import numpy as np
 from hf_transfer.arguments import MethodArguments
 from hf_transfer.data.batches import Collator
 from hf_transfer.methods import Anatomy, frozen_modules
-from hf_transfer.training.cached_examples import CachedExamples
-from hf_transfer.training.entry import Entry
-from hf_transfer.training.feature_cache import FeatureCache
+from hf_transfer.training.activations.cached_examples import CachedExamples
+from hf_transfer.training.activations.entry import Entry
+from hf_transfer.training.activations.feature_cache import FeatureCache
 from hf_transfer.training.trainer import TransferTrainer
 
 HEAD_ALONE = MethodArguments(method="frozen")

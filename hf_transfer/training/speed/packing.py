@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from hf_transfer.errors import logger
 from hf_transfer.methods import Anatomy
 from hf_transfer.models import plain
-from hf_transfer.training.batching import divided, two_lengths
-from hf_transfer.training.entry import StandIn
+from hf_transfer.training.activations.entry import StandIn
+from hf_transfer.training.batching import divided
+from hf_transfer.training.trials import same_draws, tolerance, train_mode, without_dropout
 
 # More groups have less padding, and each costs a round of small operations in every layer.
 GROUPS = 4
-# Outputs of packed and padded layers that differ by more than rounding mean that this model's cannot be packed.
-TOLERANCE = 1e-4
 
 
 class Packing:
@@ -139,13 +139,13 @@ def packed(trainer: Any, anatomy: Anatomy) -> Iterator[bool]:
         trainer: as it will train.
         anatomy: of its model without adapters.
     """
-    model, args = trainer.model, trainer.args
-    if anatomy.layers is None or model.device.type != "cpu" or args.torch_compile:
+    if anatomy.layers is None or trainer.args.torch_compile:
         yield False
         return
-    layers = [layer for layer in plain(model).get_submodule(anatomy.layers) if not isinstance(layer, StandIn)]
+    model = plain(trainer.model)
+    layers = [layer for layer in model.get_submodule(anatomy.layers) if not isinstance(layer, StandIn)]
     with contextlib.ExitStack() as stack:
-        possible = bool(layers) and _agree(trainer, layers)
+        possible = bool(layers) and _same_steps(trainer, layers)
         if possible:
             stack.enter_context(_packing(layers))
         yield possible
@@ -197,29 +197,52 @@ def _packing(layers: list[nn.Module]) -> Iterator[Collection[Any]]:
             del layer.forward
 
 
-def _agree(trainer: Any, layers: list[nn.Module]) -> bool:
-    """Whether the model gives some examples of different lengths what it gives them padded."""
-    rows = two_lengths(trainer.train_dataset.lengths)
-    batch = trainer._prepare_inputs(trainer.data_collator(trainer.train_dataset.__getitems__(rows)))
-    model, training = trainer.model, trainer.model.training
-
-    def outputs() -> torch.Tensor:
-        loss, found = trainer.compute_loss(model, batch, return_outputs=True)
-        logits = found["logits"]
-        # Of a sequence the first: at the end there is padding, of which nothing is asked.
-        return torch.cat([(logits if logits.dim() == 2 else logits[:, 0]).flatten(), loss[None]]).float()
-
-    model.eval()
+def _same_steps(trainer: Any, layers: list[nn.Module]) -> bool:
+    """Whether training steps on uneven examples are the same with packed layers, but for dropout."""
+    kind = trainer.model.config.model_type
+    limit = tolerance(trainer.model.device, trainer.accelerator.mixed_precision)
     try:
-        with torch.inference_mode(), trainer.accelerator.autocast():
-            padded = outputs()
+        for rows in _uneven(trainer.train_dataset.positions):
+            padded = _gradients(trainer, rows)
             with _packing(layers) as packings:
-                own = outputs()
-    except Exception:  # whatever a layer raises says the same: it cannot take positions in one row
+                own = _gradients(trainer, rows)
+            if not any(packing is not None for _, packing in packings):
+                return False  # there is no padding, or no mask that tells where it is
+            difference = _difference(padded, own)
+            if not difference <= limit:
+                logger.info("Padding is computed too: without it a %s has gradients %.2g apart.", kind, difference)
+                return False
+    except Exception as error:  # whatever a layer raises says the same: it cannot take positions in one row
+        logger.info("Padding is computed too: a %s cannot do without (%s).", kind, " ".join(str(error).split())[:100])
         return False
-    finally:
-        model.train(training)
-    tolerance = TOLERANCE if trainer.accelerator.mixed_precision == "no" else 100 * TOLERANCE
-    return any(packing is not None for _, packing in packings) and torch.allclose(
-        padded, own, rtol=tolerance, atol=tolerance
-    )
+    return True
+
+
+def _uneven(positions: np.ndarray) -> list[list[int]]:
+    """Rows of two batches of examples: the shortest and the longest, and some in between."""
+    order = np.argsort(positions, kind="stable")
+    count = len(order)
+    return [
+        np.unique(order[places]).tolist() for places in ([0, 1 % count, -2 % count, -1], [0, count // 3, count // 2])
+    ]
+
+
+def _gradients(trainer: Any, rows: list[int]) -> list[torch.Tensor]:
+    """The loss of a batch and the gradients of all that is trained, without dropout; nothing of the run changes."""
+    model, examples = trainer.model, trainer.train_dataset.unvaried()
+    batch = trainer._prepare_inputs(trainer.data_collator(examples.__getitems__(rows)))
+    watched = list(trainer.loss.counts)
+    with train_mode(model, trainer.frozen), without_dropout(model), same_draws(model.device):
+        with trainer.accelerator.autocast():
+            loss = trainer.compute_loss(model, batch)
+        loss.backward()
+    found = [loss.detach()[None], *(p.grad for p in model.parameters() if p.grad is not None)]
+    model.zero_grad(set_to_none=True)
+    trainer.loss.counts[:] = watched
+    return found
+
+
+def _difference(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
+    """The largest difference of two losses or gradients, as a share of the largest of them all."""
+    scale = max(float(each.abs().max()) for each in expected)
+    return max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True)) / max(scale, 1e-30)

@@ -11,7 +11,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from hf_transfer.training.packing import Packing
+from hf_transfer.training.speed.packing import Packing
 
 ATTENTION = "quick_dropout"
 
