@@ -67,7 +67,10 @@ def _add_flags_of_task(parser: argparse.ArgumentParser, command: str, model: str
 
     task_class = task_class_of(model)
     commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    commands.choices[command]._add_container_actions(settings_parser(task_class, task_class.flags_for(USES[command])))
+    known = commands.choices[command]
+    known._add_container_actions(settings_parser(task_class, task_class.flags_for(USES[command])))
+    for name, about in task_class.pipeline_flags.items() if command == "predict" else ():
+        known.add_argument(f"--{name}", help=about)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,13 +86,12 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(f"--{name}", type=kind, help=about)
     command.set_defaults(run=_train, finetuning=None)
 
-    command = commands.add_parser("predict", help="label texts, or transcribe clips", allow_abbrev=False)
+    command = commands.add_parser("predict", help="apply a model to inputs", allow_abbrev=False)
     command.add_argument("model", help="output folder of a run, or Hub id")
-    command.add_argument("inputs", nargs="*", metavar="INPUT", help="texts to label, or audio files to transcribe")
+    command.add_argument("inputs", nargs="*", metavar="INPUT", help="what the model takes: a text, or a file")
     command.add_argument("--file", help="CSV, TSV, JSON, JSONL or Parquet file of inputs")
     command.add_argument("--output", help="JSONL file to write (default: standard output)")
     command.add_argument("--batch_size", type=int, default=32, help="inputs at once (default: 32)")
-    command.add_argument("--language_model", help="KenLM file (ARPA) to transcribe with; needs the extra lm")
     _add_columns(command)
     command.set_defaults(run=_predict, takes="inputs come before the flags")
 
@@ -188,14 +190,15 @@ def _predict(arguments: argparse.Namespace) -> None:
 
     errors.signals.follow()
     if bool(arguments.inputs) == bool(arguments.file):
-        raise InputError("Expected either inputs (texts, or audio files) or --file FILE.")
+        raise InputError("Expected either inputs (texts or files, as the model takes them) or --file FILE.")
     table = next((each for each in arguments.inputs if each.lower().endswith(SUFFIXES) and Path(each).is_file()), None)
     if table is not None:
         raise InputError(f"{table} is a table: --file {table} predicts its rows.")
     if arguments.batch_size < 1:
         raise InputError(f"--batch_size is {arguments.batch_size}: expected 1 or more.")
-    read = [name for name in (arguments.file, arguments.language_model, *arguments.inputs) if name is not None]
-    _refuse_output(arguments.output, arguments.model, read)
+    ours = ("command", "model", "inputs", "output", "takes", "finetuning")
+    strings = [value for name, value in vars(arguments).items() if name not in ours and isinstance(value, str)]
+    _refuse_output(arguments.output, arguments.model, [*arguments.inputs, *strings])
     rows_of_file: list[dict[str, Any]] = []
     if arguments.file:
         # A file that cannot be read is refused before the model is looked for.
@@ -211,10 +214,9 @@ def _predict(arguments: argparse.Namespace) -> None:
         rows = ({task_class().input.name: given} for given in arguments.inputs)
     first = next(rows)  # columns that are not there are refused before the model is loaded
     pipeline = load_finetuned(arguments.model)
-    if arguments.language_model and not hasattr(pipeline, "use_language_model"):
-        raise InputError(f"--language_model does not fit a model for {task_class.pipeline_tag}.")
-    if arguments.language_model:
-        pipeline.use_language_model(arguments.language_model)
+    for name in task_class.pipeline_flags:
+        if getattr(arguments, name, None) is not None:
+            getattr(pipeline, f"use_{name}")(getattr(arguments, name))
     failed = 0
 
     def counted() -> Iterator[dict[str, Any]]:

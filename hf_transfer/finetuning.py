@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, set_seed
 from hf_transfer import hub
 from hf_transfer.arguments import Arguments, DataArguments, ModelArguments, TransferTrainingArguments
 from hf_transfer.caches import usable_caches
+from hf_transfer.data.batches import to_device
 from hf_transfer.data.drawn_splits import complete_splits, cut_to_sizes
 from hf_transfer.data.groups import named_groups, only_groups
 from hf_transfer.data.leakage import measured_over, overlap, shared_units, unit_column, unknown_units
@@ -25,7 +26,7 @@ from hf_transfer.data.splits import SPLITS
 from hf_transfer.data.tables import show_bars_for
 from hf_transfer.errors import Failure, InputError, disk_trouble, logger
 from hf_transfer.evaluation.before_after import before_and_after
-from hf_transfer.methods import Anatomy, apply_method, count_parameters, merged, require_trainable
+from hf_transfer.methods import Anatomy, apply_method, bypassed_layers, count_parameters, merged, require_trainable
 from hf_transfer.models import at_commit, quiet
 from hf_transfer.parity import check_parity
 from hf_transfer.parsing import make_arguments
@@ -188,6 +189,12 @@ def _prepare(
                 facts["left_out"].setdefault(name, {})["does not fit the model"] = before[name] - len(split)
         facts |= {**_counts(splits), **task.facts(splits), "lengths": describe_lengths(inputs)}
         settle_training(arguments, model.config, len(inputs["train"]))
+        if arguments.method.leaves_adapter:
+            example = task.collator(processor)(
+                inputs["train"].unvaried().__getitems__([int(inputs["train"].lengths.argmin())])
+            )
+            bypassed = bypassed_layers(model, anatomy, to_device(model.device, example))
+            anatomy = dataclasses.replace(anatomy, bypassed=bypassed)
     description = describe_run(arguments, splits, inputs, model, newly_initialised)
     return _Run(
         arguments, processor, splits, inputs, facts, model, anatomy, newly_initialised, description, model_arguments,
@@ -214,7 +221,12 @@ def _circumstances(task: Task, arguments: Arguments, run: _Run) -> dict[str, Any
         },
         "commits": run.commits,
         "adapter": arguments.method.leaves_adapter,
-        "input": {"name": task.input.name, "word": task.input.word, "sample": task.input.sample},
+        "input": {
+            "name": task.input.name,
+            "word": task.input.word,
+            "sample": task.input.sample,
+            "rate": run.inputs["train"].rate,
+        },
         "template": task.target.template,
         "headline": list(task.target.headline),
         "seed": arguments.training.seed,

@@ -21,10 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from hf_transfer.arguments import MethodArguments
 from hf_transfer.errors import InputError, logger
 from hf_transfer.low_rank import LowRankLinear
-from hf_transfer.models import trunk_of
-
-# Linear layers by model type whose weights are read without calling them: an adapter there would have no effect.
-BYPASSED = {"wavlm": r"\.attention\.[qkv]_proj$|\.attention\.out_proj$"}
+from hf_transfer.models import output_tensors, trunk_of
 
 
 def default_learning_rate(arguments: MethodArguments, config: Any, rates: Mapping[str, float]) -> float:
@@ -52,6 +49,7 @@ class Anatomy:
         layers: name of the `ModuleList` of the trunk's layers, or None where layers share weights.
         fixed: names of parameters that the task keeps as they are, whatever the method.
         front: the part of the trunk that is fixed as a whole, if there is one.
+        bypassed: linear layers whose weights are read without calling them: see `bypassed_layers`.
     """
 
     trunk: str
@@ -59,6 +57,7 @@ class Anatomy:
     layers: str | None
     fixed: frozenset[str]
     front: str | None = None
+    bypassed: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, model: PreTrainedModel, newly_initialised: list[str]) -> "Anatomy":
@@ -209,9 +208,9 @@ def _with_adapters(model: PreTrainedModel, anatomy: Anatomy, arguments: MethodAr
         "dora": {"use_dora": True},  # Liu et al. 2024, https://arxiv.org/abs/2402.09353
         "pissa": {"init_lora_weights": "pissa"},  # Meng et al. 2024, https://arxiv.org/abs/2404.02948
     }
-    kind = model.config.model_type
-    if kind in BYPASSED:
-        logger.info("%s reads the weights of its attention past LoRA: the other linear layers get adapters.", kind)
+    if anatomy.bypassed:
+        logger.info("The weights of %d linear layers are read past LoRA, as of %s: the others get adapters.",
+                    len(anatomy.bypassed), min(anatomy.bypassed))  # fmt: skip
     config = LoraConfig(
         r=arguments.lora_r,
         revision=revision,
@@ -264,17 +263,47 @@ def linear_layers(model: PreTrainedModel, anatomy: Anatomy) -> str:
 
     Those of the head and of the fixed front are left out.
     """
-    bypassed = BYPASSED.get(model.config.model_type)
     patterns = {
         re.sub(r"\\\.\d+\\\.", r"\.\\d+\.", re.escape(name))
         for name, module in model.named_modules()
-        if isinstance(module, (torch.nn.Linear, Conv1D))
+        if _takes_adapter(name, module, anatomy)
+    }
+    return "|".join(sorted(patterns))
+
+
+def _takes_adapter(name: str, module: torch.nn.Module, anatomy: Anatomy) -> bool:
+    return (
+        isinstance(module, (torch.nn.Linear, Conv1D))
         and name.startswith(f"{anatomy.trunk}.")
         and not _inside(name, anatomy.head)
         and f"{name}.weight" not in anatomy.fixed
-        and not (bypassed and re.search(bypassed, name))
-    }
-    return "|".join(sorted(patterns))
+        and name not in anatomy.bypassed
+    )
+
+
+def bypassed_layers(model: PreTrainedModel, anatomy: Anatomy, batch: Mapping[str, torch.Tensor]) -> frozenset[str]:
+    """Linear layers whose weights a model reads without calling them, as WavLM's attention: LoRA has no effect there.
+
+    Args:
+        model: without adapters.
+        anatomy: its parts.
+        batch: inputs of the model.
+    """
+    modules = {name: module for name, module in model.named_modules() if _takes_adapter(name, module, anatomy)}
+    called: set[torch.nn.Module] = set()
+    model.eval()
+    with contextlib.ExitStack() as hooks:
+        for module in modules.values():
+            hooks.enter_context(module.register_forward_hook(lambda module, *_: called.add(module)))
+        with torch.inference_mode():
+            model(**batch)
+    weights = {name: module.weight for name, module in modules.items() if module not in called}
+    if not weights:
+        return frozenset()
+    with torch.enable_grad():
+        total = torch.stack([output.float().sum() for output in output_tensors(model(**batch))]).sum()
+        gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
+    return frozenset(name for name, gradient in zip(weights, gradients, strict=True) if gradient is not None)
 
 
 def base_model_of(folder: str, revision: str = "main") -> tuple[str, str]:

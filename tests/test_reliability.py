@@ -16,6 +16,7 @@ import torch
 from conftest import message_rows, number_rows, write_csv
 from processes import fork
 from safetensors.torch import load_file, save_file
+from transformers import BertForSequenceClassification
 
 from hf_transfer import Failure, InputError, SpeechRecognition, TextClassification, finetune
 from hf_transfer.errors import Interrupted
@@ -23,7 +24,7 @@ from hf_transfer.training import checkpoints
 
 pytestmark = pytest.mark.usefixtures("lean")
 
-STEP = "hf_transfer.training.trainer:TransferTrainer.compute_loss"
+STEP = "transformers.trainer:Trainer.training_step"
 EVALUATION = "hf_transfer.training.trainer:TransferTrainer.evaluation_loop"
 SEALING = "hashlib:file_digest"  # the files of a checkpoint are there, its manifest is not
 SAVING = "torch:save"  # the weights of a checkpoint are there, its optimizer is not
@@ -110,13 +111,13 @@ def history_of(report):
     [
         ("text", {"method": "full"}, SAVING, 4),
         ("text", {"method": "lora"}, EVALUATION, 3),
-        ("text", {"method": "frozen"}, STEP, 10),
+        ("text", {"method": "frozen"}, STEP, 7),
         ("text", {"method": "frozen", "trainable_layers": 1}, SEALING, 15),
         ("text", {"method": "scratch"}, ROTATION, 3),
         ("text", {"method": "lora", "head_first": True}, CARD, 1),
-        ("number", {"method": "lora"}, STEP, 15),
+        ("number", {"method": "lora"}, STEP, 8),
         ("number", {"method": "frozen"}, CARD, 1),
-        ("speech", {"method": "full"}, STEP, 15),
+        ("speech", {"method": "full"}, STEP, 8),
         ("speech", {"method": "lora"}, SEALING, 15),
         ("speech", {"method": "frozen", "trainable_layers": 1}, EVALUATION, 4),
         ("speech", {"method": "scratch"}, RESULT, 1),
@@ -280,7 +281,7 @@ def test_patience_survives_a_kill(tiny, texts, tmp_path):
     never = run_of(tmp_path / "never", tiny(), settings).report
     assert never["training"]["steps"] == 12  # the first evaluation is the best, three more are not better
     # The second is killed as it writes its result: the patience had run out before.
-    for name, where, call in (("steps", STEP, 13), ("end", RESULT, 1)):
+    for name, where, call in (("steps", STEP, 11), ("end", RESULT, 1)):
         killed = fork("tests/killed.py", where, call, "recipes/spam.py", "--model_name_or_path", tiny(),
                       "--output_dir", tmp_path / name, *as_flags(settings))  # fmt: skip
         assert killed.returncode == -9, killed.stderr
@@ -290,22 +291,22 @@ def test_patience_survives_a_kill(tiny, texts, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "call"),
+    ("settings", "where", "call"),
     [
-        ({"eval_strategy": "epoch", "save_strategy": "epoch"}, 7),  # in the middle of an epoch
-        ({"eval_strategy": "epoch", "save_strategy": "epoch"}, 12),  # at its end
-        ({"save_strategy": "no", "eval_strategy": "no"}, 21),  # after the last step
-        ({}, 10),
+        ({"eval_strategy": "epoch", "save_strategy": "epoch"}, "training_step", 5),  # in the middle of an epoch
+        ({"eval_strategy": "epoch", "save_strategy": "epoch"}, "training_step", 8),  # at its end
+        ({"save_strategy": "no", "eval_strategy": "no"}, "evaluation_loop", 2),  # after the last step
+        ({}, "training_step", 7),
     ],
 )
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(
-    tiny, texts, never_stopped, tmp_path, monkeypatch, settings, call
+    tiny, texts, never_stopped, tmp_path, monkeypatch, settings, where, call
 ):
     from hf_transfer.training.trainer import TransferTrainer
 
     settings = {**OFTEN, **texts, "method": "full", **settings}
     never = never_stopped(tiny(), settings)
-    honest, calls = TransferTrainer.compute_loss, []
+    honest, calls = getattr(TransferTrainer, where), []
 
     def stopping(self, *args, **kwargs):
         calls.append(args)
@@ -314,7 +315,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(
         return honest(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TransferTrainer, "compute_loss", stopping)
+        patch.setattr(TransferTrainer, where, stopping)
         with pytest.raises(Interrupted):
             run_of(tmp_path / "out", tiny(), settings)
     assert list((tmp_path / "out.partial").glob("checkpoint-*"))
@@ -478,18 +479,17 @@ def test_a_short_run_that_diverged_is_not_delivered(tiny, texts, tmp_path):
 
 @pytest.fixture
 def small_memory(monkeypatch):
-    """A device on which no more than five examples fit in evaluation, and three in training after three batches."""
-    from hf_transfer.training.trainer import TransferTrainer
+    """A device on which no more than five examples fit in evaluation, and three in training after three steps."""
+    honest, steps = BertForSequenceClassification.forward, []
 
-    honest, trained = TransferTrainer.compute_loss, []
-
-    def compute_loss(self, model, inputs, *args, **kwargs):
-        trained.extend([True] * model.training)
-        if len(inputs["labels"]) > (5 if not model.training else 3 if len(trained) > 3 else 8):
+    def forward(self, **inputs):
+        size = len(inputs["attention_mask"])
+        steps.extend([True] * (self.training and size == 8))
+        if size > (5 if not self.training else 3 if len(steps) > 3 else 8):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
-        return honest(self, model, inputs, *args, **kwargs)
+        return honest(self, **inputs)
 
-    monkeypatch.setattr(TransferTrainer, "compute_loss", compute_loss)
+    monkeypatch.setattr(BertForSequenceClassification, "forward", forward)
 
 
 def test_memory_that_is_full_is_said(tiny, texts, small_memory, tmp_path):

@@ -13,7 +13,7 @@ from hf_transfer.evaluation.figures import between, figure
 from hf_transfer.evaluation.metric_names import IN_LABEL_UNIT
 from hf_transfer.reporting.publishing import is_local_dataset, is_local_model, last_part, model_name
 
-# One template a target, on top of base.md.
+# base.md, and on top of it a template a target.
 CARDS = Path(__file__).with_name("cards")
 HYPERPARAMETERS = (
     "learning_rate",
@@ -69,7 +69,7 @@ def model_card(report: dict[str, Any], arguments: dict[str, Any]) -> str:
     )
     text = (
         _templates()
-        .get_template(f"{report['template']}.md")
+        .get_template(f"targets/{report['template']}.md")
         .render(
             name=cell(name.split("/")[-1]),
             base_model=cell(model_name(report)),

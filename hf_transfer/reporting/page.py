@@ -13,7 +13,7 @@ from hf_transfer.evaluation.metric_names import IN_LABEL_UNIT, unit_of
 from hf_transfer.reporting.publishing import is_local_dataset, last_part, model_name
 from hf_transfer.reporting.report import answer, source_change, verdict
 
-# base.html, and on top of it a template a target.
+# base.html, on top of it a template a target, and macros of each input.
 PAGES = Path(__file__).with_name("pages")
 
 
@@ -28,7 +28,7 @@ def report_page(report: Mapping[str, Any], arguments: Mapping[str, Any], media: 
     name = Path(str(arguments.get("hub_model_id") or arguments["output_dir"])).resolve().name
     source = report["data"]["source"]
     return render(
-        f"{report['template']}.html",
+        f"targets/{report['template']}.html",
         title=name,
         answer=answer(report),
         report=report,

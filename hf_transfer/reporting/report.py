@@ -143,7 +143,7 @@ def summary(report: dict[str, Any], folder: Path) -> str:
         *([source_change(report)] if "source" in report else []),
         f"Method {report['method']}: {parameters['trainable']:,} of {parameters['total']:,} weights trained "
         f"({share:.1%}) in {training['seconds']:.0f} s of training, {report['seconds']['total']:.0f} s in all.",
-        throughput(training),
+        throughput(report),
         f"The model lies in {folder}, with a page about it: {folder / 'report.html'}",
     ]
     return "\n".join(lines)
@@ -159,17 +159,18 @@ def source_change(report: Mapping[str, Any]) -> str:
     return f"On the source examples {name} changed by {shown} ({least} to {most}, 95 %){chance}."
 
 
-def throughput(training: dict[str, Any]) -> str:
+def throughput(report: Mapping[str, Any]) -> str:
     """How fast it was trained, and how much of the machine that used."""
-    if "audio_seconds_per_second" in training:
-        rate = f"{training['audio_seconds_per_second']:.1f} s of audio a second"
+    training, name = report["training"], report["input"]["rate"]
+    if name:
+        rate = f"{training[name]:.1f} {name.replace('_per_', ' a ').replace('_', ' ')}"
     else:
         rate = f"{training['real_tokens_per_second']:,.0f} tokens a second"
     used = training["flops_utilisation"]
     share = "" if used is None else f", {used:.0%} of the rate of a matrix product"
     cached = "; the layers below were computed once" if training["cached_activations"] else ""
     return (
-        f"{rate[0].upper()}{rate[1:]}, {training['padding']:.0%} of the positions padding{share}{cached}; "
+        f"{rate}, {training['padding']:.0%} of the positions padding{share}{cached}; "
         f"peak memory {training['peak_memory_bytes'] / 1e9:.1f} GB."
     )
 

@@ -37,6 +37,9 @@ class SpeechRecognition(AudioSettings, TranscriptSettings, Task):
     minimum_steps: ClassVar[int] = 1000
     auto_model: ClassVar[Any] = AutoModelForCTC
     architecture_suffixes: ClassVar[tuple[str, ...]] = ("ForCTC",)
+    pipeline_flags: ClassVar[Mapping[str, str]] = {
+        "language_model": "KenLM file (ARPA) to transcribe with; needs the extra lm"
+    }
     _argument_group_name: ClassVar[str] = "speech recognition"
 
     @property

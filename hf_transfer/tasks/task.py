@@ -38,6 +38,9 @@ class Task:
     architecture_suffixes: ClassVar[tuple[str, ...]]
     """How the architectures of its models end in a config.json."""
 
+    pipeline_flags: ClassVar[Mapping[str, str]] = {}
+    """Further flags of ``hf-transfer predict`` with their help; ``use_NAME`` of the pipeline takes what is given."""
+
     @property
     def input(self) -> Input:
         """What goes in."""
