@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("predict", help="apply a model to inputs", allow_abbrev=False)
     command.add_argument("model", help="output folder of a run, or Hub id")
-    command.add_argument("inputs", nargs="*", metavar="INPUT", help="what the model takes: a text, or a file")
+    command.add_argument("inputs", nargs="*", metavar="INPUT", help="what the model takes, as it is or as a file")
     command.add_argument("--file", help="CSV, TSV, JSON, JSONL or Parquet file of inputs")
     command.add_argument("--output", help="JSONL file to write (default: standard output)")
     command.add_argument("--batch_size", type=int, default=32, help="inputs at once (default: 32)")
@@ -173,14 +173,9 @@ def _train(arguments: argparse.Namespace) -> None:
         command = ["-m", "accelerate.commands.launch", "--multi_gpu", *told, "-m", "hf_transfer.cli", "train"]
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, *command, arguments.task, *flags])
-    from hf_transfer.finetuning import finetune
-    from hf_transfer.parsing import parse_arguments
-    from hf_transfer.reporting.report import next_command
+    from hf_transfer.recipe import run_recipe
 
-    settled = parse_arguments(task_class, flags, description=task_class.__doc__)
-    result = finetune(settled.task, settled)
-    if settled.training.should_save:
-        show(f"\n{result}\n{next_command(result, settled.task)}")
+    run_recipe(task_class, flags, description=task_class.__doc__)
 
 
 def _predict(arguments: argparse.Namespace) -> None:
@@ -190,7 +185,7 @@ def _predict(arguments: argparse.Namespace) -> None:
 
     errors.signals.follow()
     if bool(arguments.inputs) == bool(arguments.file):
-        raise InputError("Expected either inputs (texts or files, as the model takes them) or --file FILE.")
+        raise InputError("Expected either inputs or --file FILE.")
     table = next((each for each in arguments.inputs if each.lower().endswith(SUFFIXES) and Path(each).is_file()), None)
     if table is not None:
         raise InputError(f"{table} is a table: --file {table} predicts its rows.")

@@ -179,7 +179,7 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
                 use_cpu=pipeline.device.type == "cpu",
                 bf16=False,
                 auto_find_batch_size=True,
-                **task.defaults,
+                per_device_eval_batch_size=task.defaults["per_device_eval_batch_size"],
             ),
         )
         trainer = make_trainer(Prepared(arguments, processor, splits, inputs), pipeline.model, Path(folder))

@@ -20,7 +20,7 @@ from hf_transfer.arguments import (
     TransferTrainingArguments,
     fitting,
 )
-from hf_transfer.errors import InputError, nearest
+from hf_transfer.errors import InputError, logger, nearest
 from hf_transfer.yaml_text import NULLS, Written, read_yaml
 
 # What names the data: flags for some of it take the place of a file's for all of it.
@@ -159,7 +159,7 @@ def keyword_arguments(task: Any, keywords: Mapping[str, Any]) -> dict[str, Any]:
         InputError: a keyword is unknown or misspelt.
     """
     if not dataclasses.is_dataclass(task) or isinstance(task, type):
-        raise InputError(f"The task is {task!r}: expected one such as TextClassification() or SpeechRecognition().")
+        raise InputError(f"The task is {task!r}: expected an instance of one, with parentheses.")
     names = [f.name for group in _groups_of(type(task)) for f in dataclasses.fields(group) if f.init]
     own = {f.name for f in dataclasses.fields(task)}
     for key in keywords:
@@ -180,6 +180,8 @@ def build_arguments(task_class: Any, values: Mapping[str, Any]) -> Arguments:
     Raises:
         InputError: they do not fit together.
     """
+    if "model_name_or_path" not in values:
+        logger.info("The model is %s (--model_name_or_path).", task_class.defaults["model_name_or_path"])
     values = {**task_class.defaults, **values}
     model, data, task, method, training = (
         group(**{f.name: values[f.name] for f in dataclasses.fields(group) if f.init and f.name in values})

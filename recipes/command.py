@@ -9,9 +9,8 @@ The data are clips with labels: a table of paths, an audiofolder, or a dataset; 
 
 from importlib.resources import files
 
-from hf_transfer.errors import run_command, show
+from hf_transfer.errors import run_command
 
-DEFAULTS = {"model_name_or_path": "facebook/wav2vec2-base"}
 DEMO = files("hf_transfer") / "demo" / "speech"
 DATASET = {
     "model_name_or_path": str(DEMO / "wav2vec2-tiny-commands-american"),
@@ -22,16 +21,10 @@ DATASET = {
 
 def main() -> None:
     # Here, as they take seconds: Ctrl-C ends the recipe without a traceback then too.
-    from hf_transfer import AudioClassification, finetune
-    from hf_transfer.parsing import parse_arguments
-    from hf_transfer.reporting.report import next_command
+    from hf_transfer import AudioClassification
+    from hf_transfer.recipe import run_recipe
 
-    arguments = parse_arguments(
-        AudioClassification, defaults=DEFAULTS, defaults_without_data=DATASET, description=__doc__
-    )
-    result = finetune(arguments.task, arguments)
-    if arguments.training.should_save:
-        show(f"\n{result}\n{next_command(result, arguments.task)}")
+    run_recipe(AudioClassification, defaults_without_data=DATASET, description=__doc__)
 
 
 if __name__ == "__main__":

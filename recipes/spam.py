@@ -7,24 +7,17 @@
 The file needs a column of texts and one of labels; --help lists every argument.
 """
 
-from hf_transfer.errors import run_command, show
+from hf_transfer.errors import run_command
 
-DEFAULTS = {"model_name_or_path": "google-bert/bert-base-uncased"}
 DATASET = {"dataset_name": "ucirvine/sms_spam"}
 
 
 def main() -> None:
     # Here, as they take seconds: Ctrl-C ends the recipe without a traceback then too.
-    from hf_transfer import TextClassification, finetune
-    from hf_transfer.parsing import parse_arguments
-    from hf_transfer.reporting.report import next_command
+    from hf_transfer import TextClassification
+    from hf_transfer.recipe import run_recipe
 
-    arguments = parse_arguments(
-        TextClassification, defaults=DEFAULTS, defaults_without_data=DATASET, description=__doc__
-    )
-    result = finetune(arguments.task, arguments)
-    if arguments.training.should_save:
-        show(f"\n{result}\n{next_command(result, arguments.task)}")
+    run_recipe(TextClassification, defaults_without_data=DATASET, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ def test_merge_gives_plain_weights_that_predict_the_same(trained, command, tmp_p
     ("arguments", "says"),
     [
         (["predict", "/nowhere", "text"], "/nowhere"),
-        (["predict", "/nowhere"], "Expected either inputs (texts or files, as the model takes them) or --file"),
+        (["predict", "/nowhere"], "Expected either inputs or --file"),
         (["predict", "/nowhere", "--file", "/none.csv"], "no such file"),
         (["predict", "x", "--flie", "y"], "Did you mean --file?"),
         (["train"], "Name a task. There are: text-classification"),

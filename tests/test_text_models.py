@@ -282,9 +282,9 @@ def test_texts_of_which_not_a_word_is_known_are_refused(tiny, recipe, tmp_path):
 
 
 def test_the_extra_that_reads_sentencepiece_is_named(tiny, recipe, tmp_path, monkeypatch):
-    from hf_transfer import models
+    from hf_transfer.inputs.text import tokenizers
 
-    monkeypatch.setattr(models, "_is_installed", lambda library: library != "sentencepiece")
+    monkeypatch.setattr(tokenizers, "_is_installed", lambda library: library != "sentencepiece")
     folder = shutil.copytree(tiny(), tmp_path / "base")
     (folder / "tokenizer.json").unlink()
     (folder / "spm.model").write_bytes(b"\x0a\x0e\x0a\x05<unk>\x15\x00\x00\x00\x00\x18\x02")

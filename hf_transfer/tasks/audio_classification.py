@@ -24,7 +24,11 @@ class AudioClassification(AudioSettings, LabelSettings, Task):
         default=0.0, metadata={"help": "Play training clips up to this share faster or slower; 0: as they are."}
     )
     pipeline_tag: ClassVar[str] = "audio-classification"
-    defaults: ClassVar[Mapping[str, Any]] = {"per_device_train_batch_size": 16, "per_device_eval_batch_size": 16}
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "model_name_or_path": "facebook/wav2vec2-base",
+        "per_device_train_batch_size": 16,
+        "per_device_eval_batch_size": 16,
+    }
     # A head reads the mean over a clip of what it is given by position, which varies less from clip to clip.
     learning_rates: ClassVar[Mapping[str, float]] = {
         "full": 5e-5,

@@ -21,6 +21,7 @@ class SpeechRecognition(AudioSettings, TranscriptSettings, Task):
     pipeline_tag: ClassVar[str] = "automatic-speech-recognition"
     # Sixteen clips a step, eight at a time: half a minute of speech each takes gigabytes in a large model.
     defaults: ClassVar[Mapping[str, Any]] = {
+        "model_name_or_path": "facebook/wav2vec2-base-960h",
         "per_device_train_batch_size": 8,
         "gradient_accumulation_steps": 2,
         "per_device_eval_batch_size": 8,

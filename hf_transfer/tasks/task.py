@@ -26,7 +26,7 @@ class Task:
     pipeline_tag: ClassVar[str]
     """The task's name on the Hub."""
     defaults: ClassVar[Mapping[str, Any]]
-    """Training arguments by flag name that are the task's own unless the user says otherwise, however a run starts."""
+    """Arguments by flag name, the model among them, that a run has unless the user says otherwise."""
     learning_rates: ClassVar[Mapping[str, float]]
     """Peak learning rates by method, and of a head alone (``head``): see `methods.default_learning_rate`."""
     epochs: ClassVar[int]

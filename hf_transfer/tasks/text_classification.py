@@ -20,7 +20,11 @@ class TextClassification(TextSettings, LabelSettings, Task):
     """A text classifier."""
 
     pipeline_tag: ClassVar[str] = "text-classification"
-    defaults: ClassVar[Mapping[str, Any]] = {"per_device_train_batch_size": 16, "per_device_eval_batch_size": 32}
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "model_name_or_path": "google-bert/bert-base-uncased",
+        "per_device_train_batch_size": 16,
+        "per_device_eval_batch_size": 32,
+    }
     # Full: the top of the BERT paper's range (Devlin et al. 2019, appendix A.3). LoRA wants about ten times that
     # (Schulman et al. 2025, "LoRA Without Regret"). A head alone sees standardised inputs.
     learning_rates: ClassVar[Mapping[str, float]] = {

@@ -28,7 +28,8 @@ from hf_transfer.inputs.text.models import (
     usable_padding,
 )
 from hf_transfer.inputs.text.settings import TextSettings
-from hf_transfer.models import load_config, load_tokenizer
+from hf_transfer.inputs.text.tokenizers import load_tokenizer
+from hf_transfer.models import load_config
 
 TEXT_COLUMNS = ("text", "sentence", "sms", "message", "review", "content", "comment", "comment_text", "tweet", "body",
                 "premise", "sentence1", "question1", "question")  # fmt: skip
