@@ -159,7 +159,7 @@ def keyword_arguments(task: Any, keywords: Mapping[str, Any]) -> dict[str, Any]:
         InputError: a keyword is unknown or misspelt.
     """
     if not dataclasses.is_dataclass(task) or isinstance(task, type):
-        raise InputError(f"The task is {task!r}: expected an instance of one, with parentheses.")
+        raise InputError(f"The task is {task!r}: expected an instance of a task: its class with parentheses.")
     names = [f.name for group in _groups_of(type(task)) for f in dataclasses.fields(group) if f.init]
     own = {f.name for f in dataclasses.fields(task)}
     for key in keywords:

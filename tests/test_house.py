@@ -1,10 +1,14 @@
 """Which module may know which: the map in CONTRIBUTING.md, read from imports and strings."""
 
 import ast
+import inspect
 import re
 
 import pytest
 from conftest import ROOT
+from transformers import Trainer
+
+from hf_transfer.training.trainer import TransferTrainer
 
 PACKAGE = ROOT / "hf_transfer"
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if "demo" not in file.parts)
@@ -89,3 +93,35 @@ def test_tasks_inputs_targets_and_families_are_named_in_their_rooms_alone():
 def test_one_file_imports_peft():
     files = [file.name for file in FILES if re.search(r"^\s*(from|import) peft\b", file.read_text(), re.MULTILINE)]
     assert files == ["methods.py"]
+
+
+# Trainer's methods without a promise, as they are called: what overrides them has to change where they do.
+OVERRIDDEN = {
+    "_evaluate": ["trial", "ignore_keys_for_eval", "skip_scheduler"],
+    "_get_num_items_in_batch": ["batch_samples", "device"],
+    "_get_output_dir": ["trial"],
+    "_init_training_state": ["max_steps", "num_update_steps_per_epoch", "num_train_epochs", "resume_from_checkpoint",
+                             "trial"],
+    "_prepare_input": ["data"],
+    "_run_epoch": ["model", "epoch", "train_dataloader", "steps_in_epoch", "num_update_steps_per_epoch", "trial",
+                   "ignore_keys_for_eval", "start_time", "resume_from_checkpoint", "epochs_trained",
+                   "steps_trained_in_current_epoch"],
+    "_save_checkpoint": ["model", "trial"],
+    "_update_auto_batch_size": ["batch_size"],
+}  # fmt: skip
+CALLED = {
+    "_maybe_log_save_evaluate": ["tr_loss", "grad_norm", "model", "trial", "epoch", "ignore_keys_for_eval",
+                                 "start_time", "learning_rate"],
+    "_prepare_inputs": ["inputs"],
+}  # fmt: skip
+
+
+def test_what_is_used_of_trainer_without_a_promise_is_as_it_was():
+    own = {name for kind in TransferTrainer.__mro__[: TransferTrainer.__mro__.index(Trainer)] for name in vars(kind)}
+    private = {name for name in own if re.match("_[a-z]", name) and hasattr(Trainer, name)}
+    assert private == set(OVERRIDDEN)
+    for name, parameters in (OVERRIDDEN | CALLED).items():
+        assert list(inspect.signature(getattr(Trainer, name)).parameters)[1:] == parameters, name
+    source = inspect.getsource(Trainer)
+    for name in (*OVERRIDDEN, *CALLED, "_tr_loss", "_globalstep_last_logged"):
+        assert f"self.{name}" in source, name

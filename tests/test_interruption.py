@@ -173,7 +173,7 @@ def test_a_second_interrupt_ends_at_once_and_the_last_checkpoint_is_good(tiny, t
     slow = tmp_path / "slow.py"
     slow.write_text(
         "import runpy, sys, time\n"
-        "import hf_transfer.training.trainer as trainer\n"
+        "import hf_transfer.training.trainer_checkpoints as trainer\n"
         "honest = trainer.seal\n"
         "def seal(staged, folder, run):\n"
         "    if 'checkpoint-2' not in staged.name:\n"

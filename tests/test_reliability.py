@@ -28,7 +28,7 @@ STEP = "transformers.trainer:Trainer.training_step"
 EVALUATION = "hf_transfer.training.trainer:TransferTrainer.evaluation_loop"
 SEALING = "hashlib:file_digest"  # the files of a checkpoint are there, its manifest is not
 SAVING = "torch:save"  # the weights of a checkpoint are there, its optimizer is not
-ROTATION = "hf_transfer.training.trainer:remove_old"  # the new one is in place, the old one too
+ROTATION = "hf_transfer.training.trainer_checkpoints:remove_old"  # the new one is in place, the old one too
 RESULT = "hf_transfer.finetuning:_write_model"
 CARD = "hf_transfer.finetuning:model_card"  # the weights of the result are written, the card is not
 # Two evaluations and checkpoints an epoch of 8 steps, logs between them; augmentation and dropout draw at random.
@@ -164,7 +164,7 @@ def left(tiny, never_stopped, tmp_path_factory):
                 raise OSError(28, "No space left on device")
             return honest(*args)
 
-        patch.setattr("hf_transfer.training.trainer.seal", full_disk)
+        patch.setattr("hf_transfer.training.trainer_checkpoints.seal", full_disk)
         with pytest.raises(
             Failure, match=r"No space left on device. The last good checkpoint is .*checkpoint-6. Make"
         ):
@@ -396,7 +396,7 @@ def test_a_run_that_goes_back_leaves_no_checkpoints_of_what_it_left(tiny, unfini
     shutil.copytree(work / "checkpoint-6", work / "checkpoint-9")
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf_transfer.training.trainer.remove_old", lambda *_: seen.append(names_in(work)))
+        patch.setattr("hf_transfer.training.trainer_checkpoints.remove_old", lambda *_: seen.append(names_in(work)))
         leave_unfinished(
             tmp_path / "out", tiny(),
             unfinished | {"resume_from_checkpoint": str(work / "checkpoint-3"), "num_train_epochs": 3.0},

@@ -2,32 +2,26 @@
 
 import contextlib
 import math
-import shutil
-import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
-from accelerate.utils import gather_object
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, set_seed
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers import EarlyStoppingCallback, ProgressCallback, set_seed
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
 from hf_transfer.data.batches import model_inputs_of
 from hf_transfer.errors import logger
 from hf_transfer.training.batching import PaddedExamples, TrainingBatches, evaluation_batches
-from hf_transfer.training.checkpoints import STAGING, Progress, remove_old, seal, written_beside
-from hf_transfer.training.health import Health, require_finite
-from hf_transfer.training.loss import Loss, mean_loss
+from hf_transfer.training.checkpoints import Progress
+from hf_transfer.training.health import Health
+from hf_transfer.training.loss import Loss, Readout, mean_loss
 from hf_transfer.training.progress_shown import ProgressLines, QuietProgress
+from hf_transfer.training.trainer_checkpoints import CheckpointingTrainer
+from hf_transfer.training.trainer_evaluation import EvaluatingTrainer
 
 
-class TransferTrainer(Trainer):
+class TransferTrainer(CheckpointingTrainer, EvaluatingTrainer):
     """A Trainer whose step is the exact mean over its examples.
 
     transformers 5 divides the loss of a step by a count that BERT-like classifiers and CTC models ignore, so that
@@ -42,21 +36,16 @@ class TransferTrainer(Trainer):
         **kwargs: see there.
     """
 
-    def __init__(
-        self, *args: Any, loss: Loss, readout: Callable[..., list[Any]], run: Mapping[str, Any], **kwargs: Any
-    ):
+    def __init__(self, *args: Any, loss: Loss, readout: Readout, run: Mapping[str, Any], **kwargs: Any):
         # Trainer asks this argument whether the loss is divided already; compute_loss() below calls it.
         super().__init__(*args, compute_loss_func=loss, **kwargs)
         self.loss, self.readout, self.run = loss, readout, run
-        self.staging: Path | None = None
-        # A block in which the model has all of its parts, where some are left out of training; it is not run there.
-        self.whole_model: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+        self.staging = None
+        self.whole_model = contextlib.nullcontext
         # Trainer puts the whole model into train mode before each step; these stay in eval mode.
         self.frozen: list[torch.nn.Module] = []
         self.first_weights: dict[str, torch.Tensor] | None = None
-        # What knows of the signals that have come: see `interruption`. Passes over examples end early by it.
-        self.stop: Any = None
-        self.in_pass = False
+        self.stop, self.in_pass = None, False
         self.progress = Progress(self)
         self.add_callback(self.progress)
         self.remove_callback(ProgressCallback)
@@ -185,161 +174,6 @@ class TransferTrainer(Trainer):
                 self.loss.counts[:] = [self.accelerator.reduce(own, reduction="sum") for own in self.loss.counts]
             logs = logs | self.loss.watched() | {"loss_at_chance": self.loss.chance}
         super().log(logs, start_time)
-
-    # --- checkpoints ------------------------------------------------------------------------------------------
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self.staging or super()._get_output_dir(trial))
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Written by all processes beside the others, then sealed and renamed into place by one."""
-        require_finite(self.model, self.args.learning_rate, self.args.output_dir)
-        folder = Path(self.args.output_dir)
-        if self.args.should_save:
-            shutil.rmtree(folder / STAGING, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self.staging = folder / STAGING
-        try:
-            with written_beside(folder), self.whole_model():
-                super()._save_checkpoint(model, trial)
-                staged = self.staging / f"checkpoint-{self.state.global_step}"
-                if not self.args.save_only_model:
-                    self.progress.save(staged)
-                self.accelerator.wait_for_everyone()
-                self._know_best(folder)
-                if self.args.should_save:
-                    self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
-                    seal(staged, folder, self.run)
-                    # Only now: before, an older one was the last that is whole.
-                    remove_old(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
-        finally:
-            self.staging = None
-        self.accelerator.wait_for_everyone()
-
-    def _know_best(self, *folders: Path) -> None:
-        """The best checkpoint by its place now, wherever it was written; the search begins anew where it is gone."""
-        step = self.state.best_global_step
-        if step is None:
-            return
-        places = [
-            *folders,
-            *([Path(self.state.best_model_checkpoint).parent] if self.state.best_model_checkpoint else []),
-        ]
-        best = [place / f"checkpoint-{step}" for place in places]
-        there = [checkpoint for checkpoint in best if checkpoint.is_dir()]
-        if self.staging is not None and step == self.state.global_step:
-            there = best[:1]  # being written
-        self.state.best_model_checkpoint = str(there[0]) if there else None
-        if not there:
-            logger.info("The best checkpoint so far, of step %d, is gone: the best of those to come is kept.", step)
-            self.state.best_metric = self.state.best_global_step = None
-
-    def _init_training_state(
-        self,
-        max_steps: int,
-        num_update_steps_per_epoch: int,
-        num_train_epochs: int,
-        resume_from_checkpoint: str | None = None,
-        trial: Any = None,
-    ) -> tuple[int, int]:
-        done = super()._init_training_state(
-            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
-        )
-        if resume_from_checkpoint is not None:
-            self.progress.load(Path(resume_from_checkpoint))
-            self._know_best(Path(self.args.output_dir), Path(resume_from_checkpoint).parent)
-            if self.state.global_step >= max_steps:
-                return num_train_epochs, 0  # it was stopped after its last step
-            if any(
-                isinstance(callback, EarlyStoppingCallback)
-                and callback.early_stopping_patience_counter >= callback.early_stopping_patience
-                for callback in self.callback_handler.callbacks
-            ):
-                return num_train_epochs, 0  # it had stopped early already
-        return done
-
-    def _run_epoch(self, **kwargs: Any) -> None:
-        if not self.control.should_training_stop:  # an evaluation that was due has stopped it early
-            super()._run_epoch(**kwargs)
-
-    # --- evaluation -------------------------------------------------------------------------------------------
-
-    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
-        """Evaluate in training; where a signal ends it, the checkpoint knows that the evaluation is still due."""
-        self.progress.evaluation_due = True
-        metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
-        self.progress.evaluation_due = False
-        return metrics
-
-    def evaluate_what_is_due(self) -> None:
-        """The evaluation that a signal ended, and what follows from it: see `checkpoint_on_signal`."""
-        self.control.should_evaluate, self.control.should_log = True, False
-        self._maybe_log_save_evaluate(
-            self._tr_loss, None, self.model, None, self.state.epoch or 0.0, None, time.time(),
-        )  # fmt: skip
-
-    def evaluation_loop(
-        self,
-        dataloader: DataLoader,
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
-        """What `readout` keeps of every example [n], in the dataset's order, on every process; mean loss over them."""
-        args = self.args
-        while True:
-            try:
-                found, terms = self._outputs(dataloader)
-            except RuntimeError as error:
-                batch_size = args.per_device_eval_batch_size
-                if not (args.auto_find_batch_size and should_reduce_batch_size(error)) or batch_size == 1:
-                    raise
-            else:
-                return self._measured(found, terms, metric_key_prefix)
-            args.per_device_eval_batch_size = max(1, args.per_device_eval_batch_size // 2)
-            logger.info("Out of memory: measured %d at a time (--per_device_eval_batch_size).",
-                        args.per_device_eval_batch_size)  # fmt: skip
-            clear_device_cache(garbage_collection=True)
-            dataloader = self.get_eval_dataloader(dataloader.dataset.dataset)  # type: ignore[attr-defined]
-
-    def _outputs(self, dataloader: DataLoader) -> tuple[list[tuple[int, Any]], torch.Tensor]:
-        """What is kept of each of this process's examples, by its index; sums and weights of the loss [2, terms]."""
-        batches: Any = dataloader.batch_sampler
-        self.callback_handler.eval_dataloader = dataloader
-        self.model.eval()
-        found: list[tuple[int, Any]] = []
-        terms: Any = 0.0
-        self.in_pass = True
-        for indices, batch in zip(batches, dataloader, strict=True):
-            if self.stop is not None and self.stop.signal_number:
-                break
-            inputs = self._prepare_inputs(batch)
-            # In mixed precision only while the model trains: accelerate has wrapped its forward pass then.
-            with torch.inference_mode():
-                outputs = self.model(**model_inputs_of(inputs))
-                terms = terms + torch.stack([self.loss(outputs, inputs), self.loss.weights(inputs)]).cpu().double()
-                found += zip(indices, self.readout(outputs, inputs), strict=True)
-            self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-        self.in_pass = False
-        if self.stop is not None:
-            self.stop.end_pass()
-        return found, terms
-
-    def _measured(self, found: list[tuple[int, Any]], terms: torch.Tensor, metric_key_prefix: str) -> EvalLoopOutput:
-        """Of all processes, in the dataset's order."""
-        if self.args.world_size > 1:
-            found = gather_object(found)
-            terms = sum(gather_object([terms]))
-        found.sort(key=lambda pair: pair[0])
-        predictions = np.empty(len(found), dtype=object)  # each may have a size of its own
-        for i, (_, value) in enumerate(found):
-            predictions[i] = value
-        metrics = {f"{metric_key_prefix}_loss": float(mean_loss(*terms))}
-        if self.compute_metrics is not None and metric_key_prefix == "eval":
-            computed = self.compute_metrics(EvalPrediction(predictions=predictions, label_ids=None))
-            metrics |= {f"{metric_key_prefix}_{name}": value for name, value in computed.items()}
-        return EvalLoopOutput(predictions=predictions, label_ids=None, metrics=metrics, num_samples=len(found))
 
 
 class _EpochDataLoader(DataLoader):
