@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hf_transfer.finetuning import finetune
     from hf_transfer.hub import push
     from hf_transfer.inference import load_finetuned
+    from hf_transfer.recipe import run_recipe
     from hf_transfer.studying import study
     from hf_transfer.tasks.audio_classification import AudioClassification
     from hf_transfer.tasks.speech_recognition import SpeechRecognition
@@ -29,6 +30,7 @@ __all__ = [
     "finetune",
     "load_finetuned",
     "push",
+    "run_recipe",
     "study",
 ]
 
@@ -42,6 +44,7 @@ _MODULE_OF = {
     "finetune": "hf_transfer.finetuning",
     "load_finetuned": "hf_transfer.inference",
     "push": "hf_transfer.hub",
+    "run_recipe": "hf_transfer.recipe",
     "study": "hf_transfer.studying",
 }
 

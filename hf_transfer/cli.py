@@ -173,7 +173,7 @@ def _train(arguments: argparse.Namespace) -> None:
         command = ["-m", "accelerate.commands.launch", "--multi_gpu", *told, "-m", "hf_transfer.cli", "train"]
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, *command, arguments.task, *flags])
-    from hf_transfer.recipe import run_recipe
+    from hf_transfer import run_recipe
 
     run_recipe(task_class, flags, description=task_class.__doc__)
 

@@ -25,8 +25,7 @@ DATASET = {
 
 def main() -> None:
     # Here, as they take seconds: Ctrl-C ends the recipe without a traceback then too.
-    from hf_transfer import SpeechRecognition
-    from hf_transfer.recipe import run_recipe
+    from hf_transfer import SpeechRecognition, run_recipe
 
     run_recipe(SpeechRecognition, defaults_without_data=DATASET, description=__doc__)
 

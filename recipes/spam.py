@@ -14,8 +14,7 @@ DATASET = {"dataset_name": "ucirvine/sms_spam"}
 
 def main() -> None:
     # Here, as they take seconds: Ctrl-C ends the recipe without a traceback then too.
-    from hf_transfer import TextClassification
-    from hf_transfer.recipe import run_recipe
+    from hf_transfer import TextClassification, run_recipe
 
     run_recipe(TextClassification, defaults_without_data=DATASET, description=__doc__)
 
