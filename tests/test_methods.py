@@ -192,7 +192,7 @@ def test_a_head_of_another_size_is_made_anew(tiny, messages, tmp_path, caplog):
 
 
 def test_a_head_for_the_same_labels_is_kept_and_for_others_is_not(tiny, messages, tmp_path, caplog):
-    first = run(tiny, "bert", messages, tmp_path / "first", max_steps=-1, num_train_epochs=20, learning_rate=3e-3)
+    first = run(tiny, "bert", messages, tmp_path / "first", max_steps=-1, num_train_epochs=4, learning_rate=3e-3)
     with caplog.at_level("INFO", "hf_transfer"):
         again = run(tiny, "bert", messages, tmp_path / "again", model_name_or_path=str(tmp_path / "first")).report
     assert "head is kept: ham, spam" in caplog.text

@@ -546,6 +546,7 @@ def test_a_collapse_to_blanks_is_stopped(recipe, tmp_path):
         row["file_name"] = str(packaged / "commands" / row["file_name"])
     result = recipe("accent", "--output_dir", tmp_path / "out", "--learning_rate", 0.1, "--warmup_steps", 10,
                     "--max_steps", 80, "--logging_steps", 1, "--save_strategy", "steps", "--save_steps", 5,
+                    "--gradient_accumulation_steps", 1,
                     "--model_name_or_path", packaged / "wav2vec2-tiny-commands-american",
                     "--train_file", write_csv(tmp_path / "clips.csv", rows))  # fmt: skip
     assert result.code == 1

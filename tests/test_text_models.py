@@ -195,7 +195,7 @@ def test_a_model_without_positions_has_no_limit(tiny, family, asked, limit, tmp_
     changed_config(folder, "tokenizer_config.json", model_max_length=10**30)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert most_tokens(AutoModelForSequenceClassification.from_config(config).eval(), tokenizer) is None
-    rows = message_rows(40)
+    rows = message_rows(16)
     rows[0]["text"] += " call now" * 400
     with caplog.at_level("INFO", "hf_transfer"):
         finetune(
