@@ -39,6 +39,8 @@ test: $(VENV)/installed ## Lint, types and tests
 bench: $(VENV)/installed ## Against transformers' Trainer, alternating (MESSAGES=file.tsv; an hour and a half)
 	@$(BIN)/python benchmarks/text.py $(TEXTS)
 	@$(BIN)/python benchmarks/text.py $(TEXTS) --method lora
+	@$(BIN)/python benchmarks/text.py $(TEXTS) --ablation --examples 320 --rounds 5
+	@$(BIN)/python benchmarks/text.py $(TEXTS) --ablation --examples 320 --rounds 5 --method lora
 	@$(BIN)/python benchmarks/text.py $(TEXTS) --method frozen --epochs 10 --examples 3200 --whole
 	@$(BIN)/python benchmarks/text.py $(TEXTS) --method frozen --trainable_layers 2 --epochs 5
 	@$(BIN)/python benchmarks/speech.py training

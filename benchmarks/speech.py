@@ -161,7 +161,7 @@ def training(asked: Any) -> None:
     from hf_transfer.data.loading import load_splits
     from hf_transfer.methods import Anatomy, apply_method
     from hf_transfer.models import quiet
-    from hf_transfer.training.activations.precomputed import constant_part
+    from hf_transfer.training.activations.precomputed import precompute
     from hf_transfer.training.fit import Prepared, fit, make_trainer, settle_training
 
     method = MethodArguments(asked.method, trainable_layers=asked.trainable_layers)
@@ -198,8 +198,8 @@ def training(asked: Any) -> None:
 
         def run() -> Any:
             shutil.rmtree(Path(datasets.config.HF_DATASETS_CACHE) / "hf_transfer_activations", ignore_errors=True)
-            constant = constant_part(trainer, anatomy, method, {"train": inputs["train"]})
-            return fit(trainer, anatomy, method, constant, None)
+            precomputed = precompute(trainer, anatomy, method, {"train": inputs["train"]})
+            return fit(trainer, anatomy, method, precomputed, None)
 
         compare({"stock": stock.train, "ours": run}, sum(lengths) * asked.epochs, "s of audio", asked.rounds)
         cost = run()

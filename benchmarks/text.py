@@ -8,20 +8,27 @@ run_classification.py does by default; `flags` are the best that Trainer has (dy
 length); `ours` is finetune()'s, with an empty cache of activations. Under `frozen` Trainer has the gradients of the
 trunk off; `stock` is for `full` alone. With --whole it is not training alone that is timed: Trainer tokenizes, trains
 and predicts a test split once; finetune() does all that it does, from the table to the folder that has been read back.
-Each round has a seed of its own there, and the accuracies of both are printed.
+Each round has a seed of its own there, and the accuracies of both are printed. With --ablation, ours stands against
+ours with one piece of `hf_transfer.training.speed` left out.
 """
 
+import contextlib
+import functools
+import importlib
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import datasets
 import numpy as np
 import torch
 from alternating import compare, parser
 from datasets import Dataset, DatasetDict
+from peft.tuners.lora import Linear as LoraLinear
+from torch.nn import functional
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -34,10 +41,26 @@ from transformers import (
 from hf_transfer import TextClassification, finetune
 from hf_transfer.arguments import Arguments, DataArguments, MethodArguments, ModelArguments, TransferTrainingArguments
 from hf_transfer.data.tables import load_file
-from hf_transfer.methods import AddedLinear, Anatomy, apply_method
+from hf_transfer.methods import Anatomy, apply_method
 from hf_transfer.models import quiet
-from hf_transfer.training.activations.precomputed import constant_part
+from hf_transfer.training.activations.precomputed import precompute
 from hf_transfer.training.fit import Prepared, fit, make_trainer, settle_training
+
+
+@contextlib.contextmanager
+def replaced(place: str, value: Any) -> Iterator[None]:
+    """Another value at ``module:name`` inside the block."""
+    module, _, name = place.partition(":")
+    with mock.patch.object(importlib.import_module(module), name, value):
+        yield
+
+
+# What is left out, and what stands in its place.
+PIECES: dict[str, tuple[str, Any]] = {
+    "packing": ("hf_transfer.training.speed:packed", lambda *_: contextlib.nullcontext(False)),
+    "dropout": ("hf_transfer.training.speed.dropout:dropout", lambda x, p: functional.dropout(x, p, training=True)),
+    "low rank": ("hf_transfer.methods:AddedLinear", LoraLinear),
+}
 
 
 def load(name: str, method: MethodArguments) -> tuple[Any, Anatomy]:
@@ -56,16 +79,19 @@ def trainer_way(
         batched=True, remove_columns=table.column_names,
     )  # fmt: skip
     flags = {} if stock else {"train_sampling_strategy": "group_by_length"}
-    model, _ = load(asked.model_name_or_path, MethodArguments(asked.method, trainable_layers=asked.trainable_layers))
-    for module in model.modules():
-        if isinstance(module, AddedLinear):
-            module.__class__ = AddedLinear.__base__  # peft's own
+    with replaced(*PIECES["low rank"]):
+        model, _ = load(
+            asked.model_name_or_path, MethodArguments(asked.method, trainable_layers=asked.trainable_layers)
+        )
     collator = None if stock else DataCollatorWithPadding(tokenizer)
     arguments = TrainingArguments(folder, **settings, **flags)
     return Trainer(model, arguments, train_dataset=examples, data_collator=collator).train
 
 
-def our_way(asked: Any, table: Dataset, folder: str, settings: dict[str, Any]) -> Callable[[], Any]:
+def our_way(
+    asked: Any, table: Dataset, folder: str, settings: dict[str, Any], without: str | None = None
+) -> Callable[[], Any]:
+    left_out = contextlib.nullcontext if without is None else functools.partial(replaced, *PIECES[without])
     method = MethodArguments(asked.method, trainable_layers=asked.trainable_layers)
     arguments = Arguments(
         TextClassification(max_length=128), ModelArguments(asked.model_name_or_path), DataArguments(), method,
@@ -73,15 +99,17 @@ def our_way(asked: Any, table: Dataset, folder: str, settings: dict[str, Any]) -
     )  # fmt: skip
     task = arguments.task
     processor = task.load_processor(arguments.model)
-    model, anatomy = load(asked.model_name_or_path, method)
+    with left_out():
+        model, anatomy = load(asked.model_name_or_path, method)
     splits, inputs = task.model_inputs(DatasetDict(train=table, test=table.select([0])), processor, model, seed=0)
     settle_training(arguments, model.config, len(table))
     trainer = make_trainer(Prepared(arguments, processor, splits, inputs), model, Path(folder))
 
     def run() -> Any:
         shutil.rmtree(datasets.config.HF_DATASETS_CACHE, ignore_errors=True)
-        constant = constant_part(trainer, anatomy, method, {"train": inputs["train"]})
-        return fit(trainer, anatomy, method, constant, None)
+        precomputed = precompute(trainer, anatomy, method, {"train": inputs["train"]})
+        with left_out():
+            return fit(trainer, anatomy, method, precomputed, None)
 
     return run
 
@@ -130,6 +158,7 @@ def main() -> None:
     flags.add_argument("--trainable_layers", type=int, default=0)
     flags.add_argument("--examples", type=int, default=160)
     flags.add_argument("--whole", action="store_true", help="time whole runs")
+    flags.add_argument("--ablation", action="store_true", help="leave out what makes training faster, one by one")
     flags.add_argument("--test_examples", type=int, default=200, help="more of them to measure on, in whole runs")
     flags.add_argument("--epochs", type=int, default=1)
     flags.add_argument("--step", type=int, default=32, help="examples a step")
@@ -154,6 +183,12 @@ def main() -> None:
             compare(runs, (len(table) - asked.test_examples) * asked.epochs, "examples", asked.rounds)
             for name, own in accuracies.items():
                 print(f"{name}: accuracy {np.mean(own):.4f} on average, {', '.join(f'{one:.4f}' for one in own)}")
+            return
+        if asked.ablation:
+            pieces = [piece for piece in PIECES if piece != "low rank" or asked.method == "lora"]
+            ways = {f"without {piece}": our_way(asked, table, folder, settings, piece) for piece in pieces}
+            compare({**ways, "ours": our_way(asked, table, folder, settings)}, len(table) * asked.epochs, "examples",
+                    asked.rounds)  # fmt: skip
             return
         ways = {
             "flags": trainer_way(asked, table, folder, settings, stock=False),

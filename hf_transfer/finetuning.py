@@ -35,9 +35,9 @@ from hf_transfer.reporting.output_folder import ESCAPED, OutputFolder, write_jso
 from hf_transfer.reporting.page import report_page
 from hf_transfer.reporting.publishing import is_local
 from hf_transfer.reporting.report import Finetuned, describe_lengths, device_name, versions
-from hf_transfer.reporting.trackers import tracking
+from hf_transfer.reporting.trackers import Tracking, tracking
 from hf_transfer.tasks.task import Task
-from hf_transfer.training.activations.precomputed import constants, predict
+from hf_transfer.training.activations.precomputed import precompute_for_run, predict
 from hf_transfer.training.checkpoints import agreed_checkpoint, checkpoint_to_resume, describe_run, last_checkpoint
 from hf_transfer.training.cost import Meter
 from hf_transfer.training.fit import (
@@ -77,7 +77,7 @@ def finetune(
         arguments = make_arguments(task, keywords)
     elif keywords:
         raise InputError(f"Both arguments and keywords are given ({', '.join(keywords)}): expected one of the two.")
-    task, method, training = arguments.task, arguments.method, arguments.training
+    training = arguments.training
     output = OutputFolder(str(training.output_dir), resume=training.resume_from_checkpoint is not None)
     if output.is_finished(arguments.as_dict()):
         logger.info("The run in %s is finished: nothing to resume.", output.path)
@@ -85,63 +85,75 @@ def finetune(
         return Finetuned(output.path, output.report())
     meter = Meter(training.device)
     with _tidy(output, training), tracking(arguments, output) as trackers:
-        with training.main_process_first(desc="preparation"):
-            run = _prepare(task, arguments, dataset, output, meter)
-        checkpoint = agreed_checkpoint(
-            training,
-            lambda: checkpoint_to_resume(
-                training.resume_from_checkpoint, output.work, run.description, despite=training.resume_despite_changes
-            ),
-        )
-        measured = {name: run.splits[name] for name in ("test", "source") if name in run.splits}
-        with meter.stage("before"):
-            trainer = make_trainer(run, run.model, output.work)
-            untrained, constant = constants(trainer, run.anatomy, method, run.inputs, measured)
-            before = predict(trainer, {name: run.inputs[name] for name in measured}, untrained)
-            settle_best_metric(arguments, task.target.measure(before["test"], measured["test"], None), run.splits)
-        with meter.stage("training"):
-            head_seconds = 0.0
-            if method.head_first and checkpoint is None:
-                head_seconds = fit_head(trainer, run.anatomy, arguments, untrained)
-            model = apply_method(run.model, run.anatomy, method, revision=run.model_arguments.model_revision)
-            trainer = make_trainer(run, model, output.work, run.description, trackers)
-            trainer.progress.head_seconds = head_seconds
-            parameters = count_parameters(model)
-            cost = fit(trainer, run.anatomy, method, constant, checkpoint)
-        meter.add("training", trainer.progress.seconds_of_stopped())
-        model = in_float32(trainer)
-        with checkpoint_when_stopped(trainer, output.is_delivered), task.target.finished(model):
-            with meter.stage("after"):
-                require_finite(model, training.learning_rate or 0.0, str(output.work))
-                after = predict(trainer, {name: run.inputs[name] for name in run.inputs if name != "train"}, constant)
-                decision = task.decide(after.get("validation"), run.splits.get("validation"), model.config)
-                found = {
-                    name: before_and_after(task, before[name], after[name], split, model.config, training.seed)
-                    for name, split in measured.items()
-                }
-            report = {
-                **_circumstances(task, arguments, run),
-                **found.pop("test"),
-                **found,
-                "decision": decision,
-                "parameters": parameters,
-                "training": cost,
-                "history": trainer.state.log_history,
-                "seconds": meter.seconds(),
+        return Finetuned(output.path, _run(arguments, dataset, output, meter, trackers))
+
+
+def _run(
+    arguments: Arguments,
+    dataset: DatasetDict | Dataset | None,
+    output: OutputFolder,
+    meter: Meter,
+    trackers: Tracking,
+) -> dict[str, Any]:
+    """Prepare, measure, train, measure again, write and push; returns the report."""
+    task, method, training = arguments.task, arguments.method, arguments.training
+    with training.main_process_first(desc="preparation"):
+        run = _prepare(arguments, dataset, output, meter)
+    checkpoint = agreed_checkpoint(
+        training,
+        lambda: checkpoint_to_resume(
+            training.resume_from_checkpoint, output.work, run.description, despite=training.resume_despite_changes
+        ),
+    )
+    measured = {name: run.splits[name] for name in ("test", "source") if name in run.splits}
+    with meter.stage("before"):
+        trainer = make_trainer(run, run.model, output.work)
+        untrained, precomputed = precompute_for_run(trainer, run.anatomy, method, run.inputs, measured)
+        before = predict(trainer, {name: run.inputs[name] for name in measured}, untrained)
+        settle_best_metric(arguments, task.target.measure(before["test"], measured["test"], None), run.splits)
+    with meter.stage("training"):
+        head_seconds = 0.0
+        if method.head_first and checkpoint is None:
+            head_seconds = fit_head(trainer, run.anatomy, arguments, untrained)
+        model = apply_method(run.model, run.anatomy, method, revision=run.model_arguments.model_revision)
+        trainer = make_trainer(run, model, output.work, run.description, trackers)
+        trainer.progress.head_seconds = head_seconds
+        parameters = count_parameters(model)
+        cost = fit(trainer, run.anatomy, method, precomputed, checkpoint)
+    meter.add("training", trainer.progress.seconds_of_stopped())
+    model = in_float32(trainer)
+    with checkpoint_when_stopped(trainer, output.is_delivered), task.target.finished(model):
+        with meter.stage("after"):
+            require_finite(model, training.learning_rate or 0.0, str(output.work))
+            after = predict(trainer, {name: run.inputs[name] for name in run.inputs if name != "train"}, precomputed)
+            decision = task.decide(after.get("validation"), run.splits.get("validation"), model.config)
+            found = {
+                name: before_and_after(task, before[name], after[name], split, model.config, training.seed)
+                for name, split in measured.items()
             }
-            report["remarks"] = task.target.remarks(report)
-            if training.should_save:
-                predictions = _predictions(task, after, measured, model.config)
-                _deliver(arguments, run, model, report, predictions, output, meter)
+        report = {
+            **_circumstances(task, arguments, run),
+            **found.pop("test"),
+            **found,
+            "decision": decision,
+            "parameters": parameters,
+            "training": cost,
+            "history": trainer.state.log_history,
+            "seconds": meter.seconds(),
+        }
+        report["remarks"] = task.target.remarks(report)
         if training.should_save:
-            trackers.report(trainer, report)
-            _push(arguments, output)
+            predictions = _predictions(task, after, measured, model.config)
+            _deliver(arguments, run, model, report, predictions, output, meter)
+    if training.should_save:
+        trackers.report(trainer, report)
+        _push(arguments, output)
     trainer.accelerator.wait_for_everyone()
-    return Finetuned(output.path, report)
+    return report
 
 
 @dataclass(frozen=True)
-class _Run(Prepared):
+class _PreparedRun(Prepared):
     """What a run works on, with the model before training and what the report says of both."""
 
     facts: dict[str, Any]
@@ -154,10 +166,10 @@ class _Run(Prepared):
 
 
 def _prepare(
-    task: Task, arguments: Arguments, dataset: DatasetDict | Dataset | None, output: OutputFolder, meter: Meter
-) -> _Run:
+    arguments: Arguments, dataset: DatasetDict | Dataset | None, output: OutputFolder, meter: Meter
+) -> _PreparedRun:
     """Everything that can be refused, before anything that takes long."""
-    training = arguments.training
+    task, training = arguments.task, arguments.training
     if training.should_save:
         output.prepare()
     if training.push_to_hub:
@@ -196,7 +208,7 @@ def _prepare(
             bypassed = bypassed_layers(model, anatomy, to_device(model.device, example))
             anatomy = dataclasses.replace(anatomy, bypassed=bypassed)
     description = describe_run(arguments, splits, inputs, model, newly_initialised)
-    return _Run(
+    return _PreparedRun(
         arguments, processor, splits, inputs, facts, model, anatomy, newly_initialised, description, model_arguments,
         commits,
     )  # fmt: skip
@@ -209,7 +221,7 @@ def _commits(arguments: Arguments, model: str | None, dataset: str | None) -> di
     return {name: {"revision": asked[name], "commit": found[name]} for name in found if found[name] is not None}
 
 
-def _circumstances(task: Task, arguments: Arguments, run: _Run) -> dict[str, Any]:
+def _circumstances(task: Task, arguments: Arguments, run: _PreparedRun) -> dict[str, Any]:
     """What the report says of the run before any result."""
     return {
         "task": task.pipeline_tag,
@@ -250,7 +262,7 @@ def _predictions(
 
 def _deliver(
     arguments: Arguments,
-    run: _Run,
+    run: _PreparedRun,
     model: Any,
     report: dict[str, Any],
     predictions: list[dict[str, Any]],
@@ -280,7 +292,7 @@ def _deliver(
         write_json(folder / "report.json", report)
 
 
-def _write_page(file: Path, task: Task, run: _Run, report: dict[str, Any], told: dict[str, Any]) -> None:
+def _write_page(file: Path, task: Task, run: _PreparedRun, report: dict[str, Any], told: dict[str, Any]) -> None:
     try:
         media = task.input.media(run.inputs["test"], [one["row"] for one in report.get("worst", [])])
         file.write_text(report_page(report, told, media), encoding="utf-8", errors=ESCAPED)

@@ -17,7 +17,7 @@ class Target(Protocol):
 
     Attributes:
         column: our name for the column: ``label``, ``text``; ``--<column>_column_name`` names the user's.
-        template: name of its part of the model card, ``reporting/cards/<name>.md``, and page, ``pages/<name>.html``.
+        template: name of its part of card and page (``reporting/cards/targets/NAME.md``, ``pages/targets/NAME.html``).
         headline: the metrics that summaries name, the one that decides first; see `evaluation.metric_names`.
         metrics: every metric that `measure` may give; which of them it does, the labels decide.
         identifies: whether records of one input with different targets are different examples.

@@ -1,7 +1,6 @@
-"""What a model learns to do: each task is one file that meets `hf_transfer.tasks.task.Task`.
+"""What a model learns to do: each task is one file that ties an input to a target, as `hf_transfer.tasks.task.Task`.
 
-A new one also has its place in `_every` below, a card and a page named by its pipeline tag
-(``reporting/cards/TAG.md``, ``reporting/pages/TAG.html``), a line in ``hf_transfer/__init__.py``, a recipe and tests.
+A new one has its place in `_every` below, a line in ``hf_transfer/__init__.py``, a recipe and tests.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Training with one method. What is frozen is computed live or read from a cache: the result is the same."""
+"""Training with one method: the trainer, the settings that are left open, the steps."""
 
 import contextlib
 import copy
@@ -21,7 +21,7 @@ from hf_transfer.methods import Anatomy, apply_method, default_learning_rate, fr
 from hf_transfer.models import plain
 from hf_transfer.training.activations.entry_check import front_takes_lengths
 from hf_transfer.training.activations.front import MaskedCollator, front_without_padding
-from hf_transfer.training.activations.precomputed import HEAD_ALONE, Constant
+from hf_transfer.training.activations.precomputed import HEAD_ALONE, Precomputed
 from hf_transfer.training.cost import training_cost
 from hf_transfer.training.interruption import checkpoint_on_signal
 from hf_transfer.training.speed import faster_on_a_processor
@@ -157,14 +157,14 @@ def fit(
     trainer: TransferTrainer,
     anatomy: Anatomy,
     method: MethodArguments,
-    constant: Constant | None,
+    precomputed: Precomputed | None,
     checkpoint: Path | None,
 ) -> dict[str, Any]:
-    """Train, from `checkpoint` on where there is one and from what is constant, and say what it cost."""
+    """Train, from `checkpoint` and from `precomputed` activations where there are any; returns what it cost."""
     trainer.progress.started = time.perf_counter()
     examples = trainer.train_dataset
     with (
-        _as_method(trainer, anatomy, method, constant) as padding_counts,
+        _as_method(trainer, anatomy, method, precomputed) as padding_counts,
         faster_on_a_processor(trainer, anatomy) as without_padding,
         checkpoint_on_signal(trainer),
     ):
@@ -174,7 +174,7 @@ def fit(
             # Loaded with weights_only: what holds more than tensors and numbers was not written by a run.
             raise Failure(f"{checkpoint} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
         cost = training_cost(
-            trainer, examples, cached=constant.examples["train"] if constant else None, packed=without_padding
+            trainer, examples, cached=precomputed.examples["train"] if precomputed else None, packed=without_padding
         )
     _say_what_is_kept(trainer)  # a run that a signal stopped has not come so far
     return cost | {"padding_changes_outputs": padding_counts}
@@ -206,16 +206,16 @@ def _say_what_is_off(arguments: Arguments, config: Any) -> None:
 
 @contextlib.contextmanager
 def _as_method(
-    trainer: TransferTrainer, anatomy: Anatomy, method: MethodArguments, constant: Constant | None
+    trainer: TransferTrainer, anatomy: Anatomy, method: MethodArguments, precomputed: Precomputed | None
 ) -> Iterator[bool]:
-    """Train as `method` does, from `constant` or live; yields whether padding changes what the model computes."""
+    """Train as `method` does inside the block; yields whether padding changes what the model computes."""
     model = trainer.model
     whole = plain(model)
     alone = trainer.train_dataset.alone
     frozen = frozen_modules(model, anatomy, method)
     with contextlib.ExitStack() as stack:
-        if constant is not None:
-            stack.enter_context(constant.beneath(trainer))
+        if precomputed is not None:
+            stack.enter_context(precomputed.used_by(trainer))
             alone = False
         elif alone and front_takes_lengths(trainer, whole, anatomy):
             stack.enter_context(_masked(trainer, whole))
@@ -239,7 +239,9 @@ def _masked(trainer: TransferTrainer, plain: Any) -> Iterator[None]:
         trainer.data_collator = collator
 
 
-def fit_head(trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, constant: Constant | None) -> float:
+def fit_head(
+    trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, precomputed: Precomputed | None
+) -> float:
     """Fit the head alone first, so that a random head does not distort the trunk (LP-FT).
 
     Returns the seconds that it takes, with those of the activations that it is fitted on.
@@ -254,9 +256,9 @@ def fit_head(trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, c
     trainer.args.save_strategy = trainer.args.eval_strategy = "no"
     trainer.remove_callback(EarlyStoppingCallback)  # nothing is evaluated here
     apply_method(trainer.model, anatomy, HEAD_ALONE, revision=arguments.model.model_revision)
-    with _as_method(trainer, anatomy, HEAD_ALONE, constant):
+    with _as_method(trainer, anatomy, HEAD_ALONE, precomputed):
         trainer.train()
-        activations = constant.examples["train"].seconds if constant else 0.0
+        activations = precomputed.examples["train"].seconds if precomputed else 0.0
     trainer.args = asked
     in_float32(trainer)  # another trainer wraps it anew
     return time.perf_counter() - started + activations

@@ -1,4 +1,4 @@
-"""A model entered above its constant part: given activations, it runs only what comes after them."""
+"""A model that is given the activations of its lower layers, and runs only the layers above them."""
 
 import contextlib
 from collections.abc import Callable, Iterator

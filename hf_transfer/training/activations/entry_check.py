@@ -1,4 +1,4 @@
-"""Whether activations that are computed once are what a training step computes, tried before any are cached."""
+"""Tries on a few examples whether cached activations give what a training step computes."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence

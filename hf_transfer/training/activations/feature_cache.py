@@ -37,7 +37,7 @@ class FeatureCache:
     Args:
         model: the plain model before training.
         anatomy: its parts.
-        first: index of the first layer that is not constant; None where only the fixed front is.
+        first: index of the first layer that is computed live; None where only the fixed front is cached.
         frozen: modules that stay in eval mode in training.
         collator: of the examples.
         accelerator: of all processes, which share the work.
@@ -63,7 +63,7 @@ class FeatureCache:
     # --- whether --------------------------------------------------------------------------------------------------
 
     def enter(self, inputs: Mapping[str, Any]) -> bool:
-        """Find out how the constant part is skipped; False, and a line that says why, where it cannot be.
+        """Find out how the frozen layers are skipped; False, and a line that says why, where it cannot be.
 
         Args:
             inputs: preprocessed examples by split.

@@ -1,4 +1,4 @@
-"""The part of a model that a method does not change, computed once for all examples."""
+"""Activations of the layers that a method leaves frozen, computed before training for all examples."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -19,11 +19,11 @@ HEAD_ALONE = MethodArguments(method="frozen")
 
 
 @dataclass(frozen=True)
-class Constant:
-    """The part of the work that training does not change, done.
+class Precomputed:
+    """Activations of frozen layers, and the model that takes them in place of its inputs.
 
     Attributes:
-        entry: into the model above it.
+        entry: into the model above those layers.
         examples: by split, with activations as input.
         collator: of those.
     """
@@ -33,8 +33,8 @@ class Constant:
     collator: Collator
 
     @contextlib.contextmanager
-    def beneath(self, trainer: TransferTrainer) -> Iterator[None]:
-        """Let the trainer work from the activations inside the block."""
+    def used_by(self, trainer: TransferTrainer) -> Iterator[None]:
+        """Let `trainer` train and measure from the activations inside the block."""
         kept = (trainer.train_dataset, trainer.eval_dataset, trainer.data_collator)
         trainer.whole_model = self.entry.whole
         trainer.train_dataset, trainer.eval_dataset = self.examples.get("train"), self.examples.get("validation")
@@ -47,17 +47,17 @@ class Constant:
             trainer.whole_model = contextlib.nullcontext
 
 
-def constant_part(
+def precompute(
     trainer: TransferTrainer,
     anatomy: Anatomy,
     method: MethodArguments,
     inputs: Mapping[str, Any],
     *,
     small: bool = False,
-) -> Constant | None:
-    """What `method` does not change: all below the layers that ``frozen`` trains, or the fixed front of the others.
+) -> Precomputed | None:
+    """The activations below the layers that ``frozen`` trains, or of the fixed front of the other methods.
 
-    Nothing where it cannot be skipped.
+    None where the model cannot be entered there.
 
     Args:
         trainer: of the untrained model.
@@ -78,13 +78,13 @@ def constant_part(
     if not cache.enter(inputs) or (small and not cache.first_token_only):
         return None
     examples = cache.examples(inputs, args)
-    return None if examples is None else Constant(cache.entry, examples, cache.cached_collator)
+    return None if examples is None else Precomputed(cache.entry, examples, cache.cached_collator)
 
 
-def constants(
+def precompute_for_run(
     trainer: TransferTrainer, anatomy: Anatomy, method: MethodArguments, inputs: Mapping[str, Any], measured: Any
-) -> tuple[Constant | None, Constant | None]:
-    """What need not be computed twice: until training begins, and from then on.
+) -> tuple[Precomputed | None, Precomputed | None]:
+    """The activations that are used until training begins, and those that are used from then on.
 
     Args:
         trainer: of the untrained model.
@@ -98,22 +98,24 @@ def constants(
     mixed = trainer.accelerator.mixed_precision != "no"
     if mixed:  # what is measured before and after is computed as the model is shipped, in float32
         inputs = {name: inputs[name] for name in inputs if name not in measured}
-    constant = constant_part(trainer, anatomy, method, inputs)
+    precomputed = precompute(trainer, anatomy, method, inputs)
     if method.head_first:
-        return constant_part(trainer, anatomy, HEAD_ALONE, inputs), constant
+        return precompute(trainer, anatomy, HEAD_ALONE, inputs), precomputed
     # A recogniser reads every position: it would be looked at in vain.
-    if constant is None and method.method != "frozen" and anatomy.front is None and not mixed:
+    if precomputed is None and method.method != "frozen" and anatomy.front is None and not mixed:
         test = {name: inputs[name] for name in measured}
-        return constant_part(trainer, anatomy, HEAD_ALONE, test, small=True), None
-    return constant, constant
+        return precompute(trainer, anatomy, HEAD_ALONE, test, small=True), None
+    return precomputed, precomputed
 
 
-def predict(trainer: TransferTrainer, inputs: Mapping[str, Any], constant: Constant | None) -> dict[str, np.ndarray]:
+def predict(
+    trainer: TransferTrainer, inputs: Mapping[str, Any], precomputed: Precomputed | None
+) -> dict[str, np.ndarray]:
     """What is kept of the outputs for each of `inputs`, [examples]; from their activations where there are any.
 
     Computed as the model is shipped, in float32.
     """
-    if constant is None or trainer.accelerator.mixed_precision != "no":
+    if precomputed is None or trainer.accelerator.mixed_precision != "no":
         return {name: trainer.predict(dataset).predictions for name, dataset in inputs.items()}
-    with constant.beneath(trainer):
-        return {name: trainer.predict(constant.examples[name]).predictions for name in inputs}
+    with precomputed.used_by(trainer):
+        return {name: trainer.predict(precomputed.examples[name]).predictions for name in inputs}
