@@ -31,7 +31,7 @@ def arguments_of(monkeypatch, tmp_path):
     """The arguments that a run begins with, however it is started."""
     seen = []
 
-    def stop(task, arguments, *rest):
+    def stop(arguments, *rest):
         seen.append(arguments)
         raise Reached
 

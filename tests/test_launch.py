@@ -24,7 +24,7 @@ LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
 def divided(tiny, speech_model, accents, tmp_path_factory):
     """Runs of every method, their steps divided in three ways: the folders that they left."""
     place = tmp_path_factory.mktemp("divided")
-    common = {"num_train_epochs": 2.0, "learning_rate": 1e-3, "seed": 5, "logging_steps": 1, "report_to": "none",
+    common = {"num_train_epochs": 1.5, "learning_rate": 1e-3, "seed": 5, "logging_steps": 1, "report_to": "none",
               "per_device_eval_batch_size": 8, "disable_tqdm": True}  # fmt: skip
     rows = message_rows(80)  # 57 train: the last step has 1 for 4 pieces
     numbers = number_rows(80, 1000, 50_000)

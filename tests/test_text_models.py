@@ -200,7 +200,8 @@ def test_a_model_without_positions_has_no_limit(tiny, family, asked, limit, tmp_
     with caplog.at_level("INFO", "hf_transfer"):
         finetune(
             TextClassification(max_length=asked), model_name_or_path=str(folder), output_dir=str(tmp_path / "out"),
-            train_file=str(write_csv(tmp_path / "m.csv", rows)), test_size=0.3, seed=3, **QUIET,
+            train_file=str(write_csv(tmp_path / "m.csv", rows)), test_size=0.3, seed=3, per_device_train_batch_size=2,
+            **QUIET,
         )  # fmt: skip
     assert f"reach {limit} tokens and are cut there" in caplog.text
     assert AutoTokenizer.from_pretrained(tmp_path / "out").model_max_length == limit
