@@ -12,7 +12,7 @@ MESSAGES ?= hf_transfer/demo/messages.csv
 COLUMNS ?= $(if $(filter %.tsv,$(MESSAGES)),--column_names label text)
 TEXTS := --train_file $(MESSAGES) $(COLUMNS)
 
-FAST := arguments audio batching dropout feature_cache fuzz house metrics spelling tables transcripts users_files
+FAST := arguments audio batching feature_cache fuzz house metrics spelling tables transcripts users_files
 
 .PHONY: help demo check test bench peers soak clean
 help: ## List the targets

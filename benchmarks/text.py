@@ -27,8 +27,6 @@ import numpy as np
 import torch
 from alternating import compare, parser
 from datasets import Dataset, DatasetDict
-from peft.tuners.lora import Linear as LoraLinear
-from torch.nn import functional
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -58,8 +56,6 @@ def replaced(place: str, value: Any) -> Iterator[None]:
 # What is left out, and what stands in its place.
 PIECES: dict[str, tuple[str, Any]] = {
     "packing": ("hf_transfer.training.speed:packed", lambda *_: contextlib.nullcontext(False)),
-    "dropout": ("hf_transfer.training.speed.dropout:dropout", lambda x, p: functional.dropout(x, p, training=True)),
-    "low rank": ("hf_transfer.methods:AddedLinear", LoraLinear),
 }
 
 
@@ -79,10 +75,7 @@ def trainer_way(
         batched=True, remove_columns=table.column_names,
     )  # fmt: skip
     flags = {} if stock else {"train_sampling_strategy": "group_by_length"}
-    with replaced(*PIECES["low rank"]):
-        model, _ = load(
-            asked.model_name_or_path, MethodArguments(asked.method, trainable_layers=asked.trainable_layers)
-        )
+    model, _ = load(asked.model_name_or_path, MethodArguments(asked.method, trainable_layers=asked.trainable_layers))
     collator = None if stock else DataCollatorWithPadding(tokenizer)
     arguments = TrainingArguments(folder, **settings, **flags)
     return Trainer(model, arguments, train_dataset=examples, data_collator=collator).train
@@ -99,8 +92,7 @@ def our_way(
     )  # fmt: skip
     task = arguments.task
     processor = task.load_processor(arguments.model)
-    with left_out():
-        model, anatomy = load(asked.model_name_or_path, method)
+    model, anatomy = load(asked.model_name_or_path, method)
     splits, inputs = task.model_inputs(DatasetDict(train=table, test=table.select([0])), processor, model, seed=0)
     settle_training(arguments, model.config, len(table))
     trainer = make_trainer(Prepared(arguments, processor, splits, inputs), model, Path(folder))
@@ -185,8 +177,7 @@ def main() -> None:
                 print(f"{name}: accuracy {np.mean(own):.4f} on average, {', '.join(f'{one:.4f}' for one in own)}")
             return
         if asked.ablation:
-            pieces = [piece for piece in PIECES if piece != "low rank" or asked.method == "lora"]
-            ways = {f"without {piece}": our_way(asked, table, folder, settings, piece) for piece in pieces}
+            ways = {f"without {piece}": our_way(asked, table, folder, settings, piece) for piece in PIECES}
             compare({**ways, "ours": our_way(asked, table, folder, settings)}, len(table) * asked.epochs, "examples",
                     asked.rounds)  # fmt: skip
             return

@@ -14,13 +14,11 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
-from peft.tuners.lora import Linear as LoraLinear
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hf_transfer.arguments import MethodArguments
 from hf_transfer.errors import InputError, logger
-from hf_transfer.low_rank import LowRankLinear
 from hf_transfer.models import output_tensors, trunk_of
 
 
@@ -221,7 +219,6 @@ def _with_adapters(model: PreTrainedModel, anatomy: Anatomy, arguments: MethodAr
         modules_to_save=list(anatomy.head),
         **variants[str(arguments.lora_variant)],
     )
-    config._register_custom_module({torch.nn.Linear: AddedLinear})
     with _without_notes_on_conv1d():
         adapted = get_peft_model(model, config)
     # peft would look the base model up to see whether its vocabulary has grown; embeddings are never trained here.
@@ -235,27 +232,6 @@ def _without_notes_on_conv1d() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
         yield
-
-
-class AddedLinear(LoraLinear):
-    """peft's LoRA layer with its update added into the weights as it computes; saved and loaded as peft's own."""
-
-    def __init__(self, base_layer: Any, adapter_name: str, config: LoraConfig, **settings: Any):
-        config.fan_in_fan_out = False  # peft sets it at each Conv1D, whose weights are stored the other way round
-        super().__init__(base_layer, adapter_name, config=config, **settings)
-
-    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """As peft's, where nothing but the plain update is asked for: no dropout, no variant, no mixed precision."""
-        adapters = self.active_adapters
-        changed = args or kwargs or self.disable_adapters or self.merged or self.lora_variant or len(adapters) != 1
-        mixed = torch.is_autocast_enabled(x.device.type)
-        if changed or mixed or not isinstance(self.lora_dropout[adapters[0]], torch.nn.Identity):
-            return super().forward(x, *args, **kwargs)
-        (name,) = adapters
-        base = self.get_base_layer()
-        return LowRankLinear.apply(
-            x, base.weight, base.bias, self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name]
-        )
 
 
 def linear_layers(model: PreTrainedModel, anatomy: Anatomy) -> str:

@@ -11,8 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from hf_transfer import SpeechRecognition, TextClassification, finetune
-from hf_transfer.training.speed.dropout import attention
-from hf_transfer.training.speed.packing import Packing, _Gather, _Scatter
+from hf_transfer.training.speed.packing import Packing, _Gather, _Scatter, attention
 
 pytestmark = pytest.mark.usefixtures("lean")
 

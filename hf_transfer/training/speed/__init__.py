@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from hf_transfer.methods import Anatomy
-from hf_transfer.training.speed.dropout import quick_dropout
 from hf_transfer.training.speed.packing import packed
 
 
@@ -23,5 +22,5 @@ def faster_on_a_processor(trainer: Any, anatomy: Anatomy) -> Iterator[bool]:
     if trainer.model.device.type != "cpu":
         yield False
         return
-    with quick_dropout(trainer.model), packed(trainer, anatomy) as without_padding:
+    with packed(trainer, anatomy) as without_padding:
         yield without_padding

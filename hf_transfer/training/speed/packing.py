@@ -6,6 +6,7 @@ takes a few groups of examples of similar length, padded.
 
 import collections
 import contextlib
+import functools
 import inspect
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from hf_transfer.errors import logger
 from hf_transfer.methods import Anatomy
@@ -22,6 +26,7 @@ from hf_transfer.training.activations.entry import StandIn
 from hf_transfer.training.batching import divided
 from hf_transfer.training.trials import same_draws, tolerance, train_mode, without_dropout
 
+ATTENTION = "packed"
 # More groups have less padding, and each costs a round of small operations in every layer.
 GROUPS = 4
 
@@ -132,23 +137,56 @@ class _Scatter(torch.autograd.Function):
 def packed(trainer: Any, anatomy: Anatomy) -> Iterator[bool]:
     """Let the layers of the trainer's model compute no padding inside the block, where they can; says whether.
 
-    On a processor alone: elsewhere, finding out how long each example is would hold up the device. The attention of
-    the model has to be that of `quick_dropout`.
+    On a processor alone: elsewhere, finding out how long each example is would hold up the device.
 
     Args:
         trainer: as it will train.
         anatomy: of its model without adapters.
     """
-    if anatomy.layers is None or trainer.args.torch_compile:
+    model = plain(trainer.model)
+    if (
+        anatomy.layers is None
+        or trainer.args.torch_compile
+        or getattr(model.config, "_attn_implementation", None) != "sdpa"
+    ):
         yield False
         return
-    model = plain(trainer.model)
     layers = [layer for layer in model.get_submodule(anatomy.layers) if not isinstance(layer, StandIn)]
     with contextlib.ExitStack() as stack:
+        model.set_attn_implementation(ATTENTION)
+        stack.callback(model.set_attn_implementation, "sdpa")
         possible = bool(layers) and _same_steps(trainer, layers)
         if possible:
             stack.enter_context(_packing(layers))
         yield possible
+
+
+def attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | Packing | None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' ``sdpa`` attention, of packed positions too: within each example.
+
+    Args:
+        module: the attention layer.
+        query: [batch, heads, tokens, size], as `key` and `value`.
+        key: see `query`.
+        value: see `query`.
+        attention_mask: [batch, 1 or heads, tokens, tokens], True or 0 where a token is attended to; or where the
+            tokens of each example are, if `query` and the others are packed.
+        **kwargs: what transformers hands on.
+    """
+    if isinstance(attention_mask, Packing):
+        return attention_mask.attend(functools.partial(attention, module, **kwargs), query, key, value), None
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+
+AttentionInterface.register(ATTENTION, attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 @contextlib.contextmanager
