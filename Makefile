@@ -24,7 +24,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	  && $(PYTHON) -m pip install --quiet --target $(VENV)-bootstrap virtualenv \
 	  && PYTHONPATH=$(VENV)-bootstrap $(PYTHON) -m virtualenv --quiet $(VENV) && rm -rf $(VENV)-bootstrap; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv \
-	  && $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev,demo]" \
+	  && $(BIN)/uv pip install --quiet --system-certs --python $(BIN)/python -c constraints.txt -e ".[dev,demo]" \
 	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev,demo]"
 	@touch $@
 

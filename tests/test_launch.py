@@ -36,7 +36,12 @@ def divided(tiny, speech_model, accents, tmp_path_factory):
             "validation_size": 0.1,
             **common,
         },
-        "speech": {"dataset_name": str(accents), "model_name_or_path": str(speech_model()), **common},
+        "speech": {
+            "dataset_name": str(accents),
+            "model_name_or_path": str(speech_model()),
+            **common,
+            "num_train_epochs": 2.0,
+        },
     }
     (place / "settings.json").write_text(json.dumps(settings))
     for processes in (1, 2):
