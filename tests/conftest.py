@@ -39,10 +39,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 # Those that take longest: no worker is to begin one of them when the others have nothing left.
-LONGEST = ["test_speech.py", "test_recipes.py", "test_reliability.py", "test_launch.py", "test_methods.py",
-           "test_output.py", "test_simulations.py", "test_recordings.py", "test_frozen.py", "test_packing.py",
-           "test_cli.py", "test_hub.py", "test_text_models.py", "test_interruption.py", "test_pages.py",
-           "test_compare.py", "test_trackers.py"]  # fmt: skip
+LONGEST = ["test_speech.py", "test_recipes.py", "test_reliability.py", "test_launch.py", "test_cli.py",
+           "test_methods.py", "test_audio_classification.py", "test_output.py", "test_simulations.py",
+           "test_recordings.py", "test_frozen.py", "test_packing.py", "test_hub.py", "test_text_models.py",
+           "test_interruption.py", "test_pages.py", "test_compare.py", "test_trackers.py", "test_regression.py",
+           "test_data.py", "test_study.py", "test_wheel.py"]  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
