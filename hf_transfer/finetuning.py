@@ -201,7 +201,7 @@ def _prepare(
                 facts["left_out"].setdefault(name, {})["does not fit the model"] = before[name] - len(split)
         facts |= {**_counts(splits), **task.facts(splits), "lengths": describe_lengths(inputs)}
         settle_training(arguments, model.config, len(inputs["train"]))
-        if arguments.method.leaves_adapter:
+        if arguments.method.method == "lora":  # merged or not
             example = task.collator(processor)(
                 inputs["train"].unvaried().__getitems__([int(inputs["train"].lengths.argmin())])
             )
