@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hf_transfer.data.tables import load_file
+from hf_transfer.data.tables import load_table
 from hf_transfer.models import quiet
 
 HERE = Path(__file__).resolve().parent / "peers"
@@ -71,7 +71,7 @@ def run(python: Path | str, script: str, job: Job) -> dict[str, Any]:
 
 def messages(asked: Any, seed: int) -> Any:
     """All messages that differ, shuffled."""
-    table = load_file(asked.train_file, column_names=asked.column_names).select_columns(["text", "label"])
+    table = load_table(asked.train_file, column_names=asked.column_names).select_columns(["text", "label"])
     return table.to_pandas().drop_duplicates("text").sample(frac=1, random_state=seed)
 
 

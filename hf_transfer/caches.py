@@ -8,7 +8,7 @@ from pathlib import Path
 from hf_transfer.errors import Failure, logger, strerror
 
 
-def usable_caches() -> None:
+def ensure_writable_caches() -> None:
     """Have what the libraries write lie in a temporary folder, until the process ends, where their own caches cannot.
 
     As in a container whose home is read-only or absent. What the Hub's cache holds is read where it lies.

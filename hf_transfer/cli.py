@@ -237,7 +237,7 @@ def _settings_of(task_class: Any, arguments: argparse.Namespace) -> dict[str, An
 
 def _inputs_of(table: Iterable[dict[str, Any]], task: Any, columns: list[str], file: str) -> Iterator[dict[str, Any]]:
     """The pipeline's inputs in the rows of a file; a row that lacks one has none there, which its record says."""
-    chosen = task.input.columns(columns)
+    chosen = task.input.input_columns(columns)
     for row in table:
         yield {own: task.input.prediction_input(own, row.get(column), file) for own, column in chosen.items()}
 

@@ -15,15 +15,16 @@ from transformers import PreTrainedModel, set_seed
 
 from hf_transfer import hub
 from hf_transfer.arguments import Arguments, DataArguments, ModelArguments, TransferTrainingArguments
-from hf_transfer.caches import usable_caches
+from hf_transfer.caches import ensure_writable_caches
 from hf_transfer.data.batches import to_device
 from hf_transfer.data.drawn_splits import complete_splits, cut_to_sizes
-from hf_transfer.data.groups import named_groups, only_groups
-from hf_transfer.data.leakage import measured_over, overlap, shared_units, unit_column, unknown_units
+from hf_transfer.data.groups import replace_class_labels, select_groups
+from hf_transfer.data.leakage import count_overlap, shared_units_caveats, unknown_units_caveats
 from hf_transfer.data.loading import hub_commit, load_splits
-from hf_transfer.data.source import REPLAYED, replay, separate_source
+from hf_transfer.data.source import REPLAYED, add_replay, separate_source
 from hf_transfer.data.splits import SPLITS
-from hf_transfer.data.tables import show_bars_for
+from hf_transfer.data.tables import show_progress_bars_for
+from hf_transfer.data.units import noun_of_resampling_units, unit_column
 from hf_transfer.errors import Failure, InputError, disk_trouble, logger
 from hf_transfer.evaluation.before_after import before_and_after
 from hf_transfer.methods import Anatomy, apply_method, bypassed_layers, count_parameters, merged, require_trainable
@@ -203,7 +204,7 @@ def _prepare(
         settle_training(arguments, model.config, len(inputs["train"]))
         if arguments.method.method == "lora":  # merged or not
             example = task.collator(processor)(
-                inputs["train"].unvaried().__getitems__([int(inputs["train"].lengths.argmin())])
+                inputs["train"].without_augmentation().__getitems__([int(inputs["train"].lengths.argmin())])
             )
             bypassed = bypassed_layers(model, anatomy, to_device(model.device, example))
             anatomy = dataclasses.replace(anatomy, bypassed=bypassed)
@@ -235,9 +236,9 @@ def _circumstances(task: Task, arguments: Arguments, run: _PreparedRun) -> dict[
         "adapter": arguments.method.leaves_adapter,
         "input": {
             "name": task.input.name,
-            "word": task.input.word,
-            "sample": task.input.sample,
-            "rate": run.inputs["train"].rate,
+            "word": task.input.noun,
+            "sample": task.input.pipeline_example,
+            "rate": run.inputs["train"].throughput_name,
         },
         "template": task.target.template,
         "headline": list(task.target.headline),
@@ -294,7 +295,7 @@ def _deliver(
 
 def _write_page(file: Path, task: Task, run: _PreparedRun, report: dict[str, Any], told: dict[str, Any]) -> None:
     try:
-        media = task.input.media(run.inputs["test"], [one["row"] for one in report.get("worst", [])])
+        media = task.input.media_data_uris(run.inputs["test"], [one["row"] for one in report.get("worst", [])])
         file.write_text(report_page(report, told, media), encoding="utf-8", errors=ESCAPED)
     except Exception as error:  # a page is not worth a trained model
         if isinstance(error, OSError) and error.errno is not None:
@@ -314,7 +315,7 @@ def _tidy(output: OutputFolder, training: TransferTrainingArguments) -> Iterator
     """Leave nothing half-written behind, whatever ends the run."""
     try:
         with quiet(), polite_stops():
-            usable_caches()
+            ensure_writable_caches()
             yield
     except BaseException as error:
         if training.should_save:
@@ -344,10 +345,10 @@ def _prepare_splits(
     asked = data.split_by is not None
     names = given["train"].column_names
     data = dataclasses.replace(data, split_by=unit_column(data, names, task.unit_column(names)))
-    given = only_groups(named_groups(given, data), data)
-    show_bars_for(sum(len(split) for split in given.values()))
+    given = select_groups(replace_class_labels(given, data), data)
+    show_progress_bars_for(sum(len(split) for split in given.values()))
     absent = [name for name, split in given.items() if asked and data.split_by not in split.column_names]
-    unknown = unknown_units(absent, str(data.split_by))
+    unknown = unknown_units_caveats(absent, str(data.split_by))
     splits, left_out, columns = task.read(given, data, arguments.model)
     strata = {name: task.target.strata(split) for name, split in splits.items()}
     evaluates = str(arguments.training.eval_strategy) not in ("no", "IntervalStrategy.NO")
@@ -359,10 +360,10 @@ def _prepare_splits(
     splits = cut_to_sizes(
         splits, {name: task.target.strata(split) for name, split in splits.items()}, data, seed, split_seed
     )
-    splits = replay(splits, pool, data, seed, task.identities)
+    splits = add_replay(splits, pool, data, seed, task.identities)
     identities = {name: task.identities(split) for name, split in splits.items()}
-    splits, also_in_training, caveats = overlap(splits, identities, remove=data.deduplicate)
-    caveats += unknown + shared_units(splits, str(data.split_by)) + task.check(splits)
+    splits, also_in_training, caveats = count_overlap(splits, identities, remove=data.deduplicate)
+    caveats += unknown + shared_units_caveats(splits, str(data.split_by)) + task.check(splits)
     if "validation" not in splits and evaluates:
         raise InputError("--eval_strategy needs a validation split: raise --validation_size, or leave it at `no`.")
     source = data.dataset_name or Path(data.train_file or "memory").name
@@ -373,7 +374,7 @@ def _prepare_splits(
         "left_out": {name: {why: n for why, n in counts.items() if n} for name, counts in left_out.items()},
         "made": made,
         "also_in_training": also_in_training,
-        "intervals_over": measured_over(splits["test"], data.split_by),
+        "intervals_over": noun_of_resampling_units(splits["test"], data.split_by),
         "caveats": caveats,
     }
 

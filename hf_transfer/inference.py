@@ -15,11 +15,11 @@ from transformers import AutoConfig
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from hf_transfer.arguments import Arguments, DataArguments, MethodArguments, ModelArguments, TransferTrainingArguments
-from hf_transfer.caches import usable_caches
-from hf_transfer.data.groups import named_groups
-from hf_transfer.data.leakage import few_units, measured_over, unit_column
-from hf_transfer.data.loading import divided_by_column
-from hf_transfer.data.tables import load_file, show_bars_for
+from hf_transfer.caches import ensure_writable_caches
+from hf_transfer.data.groups import replace_class_labels
+from hf_transfer.data.loading import divide_by_split_column
+from hf_transfer.data.tables import load_table, show_progress_bars_for
+from hf_transfer.data.units import few_units_caveats, noun_of_resampling_units, unit_column
 from hf_transfer.errors import InputError, nearest
 from hf_transfer.evaluation.groups import measure_groups
 from hf_transfer.methods import base_model_of, load_adapter
@@ -144,7 +144,7 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
     Raises:
         InputError: the model or the data cannot be used.
     """
-    usable_caches()
+    ensure_writable_caches()
     pipeline = load_finetuned(path_or_hub_id)
     config = pipeline.model.config
     task_class = task_of(config, str(path_or_hub_id))
@@ -157,14 +157,14 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
         )
     data = DataArguments(test_file=test_file, **of_data)
     model = ModelArguments(model_name_or_path=str(path_or_hub_id))
-    table = load_file(test_file, column_names=data.column_names, delimiter=data.delimiter)
+    table = load_table(test_file, column_names=data.column_names, delimiter=data.delimiter)
     columns = columns_as_trained(path_or_hub_id, task_class, table.column_names)
     task = task_class(**columns | task_class.settings_of(config) | of_task)
     table = _test_rows(table, test_file)
     names = table.column_names
     data = dataclasses.replace(data, split_by=unit_column(data, names, task.unit_column(names)))
-    show_bars_for(len(table))
-    given = named_groups(DatasetDict({"test": table}), data)
+    show_progress_bars_for(len(table))
+    given = replace_class_labels(DatasetDict({"test": table}), data)
     splits, left_out, _ = task.read(given, data, model, config)
     processor = task.load_processor(model)
     splits, inputs = task.model_inputs(splits, processor, pipeline.model, seed=0)
@@ -188,8 +188,8 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
     return {
         "metrics": task.target.measure(outputs, split, config),
         "confidence": task.target.intervals(outputs, outputs, split, config, seed=0)["after"],
-        "intervals_over": measured_over(split, data.split_by),
-        "caveats": few_units(split, str(data.split_by)) if data.split_by else [],
+        "intervals_over": noun_of_resampling_units(split, data.split_by),
+        "caveats": few_units_caveats(split, str(data.split_by)) if data.split_by else [],
         "groups": measure_groups(task, None, outputs, split, config),
         "examples": len(split),
         "left_out": {why: count for why, count in left_out["test"].items() if count},
@@ -202,7 +202,7 @@ def _test_rows(table: Dataset, file: str) -> Dataset:
     Raises:
         InputError: a column divides it, and no row is of ``test``.
     """
-    divided = divided_by_column(table, file)
+    divided = divide_by_split_column(table, file)
     if len(divided) > 1 and "test" not in divided:
         there = ", ".join(f"{len(split)} {name}" for name, split in divided.items())
         raise InputError(f"{file}: no row is of the test split, by its column ({there}). Give a file of what is to be "

@@ -14,11 +14,11 @@ from datasets import Dataset
 from filelock import FileLock, Timeout
 
 from hf_transfer.arguments import OF_NO_EFFECT, differences
-from hf_transfer.data.tables import digest_of
+from hf_transfer.data.tables import file_digest
 from hf_transfer.errors import InputError, Interrupted, logger
-from hf_transfer.owned_folders import remove_empty
 from hf_transfer.reporting.output_folder import as_json, written_whole
 from hf_transfer.reporting.page import render
+from hf_transfer.run_folders import remove_empty_folders
 
 METHODS = ("full", "lora", "frozen", "scratch")
 LOCK = ".lock"
@@ -72,7 +72,7 @@ def claimed(task: Any, values: Mapping[str, Any], own: Mapping[str, Any], datase
             if not _kept_in(folder):
                 for path in folder.iterdir():
                     if path.is_dir():
-                        remove_empty(path)
+                        remove_empty_folders(path)
                 (folder / RECORD).unlink()
             elif isinstance(error, Interrupted):
                 logger.info("The same command goes on with %s in %s.", what.replace("a ", "the ", 1), folder)
@@ -192,7 +192,7 @@ def _splits(dataset: Any) -> Mapping[str, Any]:
 def _state(path: Path, output: Path) -> Any:
     """What changes with the data at a path, beside the output; nothing for the name of a dataset on the Hub."""
     if path.is_file():
-        return digest_of(path)
+        return file_digest(path)
     own = output.resolve()
     files = [file for file in sorted(path.rglob("*")) if file.is_file() and own not in file.resolve().parents]
     return {str(file.relative_to(path)): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}

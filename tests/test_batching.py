@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
 from hf_transfer import TextClassification, finetune
-from hf_transfer.data.batches import Collator, padded_labels
+from hf_transfer.data.batches import Collator, pad_labels
 from hf_transfer.inputs.text.models import settle_padding
 from hf_transfer.targets.labels.losses import ClassificationLoss, SquaredErrorLoss
 from hf_transfer.training.batching import EvaluationBatches, PaddedExamples, TrainingBatches, divided
@@ -140,7 +140,7 @@ def test_padding_among_numbers_counts_nothing_and_a_number_of_minus_100_does():
         def __getitems__(self, indices):
             return [{"labels": [-100.0, 2.0][i], "length": 1} for i in indices]
 
-    batch = Collator(lambda examples: {}, padded_labels)(PaddedExamples(Numbers()).__getitems__([0, -2]))
+    batch = Collator(lambda examples: {}, pad_labels)(PaddedExamples(Numbers()).__getitems__([0, -2]))
     assert batch["counted"].tolist() == [True, False]
     loss = SquaredErrorLoss()
     assert loss({"logits": torch.ones(2, 1)}, batch).tolist() == [101**2]

@@ -273,7 +273,7 @@ def test_real_tables_are_read_to_the_last_row():
 def test_files_of_one_name_date_and_size_are_not_mistaken_for_each_other(tmp_path, monkeypatch):
     import os
 
-    from hf_transfer.data.tables import load_file
+    from hf_transfer.data.tables import load_table
 
     texts = []
     for name in ("a", "b"):
@@ -281,7 +281,7 @@ def test_files_of_one_name_date_and_size_are_not_mistaken_for_each_other(tmp_pat
         monkeypatch.chdir(tmp_path / name)
         (tmp_path / name / "t.csv").write_text(f"text,label\n{name},ham\n")
         os.utime("t.csv", (1, 1))
-        texts.append(load_file("t.csv")["text"][:])
+        texts.append(load_table("t.csv")["text"][:])
     assert texts == [["a"], ["b"]]
 
 

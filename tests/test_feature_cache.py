@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Data
 
 from hf_transfer import SpeechRecognition, TextClassification, finetune, load_finetuned
 from hf_transfer.arguments import MethodArguments, TransferTrainingArguments
-from hf_transfer.data.batches import Collator, model_inputs_of, padded_labels
+from hf_transfer.data.batches import Collator, model_inputs_of, pad_labels
 from hf_transfer.inputs.text.models import settle_padding
 from hf_transfer.inputs.text.text import TokenizedTexts
 from hf_transfer.methods import Anatomy, frozen_modules
@@ -37,8 +37,8 @@ def prepared(folder):
     alone = getattr(model.config, "padding_changes_outputs", False)
     return (
         model,
-        TokenizedTexts(table, labels, alone=alone),
-        Collator(DataCollatorWithPadding(tokenizer), padded_labels),
+        TokenizedTexts(table, labels, padding_changes_outputs=alone),
+        Collator(DataCollatorWithPadding(tokenizer), pad_labels),
     )
 
 

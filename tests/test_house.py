@@ -33,7 +33,7 @@ WORDS = re.compile(
 # Formats of files, versions of packages, and the files that a tokenizer writes.
 ALLOWED = {
     "data/delimited.py": {"audio", "transcription", "transcript"},  # usual names of columns
-    "data/kept.py": {r"samples\.int16|clips\.npz|left_out_of_\w+\.txt|[0-9a-f]{32}\.(npy|npz|partial)"},
+    "data/cache_cleanup.py": {r"samples\.int16|clips\.npz|left_out_of_\w+\.txt|[0-9a-f]{32}\.(npy|npz|partial)"},
     "data/media_folders.py": {
         ": an audiofolder without training data: expected metadata.csv, or train/metadata.csv.",
         ": an audiofolder's table needs a column file_name; it has ",

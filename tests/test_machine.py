@@ -16,9 +16,9 @@ from conftest import message_rows, write_csv
 from processes import start
 
 from hf_transfer import Failure, InputError, TextClassification, finetune
-from hf_transfer.caches import usable_caches
-from hf_transfer.durable import to_disk
+from hf_transfer.caches import ensure_writable_caches
 from hf_transfer.errors import disk_trouble, short_path
+from hf_transfer.fsync import fsync_path
 from hf_transfer.parsing import parse_arguments
 
 pytestmark = pytest.mark.usefixtures("lean")
@@ -120,7 +120,7 @@ def test_without_a_home_folder_nothing_is_looked_for_there(monkeypatch, tmp_path
     with pytest.raises(RuntimeError):
         Path.home()
     assert short_path("/srv/x") == "/srv/x"
-    usable_caches()
+    ensure_writable_caches()
     assert "there is no home folder" in caplog.text
     assert datasets.config.HF_DATASETS_CACHE.is_absolute()
     assert list(tmp_path.iterdir()) == []
@@ -154,10 +154,10 @@ def test_a_folder_that_takes_no_fsync_is_no_failure(monkeypatch, tmp_path):
         raise OSError(22, "Invalid argument")
 
     monkeypatch.setattr(os, "fsync", refused)
-    to_disk(tmp_path)
+    fsync_path(tmp_path)
     (tmp_path / "file").write_text("x")
     with pytest.raises(OSError, match="Invalid argument"):
-        to_disk(tmp_path / "file")
+        fsync_path(tmp_path / "file")
 
 
 # --- arguments that change nothing, and runs that learn nothing ----------------------------------------------------

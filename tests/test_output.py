@@ -17,7 +17,7 @@ from processes import Forked
 from safetensors.torch import load_file
 
 from hf_transfer import Failure, InputError, TextClassification, finetune, load_finetuned
-from hf_transfer.owned_folders import mark
+from hf_transfer.run_folders import write_run_marker
 from hf_transfer.training.interruption import _StopAfterStep
 
 pytestmark = pytest.mark.usefixtures("lean")
@@ -398,7 +398,7 @@ def test_a_refused_run_leaves_the_folder_to_the_next(train, tmp_path):
 
 
 def test_two_runs_at_once_do_not_share_a_folder(train, tmp_path):
-    mark(_made(tmp_path / "out.partial"))
+    write_run_marker(_made(tmp_path / "out.partial"))
     with FileLock(tmp_path / "out.partial" / ".lock"):
         for checkpoint in (False, True):
             if checkpoint:

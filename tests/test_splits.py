@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict
 from speech import write_clips
 
 from hf_transfer import InputError, SpeechRecognition, TextClassification, finetune
-from hf_transfer.data.drawing import draw
+from hf_transfer.data.holdout import hold_out
 from hf_transfer.finetuning import _prepare_splits
 from hf_transfer.inference import evaluate
 from hf_transfer.parsing import make_arguments
@@ -74,7 +74,7 @@ def test_sizes_are_the_nearest_that_whole_units_reach():
         sizes = random_sizes(source)
         owner = np.repeat(np.arange(len(sizes)), sizes)
         wanted = max(1, round(len(owner) * float(source.choice([0.05, 0.1, 0.2, 0.5]))))
-        drawn = draw(owner, [0] * len(owner), wanted, number)
+        drawn = hold_out(owner, [0] * len(owner), wanted, number)
         assert sorted(drawn.kept + drawn.taken) == list(range(len(owner)))
         assert not set(owner[drawn.taken]) & set(owner[drawn.kept])
         best = abs(reachable(sizes) - wanted).min()
@@ -94,7 +94,7 @@ def test_strata_have_their_shares_on_both_sides():
         )
         strata = np.array([source.choice(4, p=shares[unit]) for unit in owner])
         wanted = len(owner) // 5
-        taken = draw(owner, strata.tolist(), wanted, number).taken
+        taken = hold_out(owner, strata.tolist(), wanted, number).taken
         assert abs(len(taken) - wanted) <= 1
         for stratum in range(4):
             has, expected = (strata[taken] == stratum).sum(), 0.2 * (strata == stratum).sum()
@@ -106,7 +106,7 @@ def test_rare_strata_are_on_both_sides():
     for number in range(40):
         strata = source.permutation([0] * 300 + [1] * 40 + [2] * 2 + [3] * 3)
         owner = np.unique(source.integers(0, 200, len(strata)), return_inverse=True)[1]
-        drawn = draw(owner, strata.tolist(), 69, number)
+        drawn = hold_out(owner, strata.tolist(), 69, number)
         for stratum in range(4):
             if len(set(owner[strata == stratum])) > 1:
                 assert (strata[drawn.taken] == stratum).any()
@@ -118,7 +118,7 @@ def test_a_stratum_of_one_unit_is_learned():
     owner = np.repeat(np.arange(30), 10)
     strata = np.where(owner == 4, 2, np.arange(300) % 2)
     for seed in range(20):
-        drawn = draw(owner, strata.tolist(), 60, seed)
+        drawn = hold_out(owner, strata.tolist(), 60, seed)
         assert (strata[drawn.kept] == 2).sum() == 10
 
 
@@ -128,11 +128,11 @@ def test_every_example_is_held_out_as_often():
     strata = (np.arange(300) % 3 == 0).tolist()
     counts = np.zeros(300)
     for seed in range(300):
-        counts[draw(owner, strata, 60, seed).taken] += 1
+        counts[hold_out(owner, strata, 60, seed).taken] += 1
     assert abs(counts[:100].mean() / 300 - 0.2) < 0.02
     assert abs(counts[100:].mean() / 300 - 0.2) < 0.02
     assert counts.std() < 2 * np.sqrt(300 * 0.2 * 0.8)  # binomial, and the five of a unit go together
-    assert draw(owner, strata, 60, 7) == draw(owner, strata, 60, 7) != draw(owner, strata, 60, 8)
+    assert hold_out(owner, strata, 60, 7) == hold_out(owner, strata, 60, 7) != hold_out(owner, strata, 60, 8)
 
 
 # --- equal examples ---------------------------------------------------------------------------------------------
@@ -402,7 +402,7 @@ def test_examples_of_no_group_can_be_the_source(empty):
 def test_a_checkpoint_tells_texts_that_are_equal_when_splits_are_drawn():
     task, pair = TextClassification(), Dataset.from_dict({"text": ["Win £5", "win £5 "]})
     assert len(set(task.identities(pair))) == 1
-    assert len(set(task.input.contents(pair))) == 2
+    assert len(set(task.input.content_hashes(pair))) == 2
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.07, 7), (0.14, 14), (0.29, 29), (0.071, 8)])

@@ -9,11 +9,11 @@ import pytest
 from conftest import message_rows, write_csv
 from speech import write_clips
 
-import hf_transfer.data.kept as kept
+import hf_transfer.data.cache_cleanup as kept
 from hf_transfer import Failure, InputError, TextClassification, finetune
 from hf_transfer.comparing import compare
-from hf_transfer.owned_folders import MARK
 from hf_transfer.reporting.output_folder import OutputFolder
+from hf_transfer.run_folders import RUN_MARKER
 from hf_transfer.studying import study
 
 pytestmark = pytest.mark.usefixtures("lean")
@@ -63,7 +63,7 @@ def test_what_is_put_into_a_runs_working_folder_stays(train, tiny, tmp_path, cap
     with interrupted_in("hf_transfer.finetuning.before_and_after"):
         train(max_steps=6, save_steps=2, save_total_limit=1)
     work = tmp_path / "exp.partial"
-    assert (work / MARK).is_file()
+    assert (work / RUN_MARKER).is_file()
     assert [path.name for path in work.glob("checkpoint-*")] == ["checkpoint-6"]
     mine = {"results.csv": b"a,b", "checkpoint-6/notes.txt": b"good", "result.csv": b"", "checkpoint-6-best/w": b"w"}
     for name, content in mine.items():
@@ -94,7 +94,7 @@ def interrupted_in(function):
 def test_a_working_folder_from_before_there_were_marks_is_gone_on_with(train, tmp_path):
     with interrupted_in("hf_transfer.finetuning.before_and_after"):
         train()
-    (tmp_path / "exp.partial" / MARK).unlink()
+    (tmp_path / "exp.partial" / RUN_MARKER).unlink()
     with pytest.raises(InputError, match="an unfinished run lies in"):
         train()
     assert train(resume_from_checkpoint="true").report["metrics"]
@@ -172,7 +172,7 @@ def test_only_what_runs_have_cached_is_removed_after_a_month(tmp_path):
         os.utime(path, (0, 0), follow_symlinks=False)
     now = tmp_path / ("4" * 32)
     now.mkdir()
-    kept.mark_used(now)
+    kept.mark_used_and_clean_up(now)
     assert sorted(contents(tmp_path)) == sorted(set(names) - {f"{b}/samples.int16"})
     assert not (tmp_path / b).exists()
     assert (tmp_path / ("3" * 32)).is_symlink()

@@ -46,7 +46,7 @@ class Collator:
         }
 
 
-def padded_labels(labels: list[Any]) -> torch.Tensor:
+def pad_labels(labels: list[Any]) -> torch.Tensor:
     """A batch's labels [batch] or [batch, labels]; token ids of different number are padded with -100."""
     if not isinstance(labels[0], list) or any(isinstance(each, float) for each in labels[0]):
         return torch.tensor(labels)

@@ -8,10 +8,10 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 
 from hf_transfer.arguments import DataArguments
-from hf_transfer.data.drawing import RARE, Drawn, draw
 from hf_transfer.data.groups import NAMELESS
-from hf_transfer.data.leakage import UNIT, unit_noun, unit_numbers
+from hf_transfer.data.holdout import RARE, Holdout, hold_out
 from hf_transfer.data.splits import SPLITS
+from hf_transfer.data.units import UNIT, unit_noun, unit_numbers
 from hf_transfer.errors import InputError, logger
 
 # More than this says little more about temperature and threshold, and is missed in training.
@@ -98,7 +98,7 @@ class _Pool:
         if data.split_by is not None and data.split_by == data.group_column_name and strata == train["group"][:]:
             self.strata = [None] * count  # what is kept on one side cannot be on both
 
-    def held_out(self, column: str | None, *, asked: bool) -> tuple[Drawn | None, str | None]:
+    def held_out(self, column: str | None, *, asked: bool) -> tuple[Holdout | None, str | None]:
         """The examples of the split, and the column whose values it has whole; no examples where none can be.
 
         Raises:
@@ -106,7 +106,7 @@ class _Pool:
         """
         if column is not None:
             units = unit_numbers(self.identities, self.train[UNIT][:])
-            drawn = draw(units, self.strata, self.wanted, self.seed)
+            drawn = hold_out(units, self.strata, self.wanted, self.seed)
             if self._is_near(drawn) and (asked or drawn.one_sided <= RARE):
                 self._say(drawn, f"whole {unit_noun(column)}: --split_by {column}")
                 return drawn, column
@@ -119,7 +119,7 @@ class _Pool:
                 unit_noun(column), column, self.name, self.wanted, column,
             )  # fmt: skip
         units = unit_numbers(self.identities)
-        drawn = draw(units, self.strata, self.wanted, self.seed)
+        drawn = hold_out(units, self.strata, self.wanted, self.seed)
         if not self._is_near(drawn):
             self._go_without(units, drawn, None)
             return None, None
@@ -127,12 +127,12 @@ class _Pool:
         self._say(drawn, how if units.max() + 1 == len(units) else f"{how}, equal examples together")
         return drawn, None
 
-    def _is_near(self, drawn: Drawn) -> bool:
+    def _is_near(self, drawn: Holdout) -> bool:
         """Whether there are about as many as wanted; fewer will do where nobody has named a number."""
         taken = len(drawn.taken)
         return 0 < taken <= NEAR * self.wanted and (self.share is None or NEAR * taken >= self.wanted)
 
-    def _say(self, drawn: Drawn, how: str) -> None:
+    def _say(self, drawn: Holdout, how: str) -> None:
         taken = len(drawn.taken)
         asked = "" if taken == self.wanted else f", where {self.wanted} were asked for"
         logger.info(
@@ -140,7 +140,7 @@ class _Pool:
             self.name, taken, asked, how, self.seed, self.name,
         )  # fmt: skip
 
-    def _go_without(self, units: np.ndarray, drawn: Drawn, column: str | None) -> None:
+    def _go_without(self, units: np.ndarray, drawn: Holdout, column: str | None) -> None:
         """Say that there is no such split.
 
         Raises:
@@ -172,6 +172,6 @@ def cut_to_sizes(
     for name, split in splits.items():
         limit = limits[name]
         if limit is not None and limit < len(split):
-            drawn = draw(np.arange(len(split)), strata[name], limit, seed if name == "train" else split_seed)
+            drawn = hold_out(np.arange(len(split)), strata[name], limit, seed if name == "train" else split_seed)
             cut[name] = split.select(drawn.taken)
     return cut

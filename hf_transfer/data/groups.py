@@ -17,7 +17,7 @@ def group_name(value: Any) -> str:
     return read_text(value)[0].strip() or NAMELESS
 
 
-def named_groups(splits: DatasetDict, data: DataArguments) -> DatasetDict:
+def replace_class_labels(splits: DatasetDict, data: DataArguments) -> DatasetDict:
     """The user's splits with names instead of the ids of a `ClassLabel` in --group_column_name and --split_by."""
     named = DatasetDict(splits)
     for column in dict.fromkeys((data.group_column_name, data.split_by)):
@@ -29,7 +29,7 @@ def named_groups(splits: DatasetDict, data: DataArguments) -> DatasetDict:
     return named
 
 
-def only_groups(splits: DatasetDict, data: DataArguments) -> DatasetDict:
+def select_groups(splits: DatasetDict, data: DataArguments) -> DatasetDict:
     """The user's splits with the rows of --target_group and --source_group alone, before anything is done with them.
 
     Raises:

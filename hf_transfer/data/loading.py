@@ -11,7 +11,7 @@ from hf_transfer.arguments import DataArguments
 from hf_transfer.data.folders import load_saved, require_readable, saved_splits, tables_of_folder
 from hf_transfer.data.media_folders import SPLIT_NAMES, audiofolder_tables, labelled_folders, load_audiofolder
 from hf_transfer.data.splits import SPLITS
-from hf_transfer.data.tables import SUFFIXES, load_file, load_tables
+from hf_transfer.data.tables import SUFFIXES, load_table, load_tables
 from hf_transfer.errors import InputError, logger, reading, short_path
 
 
@@ -30,17 +30,17 @@ def load_splits(data: DataArguments) -> DatasetDict:
         splits = _load_dataset(data)
         if list(splits) == ["train"] and Path(data.dataset_name).is_dir():
             table = audiofolder_tables(Path(data.dataset_name)).get("train", data.dataset_name)
-            splits = divided_by_column(splits["train"], str(table))
+            splits = divide_by_split_column(splits["train"], str(table))
     elif not files["train"]:
         raise InputError("Nothing to train on: expected --train_file FILE or --dataset_name NAME.")
     for name, file in files.items():
         if file:
-            splits[name] = load_file(file, column_names=data.column_names, delimiter=data.delimiter)
+            splits[name] = load_table(file, column_names=data.column_names, delimiter=data.delimiter)
     if data.train_file:
         # Rows that the column keeps out of training stay out, even where a file was named for their split.
-        splits = DatasetDict({**divided_by_column(splits["train"], data.train_file), **splits_beside(splits)})
+        splits = DatasetDict({**divide_by_split_column(splits["train"], data.train_file), **splits_beside(splits)})
     if "source" in splits:
-        divided = divided_by_column(splits["source"], str(data.source_file))
+        divided = divide_by_split_column(splits["source"], str(data.source_file))
         if "test" in divided:
             splits["source"], splits["replay"] = divided["test"], divided["train"]
     return splits
@@ -137,7 +137,7 @@ def _named_splits(data: DataArguments, loaded: DatasetDict, there: list[str] | N
     return splits
 
 
-def home_of_tables(data: DataArguments, split: str) -> Path | None:
+def folder_of_relative_paths(data: DataArguments, split: str) -> Path | None:
     """The folder where relative paths in the table of a split begin; None for what is no local table."""
     file = getattr(data, "source_file" if split == "replay" else f"{split}_file", None) or data.train_file
     if file:
@@ -162,7 +162,7 @@ def splits_beside(splits: DatasetDict) -> DatasetDict:
 SPLIT_COLUMNS = ("split", "set", "partition")
 
 
-def divided_by_column(table: Dataset, source: str) -> DatasetDict:
+def divide_by_split_column(table: Dataset, source: str) -> DatasetDict:
     """One table for all splits, told apart by one of `SPLIT_COLUMNS`: its rows go where they belong; it is said."""
     named = [name for usual in SPLIT_COLUMNS for name in table.column_names if name.lower() == usual]
     unused = []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
-from hf_transfer.data.tables import SUFFIXES, load_file
+from hf_transfer.data.tables import SUFFIXES, load_table
 from hf_transfer.data.values import read_text
 from hf_transfer.errors import InputError
 
@@ -86,7 +86,7 @@ def load_audiofolder(
         )
     splits = DatasetDict()
     for name, table in tables.items():
-        rows = load_file(str(table), column_names=column_names, delimiter=delimiter)
+        rows = load_table(str(table), column_names=column_names, delimiter=delimiter)
         if "file_name" not in rows.column_names:
             raise InputError(
                 f"{table}: an audiofolder's table needs a column file_name; it has {', '.join(rows.column_names)}."

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from hf_transfer.arguments import DataArguments
-from hf_transfer.data.drawing import draw
 from hf_transfer.data.groups import NAMELESS
-from hf_transfer.data.leakage import UNIT, unit_numbers
+from hf_transfer.data.holdout import hold_out
+from hf_transfer.data.units import UNIT, unit_numbers
 from hf_transfer.errors import InputError, logger
 
 # The column of training examples that says which are mixed in.
@@ -88,7 +88,7 @@ def _halves(
         whole = unit_numbers(equal, source[UNIT][:])
         choices = [(whole, LEAST_HALF)] if asked else [(whole, NEARLY_HALF), *choices]
     for units, share in choices:
-        drawn = draw(units, [None] * len(source), len(source) // 2, seed)
+        drawn = hold_out(units, [None] * len(source), len(source) // 2, seed)
         if min(len(drawn.taken), len(drawn.kept)) >= share * len(source):
             return source.select(drawn.kept), source.select(drawn.taken)
     raise InputError(
@@ -97,7 +97,7 @@ def _halves(
     )
 
 
-def replay(
+def add_replay(
     splits: DatasetDict,
     pool: Dataset | None,
     data: DataArguments,

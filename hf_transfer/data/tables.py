@@ -159,7 +159,7 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
         raise InputError(f"{path}: not a Parquet file: {str(error).splitlines()[0]}") from error
 
 
-def show_bars_for(rows: int) -> None:
+def show_progress_bars_for(rows: int) -> None:
     """Bars of `datasets` on a terminal, where there are so many rows that they take seconds; none elsewhere."""
     if rows >= MANY_ROWS and sys.stderr.isatty():
         datasets.enable_progress_bars()
@@ -167,7 +167,7 @@ def show_bars_for(rows: int) -> None:
         datasets.disable_progress_bars()
 
 
-def load_file(file: str, *, column_names: Sequence[str] | None = None, delimiter: str | None = None) -> Dataset:
+def load_table(file: str, *, column_names: Sequence[str] | None = None, delimiter: str | None = None) -> Dataset:
     """A local table as a memory-mapped `Dataset`; read again only when the file has changed."""
     return load_tables([file], column_names=column_names, delimiter=delimiter)
 
@@ -196,7 +196,7 @@ def load_tables(
                 "delimiter": delimiter,
                 "columns": tuple(columns.items()),
                 # Part of the cache's fingerprint: files of other content, or another reader, are read anew.
-                "changed": (READER, *(digest_of(path) for path in paths)),
+                "changed": (READER, *(file_digest(path) for path in paths)),
             },
         )
     except datasets.exceptions.DatasetGenerationError as error:
@@ -227,7 +227,7 @@ def _load_parquet(paths: list[Path]) -> Dataset:
         ) from error
 
 
-def digest_of(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """What tells a file's content from all others."""
     with reading(path), path.open("rb") as stream:
         return hashlib.file_digest(stream, "blake2b").hexdigest()

@@ -97,7 +97,7 @@ def storable(value: Any) -> Any:
     return None if is_missing(value) else value
 
 
-def shown(value: Any) -> str:
+def quoted(value: Any) -> str:
     """A value as a message quotes it, not longer than a line has room for."""
     if isinstance(value, list):
         value = [round(item, 10) if isinstance(item, float) else item for item in value]
@@ -105,7 +105,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 
-def plain_names(names: Iterable[str]) -> dict[str, str]:
+def canonical_names(names: Iterable[str]) -> dict[str, str]:
     """Names by how they are written: of columns that hold true and false, or numbers, one for each value.
 
     ``TRUE`` and ``true`` are ``True``, ``1.0`` is ``1``; ``01`` is no number, and stays with all that are beside it.
@@ -124,14 +124,14 @@ def _without_zeros(name: str) -> str:
     return "0" if number == "-0" else number
 
 
-def same_value(names: Iterable[str]) -> dict[str, str]:
+def names_by_canonical_form(names: Iterable[str]) -> dict[str, str]:
     """Known names by the plain form of each, for those that only one has: to match what another file writes."""
     found: dict[str, list[str]] = {}
     for name in names:
-        found.setdefault(plain_name(name), []).append(name)
+        found.setdefault(canonical_name(name), []).append(name)
     return {plain: alike[0] for plain, alike in found.items() if len(alike) == 1}
 
 
-def plain_name(name: str) -> str:
-    """The plain form of a single name, as in `plain_names`."""
-    return plain_names([name])[name]
+def canonical_name(name: str) -> str:
+    """The plain form of a single name, as in `canonical_names`."""
+    return canonical_names([name])[name]

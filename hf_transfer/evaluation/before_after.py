@@ -4,7 +4,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from hf_transfer.data.leakage import drawn_alone, unit_names
+from hf_transfer.data.units import resamples_single_examples, unit_names
 from hf_transfer.evaluation.groups import measure_groups, rows_by_group
 
 
@@ -23,11 +23,11 @@ def before_and_after(task: Any, before: Any, after: Any, split: Dataset, config:
     """
     found = task.target.intervals(before, after, split, config, seed)
     groups = measure_groups(task, before, after, split, config)
-    whole_units = not drawn_alone(unit_names(split), len(split))
+    whole_units = not resamples_single_examples(unit_names(split), len(split))
     for group, rows in rows_by_group(split).items():
         part = split.select(rows)
         # Over examples it would be far too narrow, where those of a patient are alike.
-        too_few = whole_units and drawn_alone(unit_names(part), len(part))
+        too_few = whole_units and resamples_single_examples(unit_names(part), len(part))
         own = {} if too_few else task.target.intervals(before[rows], after[rows], part, config, seed)
         groups[group] |= {"confidence": own.get("after", {}), "gain": own.get("gain", {})}
     return {

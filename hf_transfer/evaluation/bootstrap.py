@@ -22,7 +22,7 @@ class Resampled:
     """What a bootstrap needs.
 
     Attributes:
-        units: for each example the number of what is drawn together, see `data.leakage.drawn_together`, [n].
+        units: for each example the number of what is drawn together, see `data.units.resampling_units`, [n].
         metrics: from weights of the examples [..., n], the multiplicity of each in each resample, to values [...] by
             name. A name that is a tuple ``("gain", metric)`` is a difference of two metrics.
         support: of metrics that rest on less than all, how many of `units` hold each of their labels, [labels].

@@ -8,7 +8,7 @@ from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel
 
 from hf_transfer.arguments import DataArguments, ModelArguments
-from hf_transfer.data.examples import TargetEncoding, TargetReader
+from hf_transfer.data.column_readers import TargetEncoding, TargetReader
 
 
 class ModelInputs(Protocol):
@@ -19,21 +19,21 @@ class ModelInputs(Protocol):
         positions: how many positions the model computes of each [n]: tokens, or frames.
         labels: what the loss compares each with, as its target encodes it [n].
         unit: ``tokens`` or ``seconds``, in which lengths are reported.
-        unit_length: of `lengths`, that make one `unit`.
+        length_per_unit: of `lengths`, that make one `unit`.
         rate: name in the report of how many units a second were trained on; None where positions say it.
         alone: whether each is to be computed by itself, as padding would change what the model makes of it.
-        varies: whether training examples are another way in each epoch (augmentation).
+        is_augmented: whether training examples are another way in each epoch (augmentation).
         keys: what tells the input of each from others, for caches [n].
     """
 
     lengths: np.ndarray
     positions: np.ndarray
     labels: Sequence[Any]
-    unit: str
-    unit_length: float
+    length_unit: str
+    length_per_unit: float
     rate: str | None
-    alone: bool
-    varies: bool
+    padding_changes_outputs: bool
+    is_augmented: bool
     keys: Iterable[str]
 
     def __len__(self) -> int: ...
@@ -44,7 +44,7 @@ class ModelInputs(Protocol):
     def set_epoch(self, epoch: int) -> None:
         """Vary the examples as in this epoch from now on."""
 
-    def unvaried(self) -> "ModelInputs":
+    def without_augmentation(self) -> "ModelInputs":
         """The examples as they are, whatever the epoch."""
 
 
@@ -58,19 +58,19 @@ class Input(Protocol):
     """
 
     name: ClassVar[str]
-    word: ClassVar[str]
-    sample: ClassVar[str]
+    noun: ClassVar[str]
+    pipeline_example: ClassVar[str]
 
     # --- data -------------------------------------------------------------------------------------------------
 
-    def columns(self, columns: Sequence[str]) -> dict[str, str]:
+    def input_columns(self, columns: Sequence[str]) -> dict[str, str]:
         """Of the user's columns those that predictions are made from, by our names for them.
 
         Raises:
             InputError: there is none; the message names those that there are.
         """
 
-    def further_columns(self, columns: Sequence[str]) -> dict[str, str]:
+    def metadata_columns(self, columns: Sequence[str]) -> dict[str, str]:
         """Of the user's columns what else is known of an example, as its speaker, by our names; perhaps none."""
 
     def prediction_input(self, own: str, value: Any, file: str) -> Any:
@@ -102,7 +102,7 @@ class Input(Protocol):
     def identities(self, split: Dataset) -> list[str]:
         """What makes two examples equal when splits are drawn and compared, an entry an example."""
 
-    def contents(self, split: Dataset) -> list[str]:
+    def content_hashes(self, split: Dataset) -> list[str]:
         """What changes with an example, however little of it changes, an entry an example."""
 
     def unit_column(self, columns: Sequence[str]) -> str | None:
@@ -114,7 +114,7 @@ class Input(Protocol):
     def facts(self, splits: DatasetDict) -> dict[str, Any]:
         """What the report says of the inputs."""
 
-    def leave_out(self, name: str, split: Dataset, fits: list[bool], reason: str, cure: str) -> Dataset:
+    def leave_out(self, name: str, split: Dataset, fits: list[bool], reason: str, remedy: str) -> Dataset:
         """The examples that fit; the others are named and said.
 
         Args:
@@ -122,7 +122,7 @@ class Input(Protocol):
             split: examples under our names.
             fits: whether each does [n].
             reason: in a word or two, why others do not.
-            cure: what changes it.
+            remedy: what changes it.
         """
 
     # --- model ------------------------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ class Input(Protocol):
     def load_processor(self, model: ModelArguments) -> Any:
         """The tokenizer, feature extractor or image processor that comes with the model."""
 
-    def model_settings(self, old: Any, processor: Any, *, pretrained: bool) -> dict[str, Any]:
+    def config_settings(self, old: Any, processor: Any, *, pretrained: bool) -> dict[str, Any]:
         """Settings of the model's config that the inputs need.
 
         Args:
@@ -142,7 +142,7 @@ class Input(Protocol):
             pretrained: whether the checkpoint's weights are loaded.
         """
 
-    def fit_model(self, model: PreTrainedModel, splits: DatasetDict, processor: Any, *, pretrained: bool) -> None:
+    def prepare_model(self, model: PreTrainedModel, splits: DatasetDict, processor: Any, *, pretrained: bool) -> None:
         """Make the loaded model ready for the inputs, and note in its config what prediction has to know of them."""
 
     def model_inputs(
@@ -153,24 +153,24 @@ class Input(Protocol):
     def pad(self, processor: Any) -> Callable[[list[dict[str, Any]]], Mapping[str, Any]]:
         """From the model's inputs of examples to those of a padded batch."""
 
-    def only_in_train_mode(self, config: Any) -> list[str]:
+    def train_mode_effects(self, config: Any) -> list[str]:
         """What a model of this config does to its inputs in train mode alone, each with its flags."""
 
     # --- report -----------------------------------------------------------------------------------------------
 
-    def shown(self, split: Dataset) -> list[dict[str, Any]]:
+    def display_rows(self, split: Dataset) -> list[dict[str, Any]]:
         """The examples as the report's page shows them."""
 
-    def media(self, inputs: Any, rows: Sequence[int]) -> list[str]:
+    def media_data_uris(self, inputs: Any, rows: Sequence[int]) -> list[str]:
         """Data URIs of what is to be heard or seen of these examples; empty where there is nothing."""
 
-    def record(self, split: Dataset) -> list[dict[str, Any]]:
+    def prediction_fields(self, split: Dataset) -> list[dict[str, Any]]:
         """The examples as ``predictions.jsonl`` has them."""
 
-    def key(self, record: Mapping[str, Any]) -> tuple[Any, ...]:
+    def record_key(self, record: Mapping[str, Any]) -> tuple[Any, ...]:
         """What tells the input of such a record from others, whatever the model."""
 
-    def to_try(self, records: list[dict[str, Any]], told: Mapping[str, Any]) -> list[str]:
+    def predict_arguments(self, records: list[dict[str, Any]], told: Mapping[str, Any]) -> list[str]:
         """Arguments of ``hf-transfer predict`` that try the model on a test example.
 
         Args:

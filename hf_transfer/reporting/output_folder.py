@@ -16,9 +16,9 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from hf_transfer.arguments import OF_NO_EFFECT, differences, fitting
-from hf_transfer.durable import to_disk
 from hf_transfer.errors import Failure, InputError, logger
-from hf_transfer.owned_folders import MARK, listed_files, mark, remove_entries
+from hf_transfer.fsync import fsync_path
+from hf_transfer.run_folders import RUN_MARKER, manifest_files, remove_entries, write_run_marker
 
 # Where TensorBoard's logs lie, in the working folder and then in the output folder.
 LOGS = "runs"
@@ -144,7 +144,7 @@ class OutputFolder:
             except InputError:
                 self.discard()
                 raise
-            mark(self.work)
+            write_run_marker(self.work)
         except OSError as error:
             raise InputError(f"--output_dir {self.path}: the folder cannot be made: {error.strerror}.") from error
 
@@ -188,7 +188,7 @@ class OutputFolder:
             yield staged
             _open_up(staged)
             for path in (*staged.iterdir(), staged):
-                to_disk(path)
+                fsync_path(path)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(staged, ignore_errors=True)
             raise Failure(
@@ -211,7 +211,7 @@ class OutputFolder:
                 f"{staged}: move it from there."
             ) from error
         with suppress(OSError):
-            to_disk(place.parent)  # only then are checkpoints removed
+            fsync_path(place.parent)  # only then are checkpoints removed
         self._bring_logs()
         self._remove_work()
 
@@ -233,7 +233,7 @@ class OutputFolder:
         if os.name == "nt":
             self.release()  # there an open file cannot be removed
         # In this order: whoever asks from now on locks a file of their own.
-        remove_entries(self.work, f"{re.escape(LOCK)}|{re.escape(MARK)}")
+        remove_entries(self.work, f"{re.escape(LOCK)}|{re.escape(RUN_MARKER)}")
         self.release()
         left = [entry.name for entry in _entries(self.work)]
         if left:
@@ -247,13 +247,13 @@ def _is_working_folder(folder: Path) -> bool:
     nothing foreign, are a run's. The folder is looked at once: another process of the run may be making it.
     """
     entries = {entry.name: entry for entry in _entries(folder)}
-    if MARK in entries:
+    if RUN_MARKER in entries:
         return True
     held = entries.keys() - {LOCK}
     if not held:
         return LOCK not in entries or not _size(entries[LOCK])
     known = all(re.fullmatch(ENTRIES, name) for name in held)
-    return known and any(listed_files(entries[name]) for name in held if name.startswith("checkpoint-"))
+    return known and any(manifest_files(entries[name]) for name in held if name.startswith("checkpoint-"))
 
 
 def _size(file: Path) -> int:
@@ -280,7 +280,7 @@ def remove_run(folder: Path) -> None:
         for name in written_files(folder):
             (folder / name).unlink()
     elif _is_working_folder(folder):
-        remove_entries(folder, f"{ENTRIES}|{re.escape(LOCK)}|{re.escape(MARK)}")
+        remove_entries(folder, f"{ENTRIES}|{re.escape(LOCK)}|{re.escape(RUN_MARKER)}")
     with suppress(OSError):
         folder.rmdir()
     if folder.exists():

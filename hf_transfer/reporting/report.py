@@ -107,10 +107,10 @@ def describe_lengths(inputs: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         inputs: preprocessed examples by split: see `ModelInputs`.
     """
-    lengths = {name: dataset.lengths / dataset.unit_length for name, dataset in inputs.items()}
+    lengths = {name: dataset.lengths / dataset.length_per_unit for name, dataset in inputs.items()}
     edges = np.histogram_bin_edges(np.concatenate(list(lengths.values())), bins=24)
     return {
-        "unit": next(iter(inputs.values())).unit,
+        "unit": next(iter(inputs.values())).length_unit,
         "edges": [round(float(edge), 4) for edge in edges],
         "splits": {
             name: {
@@ -180,7 +180,8 @@ def next_command(result: Finetuned, task: Any) -> str:
     told = yaml.safe_load((result.folder / "arguments.yaml").read_text(encoding="utf-8"))
     with (result.folder / "predictions.jsonl").open(encoding="utf-8") as stream:
         records = [json.loads(line) for line in islice(stream, 20)]
-    return f"Try it: {shell_command()} predict {shlex.join([str(result.folder), *task.input.to_try(records, told)])}"
+    arguments = [str(result.folder), *task.input.predict_arguments(records, told)]
+    return f"Try it: {shell_command()} predict {shlex.join(arguments)}"
 
 
 def shell_command() -> str:

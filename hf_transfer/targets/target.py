@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol
 from datasets import Dataset, DatasetDict
 
 from hf_transfer.arguments import DataArguments, ModelArguments
-from hf_transfer.data.examples import LeaveOut, TargetEncoding, TargetReader
+from hf_transfer.data.column_readers import LeaveOut, TargetEncoding, TargetReader
 from hf_transfer.evaluation.bootstrap import Resampled
 from hf_transfer.training.loss import Loss, Readout
 
@@ -86,7 +86,7 @@ class Target(Protocol):
     def complete_processor(self, processor: Any, model: ModelArguments, splits: DatasetDict | None) -> Any:
         """The input's processor with what turns targets into ids and back, made to fit the splits where it must be."""
 
-    def model_settings(
+    def config_settings(
         self, model: ModelArguments, splits: DatasetDict, processor: Any, *, pretrained: bool
     ) -> dict[str, Any]:
         """Settings of the model's config, as ``id2label``, ``problem_type``."""

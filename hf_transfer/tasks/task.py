@@ -8,8 +8,8 @@ from transformers import PreTrainedModel
 
 from hf_transfer.arguments import DataArguments, ModelArguments
 from hf_transfer.data.batches import Collator
-from hf_transfer.data.leakage import UNIT
 from hf_transfer.data.splits import require_columns
+from hf_transfer.data.units import UNIT
 from hf_transfer.errors import InputError
 from hf_transfer.inputs.input import Input
 from hf_transfer.models import load_config, load_pretrained
@@ -98,7 +98,7 @@ class Task:
             name: {
                 **inputs[name],
                 self.target.column: target[name],
-                **self.input.further_columns(split.column_names),
+                **self.input.metadata_columns(split.column_names),
                 **({"group": data.group_column_name} if data.group_column_name else {}),
                 **({UNIT: str(data.split_by)} if data.split_by in split.column_names else {}),
             }
@@ -121,7 +121,7 @@ class Task:
         for name, split in splits.items():
             alike = [found[other] for other in found if set(found[other].values()) <= set(split.column_names)]
             if not alike:
-                columns = self.input.columns(split.column_names)
+                columns = self.input.input_columns(split.column_names)
                 alike = [{own: column for own, column in columns.items() if hasattr(self, f"{own}_column_name")}]
             found[name] = alike[0]
         return found
@@ -163,11 +163,11 @@ class Task:
             self.auto_model,
             model,
             pretrained=pretrained,
-            **self.input.model_settings(old, processor, pretrained=pretrained),
-            **self.target.model_settings(model, splits, processor, pretrained=pretrained),
+            **self.input.config_settings(old, processor, pretrained=pretrained),
+            **self.target.config_settings(model, splits, processor, pretrained=pretrained),
         )
         new += self.target.fit_head(loaded, old, new, model, splits, processor, pretrained=pretrained)
-        self.input.fit_model(loaded, splits, processor, pretrained=pretrained)
+        self.input.prepare_model(loaded, splits, processor, pretrained=pretrained)
         return loaded, new
 
     def model_inputs(
@@ -191,17 +191,19 @@ class Task:
     def findings(self, outputs: Any, split: Dataset, config: Any) -> dict[str, Any]:
         """What else the report says of the outputs; ``worst`` are examples, which are not published."""
         found, worst = self.target.findings(outputs, split, config)
-        shown = self.input.shown(split.select([one["row"] for one in worst]))
+        shown = self.input.display_rows(split.select([one["row"] for one in worst]))
         return found | {"worst": [example | one for example, one in zip(shown, worst, strict=True)]}
 
     def predictions(self, outputs: Any, split: Dataset, config: Any) -> list[dict[str, Any]]:
         """A JSON-ready record an example: input, group, what was to be predicted and what was."""
         known = split.select_columns([name for name in ("group", UNIT) if name in split.column_names])
         others = known if known.column_names else [{}] * len(split)
-        records = zip(self.input.record(split), others, self.target.records(outputs, split, config), strict=True)
+        records = zip(
+            self.input.prediction_fields(split), others, self.target.records(outputs, split, config), strict=True
+        )
         return [{**example, **other, **record} for example, other, record in records]
 
     def example(self, record: dict[str, Any]) -> tuple[Any, ...]:
         """What tells the example of such a record from others, whatever the model."""
         own = (record[self.target.column],) if self.target.identifies else ()
-        return *self.input.key(record), *own
+        return *self.input.record_key(record), *own

@@ -189,7 +189,7 @@ def evaluation_batches(
     """
     return EvaluationBatches(
         positions.tolist(),
-        batch_size=1 if dataset.alone else args.per_device_eval_batch_size,
+        batch_size=1 if dataset.padding_changes_outputs else args.per_device_eval_batch_size,
         most_positions=most_positions(args.device),
         processes=processes,
         rank=rank,

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from hf_transfer.arguments import OF_NO_EFFECT, Arguments, differences, fitting
-from hf_transfer.durable import to_disk
 from hf_transfer.errors import Failure, InputError, logger
-from hf_transfer.owned_folders import MANIFEST, remove_folder
+from hf_transfer.fsync import fsync_path
+from hf_transfer.run_folders import MANIFEST, remove_folder
 from hf_transfer.training.loss import restored_counts
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def describe_run(
     digest = hashlib.sha256()
     for name, split in splits.items():
         digest.update(name.encode())
-        for values in (arguments.task.input.contents(split), inputs[name].lengths, inputs[name].labels):
+        for values in (arguments.task.input.content_hashes(split), inputs[name].lengths, inputs[name].labels):
             for value in values:
                 digest.update(f"{value}\n".encode())
     pretrained = {name: value for name, value in model.state_dict().items() if name not in new}
@@ -103,17 +103,17 @@ def seal(staged: Path, folder: Path, run: Mapping[str, Any]) -> Path:
         if file.is_file():
             with file.open("rb") as stream:
                 sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-            to_disk(file)
+            fsync_path(file)
             files[str(file.relative_to(staged))] = {"bytes": file.stat().st_size, "sha256": sha256}
     with (staged / MANIFEST).open("w", encoding="utf-8") as stream:
         json.dump({"run": run, "files": files}, stream, indent=1, default=str)
-    to_disk(staged / MANIFEST)
+    fsync_path(staged / MANIFEST)
     place = folder / staged.name
     replaced = staged.with_name("replaced")
     if place.exists():  # damaged, or of a run that was gone back on
         os.replace(place, replaced)
     os.replace(staged, place)
-    to_disk(folder)
+    fsync_path(folder)
     remove_folder(replaced)
     if replaced.exists():  # somebody has put files of their own there
         os.replace(replaced, place.with_name(f"{place.name}.{uuid.uuid4().hex[:8]}"))

@@ -86,7 +86,7 @@ def training_cost(trainer: Any, examples: Any, *, cached: Any, packed: bool) -> 
     flops = None if left.max() == 1 else _flops_an_epoch(trainer, left)
     accelerator = trainer.accelerator
     rate = _matmul_rate(trainer.model.device, accelerator.mixed_precision) * accelerator.num_processes
-    given = epochs * float(examples.lengths.sum()) / examples.unit_length / seconds
+    given = epochs * float(examples.lengths.sum()) / examples.length_per_unit / seconds
     return {
         "seconds": round(seconds, 2),
         "head_seconds": round(trainer.progress.head_seconds, 2),
@@ -95,7 +95,7 @@ def training_cost(trainer: Any, examples: Any, *, cached: Any, packed: bool) -> 
         "kept_step": state.best_global_step if trainer.args.load_best_model_at_end else None,
         "samples_per_second": round(epochs * len(lengths) / seconds, 2),
         "real_tokens_per_second": round(epochs * float(lengths.sum()) / seconds, 1),
-        **({} if examples.rate is None else {examples.rate: round(given, 2)}),
+        **({} if examples.throughput_name is None else {examples.throughput_name: round(given, 2)}),
         "padding": 0.0 if packed or left.max() == 1 else round(batches.padding(), 4),
         "flops": None if flops is None else epochs * flops,
         "flops_utilisation": None if flops is None else round(epochs * flops / seconds / rate, 4),
@@ -141,7 +141,10 @@ def _apart(lengths: np.ndarray) -> list[int]:
 
 def _flops_of(trainer: Any, rows: list[int]) -> int:
     """FLOPs of a batch of examples as they are, forward and backward; nothing of the model changes."""
-    model, examples = trainer.model, trainer.train_dataset.unvaried()  # augmentation makes them longer or shorter
+    model, examples = (
+        trainer.model,
+        trainer.train_dataset.without_augmentation(),
+    )  # augmentation makes them longer or shorter
     inputs = trainer._prepare_inputs(trainer.data_collator(examples.__getitems__(rows)))
     model.eval()
     # Fused attention is not counted; as separate products it is.

@@ -197,7 +197,7 @@ def _say_what_is_off(arguments: Arguments, config: Any) -> None:
     """What the checkpoint's config or a flag asks of a trunk in train mode, and `frozen` does not do."""
     if arguments.method.method != "frozen":
         return
-    off = list(arguments.task.input.only_in_train_mode(config))
+    off = list(arguments.task.input.train_mode_effects(config))
     if arguments.training.neftune_noise_alpha:
         off.append("NEFTune (--neftune_noise_alpha)")
     if off:
@@ -211,7 +211,7 @@ def _as_method(
     """Train as `method` does inside the block; yields whether padding changes what the model computes."""
     model = trainer.model
     whole = plain(model)
-    alone = trainer.train_dataset.alone
+    alone = trainer.train_dataset.padding_changes_outputs
     frozen = frozen_modules(model, anatomy, method)
     with contextlib.ExitStack() as stack:
         if precomputed is not None:

@@ -134,7 +134,7 @@ def _moments(trainer: Any, linear: nn.Linear) -> tuple[torch.Tensor, torch.Tenso
     total = torch.zeros(linear.in_features, dtype=torch.float64, device=exact)
     squares, count = total.clone(), total.new_zeros(1)
     inputs: list[torch.Tensor] = []
-    examples, args, accelerator = trainer.train_dataset.unvaried(), trainer.args, trainer.accelerator
+    examples, args, accelerator = trainer.train_dataset.without_augmentation(), trainer.args, trainer.accelerator
     batches = evaluation_batches(
         examples, examples.positions, args, processes=args.world_size, rank=args.process_index
     )

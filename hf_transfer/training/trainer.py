@@ -109,7 +109,7 @@ class TransferTrainer(CheckpointingTrainer, EvaluatingTrainer):
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
             # Workers that live on would not learn of a new epoch, on which augmentation depends.
-            persistent_workers=args.dataloader_persistent_workers and not dataset.varies,
+            persistent_workers=args.dataloader_persistent_workers and not dataset.is_augmented,
             prefetch_factor=args.dataloader_prefetch_factor,
             multiprocessing_context=args.dataloader_multiprocessing_context if args.dataloader_num_workers else None,
         )

@@ -12,10 +12,10 @@ from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel
 
 from hf_transfer.arguments import DataArguments, ModelArguments
-from hf_transfer.data.examples import TargetEncoding, TargetReader
-from hf_transfer.data.leakage import usual_unit_column
-from hf_transfer.data.loading import home_of_tables
+from hf_transfer.data.column_readers import TargetEncoding, TargetReader
+from hf_transfer.data.loading import folder_of_relative_paths
 from hf_transfer.data.splits import find_column
+from hf_transfer.data.units import usual_unit_column
 from hf_transfer.errors import InputError, logger
 from hf_transfer.inputs.audio.clip_sources import excerpt_columns, resolve, seconds_of, source_of
 from hf_transfer.inputs.audio.clips import Clips, PaddedClips, samples_for
@@ -53,17 +53,17 @@ class AudioInput:
     settings: AudioSettings
     auto_model: Any
     name: ClassVar[str] = "audio"
-    word: ClassVar[str] = "clip"
-    sample: ClassVar[str] = '"clip.wav"'
+    noun: ClassVar[str] = "clip"
+    pipeline_example: ClassVar[str] = '"clip.wav"'
 
     # --- data -------------------------------------------------------------------------------------------------
 
-    def columns(self, columns: Sequence[str]) -> dict[str, str]:
+    def input_columns(self, columns: Sequence[str]) -> dict[str, str]:
         """As of `Input`: ``audio``, and where rows mean parts of recordings ``start`` and ``end``, or ``duration``."""
         audio = find_column(columns, self.settings.audio_column_name, AUDIO_COLUMNS, "audio_column_name")
         return {"audio": audio, **excerpt_columns([name for name in columns if name != audio])}
 
-    def further_columns(self, columns: Sequence[str]) -> dict[str, str]:
+    def metadata_columns(self, columns: Sequence[str]) -> dict[str, str]:
         """As of `Input`: ``speaker``."""
         speaker = self.settings.speaker_column_name or usual_unit_column(columns, nouns=("speakers",))
         return {"speaker": speaker} if speaker else {}
@@ -92,7 +92,7 @@ class AudioInput:
         read, left_out = {}, {}
         for name, split in splits.items():
             read[name], left_out[name] = read_recordings(
-                split, name, columns[name], home_of_tables(data, name), decoding, target, readers[name],
+                split, name, columns[name], folder_of_relative_paths(data, name), decoding, target, readers[name],
                 self.settings.leave_out, drop=data.drop_incomplete,
             )  # fmt: skip
         return read, left_out
@@ -101,7 +101,7 @@ class AudioInput:
         """Clips whose samples are the same are equal."""
         return split["checksum"][:]
 
-    def contents(self, split: Dataset) -> list[str]:
+    def content_hashes(self, split: Dataset) -> list[str]:
         """Checksums of the samples."""
         return split["checksum"][:]
 
@@ -125,12 +125,12 @@ class AudioInput:
             },
         }
 
-    def leave_out(self, name: str, split: Dataset, fits: list[bool], reason: str, cure: str) -> Dataset:
+    def leave_out(self, name: str, split: Dataset, fits: list[bool], reason: str, remedy: str) -> Dataset:
         """As of `Input`: a line on the screen, and a list of the clips beside the decoded ones."""
         if all(fits):
             return split
         out = [clip for clip, fit in zip(clip_labels(split), fits, strict=True) if not fit]
-        say_left_out(name, reason, out, cure, Path(split["store"][0]).parent)
+        say_left_out(name, reason, out, remedy, Path(split["store"][0]).parent)
         return split.select([i for i, fit in enumerate(fits) if fit])
 
     # --- model ------------------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ class AudioInput:
         """The feature extractor."""
         return load_feature_extractor(model, self.auto_model)
 
-    def model_settings(self, old: Any, processor: Any, *, pretrained: bool) -> dict[str, Any]:
+    def config_settings(self, old: Any, processor: Any, *, pretrained: bool) -> dict[str, Any]:
         """No LayerDrop, and SpecAugment as asked for."""
         # Layers that are skipped at random leave parameters without gradients, and steps that cannot be repeated.
         settings: dict[str, Any] = {"layerdrop": 0.0} if hasattr(old, "layerdrop") else {}
@@ -151,7 +151,7 @@ class AudioInput:
                 settings |= {name: getattr(self.settings, name), "apply_spec_augment": True}
         return settings
 
-    def fit_model(self, model: PreTrainedModel, splits: DatasetDict, processor: Any, *, pretrained: bool) -> None:
+    def prepare_model(self, model: PreTrainedModel, splits: DatasetDict, processor: Any, *, pretrained: bool) -> None:
         """Fix the convolutional feature encoder, unless it is to be trained; note how long clips are heard whole."""
         fixed = pretrained and not self.settings.train_feature_encoder and hasattr(model, "freeze_feature_encoder")
         if fixed:
@@ -182,20 +182,20 @@ class AudioInput:
 
         augmentation, shortest = self.settings.augmentation(), shortest_input(extractor, model)
         kept, ready = DatasetDict(), {}
-        for name, split in encoding.respelt(splits).items():
+        for name, split in encoding.respell(splits).items():
             labels = encoding(split)
-            needed = [encoding.positions(label) for label in labels]
+            needed = [encoding.required_positions(label) for label in labels]
             # Nothing can be learned from more letters than frames; in a test split they are errors like any other.
             given = frames([max(n, shortest) for n in split["length"][:]])
             fits = [
                 have > 0 and (name in ("test", "source") or 0 < need <= have)
                 for need, have in zip(needed, given, strict=True)
             ]
-            kept[name] = self.leave_out(name, split, fits, encoding.unfit, encoding.cure)
+            kept[name] = self.leave_out(name, split, fits, encoding.unfit_reason, encoding.remedy)
             if not any(fits):
                 raise InputError(
-                    f"Every clip in the {name} split has {encoding.unfit}: are targets and clips the same language "
-                    "and speed, and is the sampling rate right?"
+                    f"Every clip in the {name} split has {encoding.unfit_reason}: are targets and clips the same "
+                    "language and speed, and is the sampling rate right?"
                 )
             rows = [i for i, fit in enumerate(fits) if fit]
             augmented = augmentation is not None and name == "train"
@@ -206,7 +206,7 @@ class AudioInput:
                 positions=[given[i] for i in rows],
                 shortest=shortest,
                 # Without a mask the zeros that pad a clip change what the model makes of it.
-                alone=not (fixed or extractor.return_attention_mask),
+                padding_changes_outputs=not (fixed or extractor.return_attention_mask),
                 augmentation=augmentation if augmented else None,
                 min_samples=[samples_needed(needed[i]) for i in rows] if augmented else (),
                 seed=seed,
@@ -228,7 +228,7 @@ class AudioInput:
         extractor = feature_extractor_of(processor)
         return PaddedClips(extractor, fixed=fixed_seconds(extractor) is not None)
 
-    def only_in_train_mode(self, config: Any) -> list[str]:
+    def train_mode_effects(self, config: Any) -> list[str]:
         """SpecAugment."""
         masks = max(getattr(config, name, 0.0) for name in ("mask_time_prob", "mask_feature_prob"))
         on = getattr(config, "apply_spec_augment", False) and masks > 0
@@ -236,24 +236,24 @@ class AudioInput:
 
     # --- report -----------------------------------------------------------------------------------------------
 
-    def shown(self, split: Dataset) -> list[dict[str, Any]]:
+    def display_rows(self, split: Dataset) -> list[dict[str, Any]]:
         """The names of the clips, with the parts of their recordings."""
         return [{"audio": label} for label in clip_labels(split)]
 
-    def media(self, inputs: Clips, rows: Sequence[int]) -> list[str]:
+    def media_data_uris(self, inputs: Clips, rows: Sequence[int]) -> list[str]:
         """The clips, to be played."""
         return [as_data_uri(inputs.samples(row), inputs.sampling_rate) for row in rows]
 
-    def record(self, split: Dataset) -> list[dict[str, Any]]:
+    def prediction_fields(self, split: Dataset) -> list[dict[str, Any]]:
         """The names of the clips, their parts and speakers."""
         names = [name for name in ("audio", "start", "end", "speaker") if name in split.column_names]
         return list(split.select_columns(names))
 
-    def key(self, record: Mapping[str, Any]) -> tuple[Any, ...]:
+    def record_key(self, record: Mapping[str, Any]) -> tuple[Any, ...]:
         """The clip's name and part."""
         return tuple(record.get(name) for name in ("audio", "start", "end"))
 
-    def to_try(self, records: list[dict[str, Any]], told: Mapping[str, Any]) -> list[str]:
+    def predict_arguments(self, records: list[dict[str, Any]], told: Mapping[str, Any]) -> list[str]:
         """A clip of the test split."""
         file = told.get("test_file") or told.get("train_file")
         folder = Path(file).parent if file else Path(told.get("dataset_name", ""))

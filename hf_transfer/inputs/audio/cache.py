@@ -19,12 +19,12 @@ import numpy as np
 import soundfile
 from tqdm.auto import tqdm
 
-from hf_transfer.data.kept import FILES, mark_used
-from hf_transfer.durable import to_disk
+from hf_transfer.data.cache_cleanup import CACHE_FILE_NAMES, mark_used_and_clean_up
 from hf_transfer.errors import Failure
+from hf_transfer.fsync import fsync_path
 from hf_transfer.inputs.audio.decoding import Decoded, Decoding, as_floats, decode
 from hf_transfer.inputs.audio.sources import Excerpt, Samples, Source, UnusableAudio
-from hf_transfer.owned_folders import remove_entries
+from hf_transfer.run_folders import remove_entries
 
 # Part of the fingerprint: raise it when decoded samples or findings change.
 VERSION = 3
@@ -79,7 +79,7 @@ def store_clips(
     if found is None:
         raise Failure(f"The decoded audio in {folder} cannot be read back: is the disk sound?")
     with contextlib.suppress(OSError):  # somebody else's, to be read alone
-        mark_used(folder)
+        mark_used_and_clean_up(folder)
     return found, there
 
 
@@ -166,7 +166,7 @@ def _decode_all(
                 findings=np.array(findings, dtype=str), checksums=np.array(checksums, dtype=str),
             )  # fmt: skip
         for file in partial.iterdir():
-            to_disk(file)
+            fsync_path(file)
         _put_in_place(partial, folder)
     except OSError as error:
         raise Failure(
@@ -201,7 +201,7 @@ def _put_in_place(partial: Path, folder: Path) -> None:
             if _read(aside) is not None:  # another process has put good clips there since
                 with contextlib.suppress(OSError):  # and another one again
                     os.replace(aside, folder)
-        remove_entries(aside, FILES)
+        remove_entries(aside, CACHE_FILE_NAMES)
 
 
 def _in_order(sources: Iterable[Source], settings: Decoding) -> Iterator[Decoded | UnusableAudio]:

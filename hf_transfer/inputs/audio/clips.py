@@ -22,14 +22,14 @@ class Clips(Dataset):
         labels: what is learned of each.
         feature_extractor: of the model; its sampling rate is that of the samples.
         positions: for each clip, the frames that the model makes of it.
-        alone: whether clips are to be measured one by one, as padding would change the outcome.
+        padding_changes_outputs: whether clips are to be measured one by one, as padding would change the outcome.
         augmentation: what happens to each clip anew in each epoch; None for nothing.
         shortest: zeros fill up clips of fewer samples, from which the model could make nothing.
         min_samples: for each clip, what its transcript needs to be spelt.
         seed: of the augmentation.
     """
 
-    unit, rate = "seconds", "audio_seconds_per_second"
+    length_unit, throughput_name = "seconds", "audio_seconds_per_second"
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Clips(Dataset):
         *,
         positions: list[int],
         shortest: int = 0,
-        alone: bool = False,
+        padding_changes_outputs: bool = False,
         augmentation: Augmentation | None = None,
         min_samples: Sequence[int] = (),
         seed: int = 0,
@@ -48,10 +48,10 @@ class Clips(Dataset):
         self.offsets, self.stored = np.asarray(table["offset"][:]), np.asarray(table["length"][:])
         self.lengths = np.maximum(self.stored, shortest)
         made_by = hashlib.blake2b(feature_extractor.to_json_string().encode(), digest_size=8).hexdigest()
-        self.keys = [f"{checksum} {made_by}" for checksum in table["checksum"][:]]
+        self.cache_keys = [f"{checksum} {made_by}" for checksum in table["checksum"][:]]
         self.labels, self.sampling_rate = labels, feature_extractor.sampling_rate
-        self.unit_length = float(self.sampling_rate)
-        self.positions, self.alone = np.asarray(positions), alone
+        self.length_per_unit = float(self.sampling_rate)
+        self.positions, self.padding_changes_outputs = np.asarray(positions), padding_changes_outputs
         self.augmentation, self.min_samples, self.seed = augmentation, min_samples, seed
         self.epoch = 0
 
@@ -59,11 +59,11 @@ class Clips(Dataset):
         return len(self.labels)
 
     @property
-    def varies(self) -> bool:
+    def is_augmented(self) -> bool:
         """Whether clips are augmented."""
         return self.augmentation is not None
 
-    def unvaried(self) -> "Clips":
+    def without_augmentation(self) -> "Clips":
         """The clips without augmentation."""
         same = copy.copy(self)
         same.augmentation = None

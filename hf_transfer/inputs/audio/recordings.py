@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from hf_transfer.data.examples import TargetReader, refuse_or_leave_out
+from hf_transfer.data.column_readers import TargetReader, refuse_or_leave_out
 from hf_transfer.data.groups import NAMELESS, group_name
-from hf_transfer.data.leakage import UNIT
-from hf_transfer.data.values import shown
+from hf_transfer.data.units import UNIT
+from hf_transfer.data.values import quoted
 from hf_transfer.errors import InputError, logger, short_path
 from hf_transfer.inputs.audio.cache import StoredClips, store_clips
 from hf_transfer.inputs.audio.clip_sources import (
@@ -56,7 +56,7 @@ class LeftOut:
             say_left_out(split, reason, clips, cures.get(reason, "mend or remove the files"), folder)
 
 
-def say_left_out(split: str, reason: str, clips: list[str], cure: str, folder: Path) -> None:
+def say_left_out(split: str, reason: str, clips: list[str], remedy: str, folder: Path) -> None:
     """How many clips of a split are not used and why, the first of them, what changes it, and where all are listed."""
     shown = ", ".join(clips[:SHOWN])
     if len(clips) > SHOWN:
@@ -64,7 +64,7 @@ def say_left_out(split: str, reason: str, clips: list[str], cure: str, folder: P
         with contextlib.suppress(OSError):  # the folder may be full, or another user's
             listed.write_text("\n".join(clips) + "\n", encoding="utf-8")
             shown += f", ... (all in {listed})"
-    logger.info("Left out of %s: %d x %s (%s): %s.", split, len(clips), reason, cure, shown)
+    logger.info("Left out of %s: %d x %s (%s): %s.", split, len(clips), reason, remedy, shown)
 
 
 def read_recordings(
@@ -105,7 +105,7 @@ def read_recordings(
         shown = " and ".join(map(repr, sources.times.values()))
         logger.info("%s: each row means a part of its recording, by the columns %s, in seconds.", name, shown)
     targets = _read_targets(split, name, columns[target], target, reader, drop=drop)
-    if reader.one_of_each:
+    if reader.unique_per_input:
         _refuse_several_of_one_file(name, sources, targets.contents)
     clips, there = store_clips(sources, len(split), settings, name=name, show=sys.stderr.isatty())
     hours = float(clips.offsets[-1]) / settings.sampling_rate / 3600
@@ -152,9 +152,13 @@ class _Targets:
     problems: list[str | None]
     reader: TargetReader
 
-    def odd_pace(self, i: int, seconds: float) -> bool:
+    def has_unusual_pace(self, i: int, seconds: float) -> bool:
         """Whether the target of a clip does not fit its duration."""
-        return self.problems[i] is None and seconds >= PACE_SECONDS and self.reader.odd_pace(self.contents[i], seconds)
+        return (
+            self.problems[i] is None
+            and seconds >= PACE_SECONDS
+            and self.reader.has_unusual_pace(self.contents[i], seconds)
+        )
 
 
 def _read_targets(split: Dataset, name: str, column: str, own: str, reader: TargetReader, *, drop: bool) -> _Targets:
@@ -163,12 +167,12 @@ def _read_targets(split: Dataset, name: str, column: str, own: str, reader: Targ
     contents, problems = [content for content, _ in read], [problem for _, problem in read]
     if reader.required and any(problems):
         located = [
-            problem and f"{problem}: {column} is {shown(cell)}" for problem, cell in zip(problems, cells, strict=True)
+            problem and f"{problem}: {column} is {quoted(cell)}" for problem, cell in zip(problems, cells, strict=True)
         ]
         refuse_or_leave_out(name, located, {own: reader}, {own: contents}, drop=drop)
-    reader.mention(name, cells, contents)
+    reader.log_changes(name, cells, contents)
     if problems and None not in problems:
-        raise InputError(str(reader.unusable_column(name, column)))
+        raise InputError(str(reader.unusable_column_message(name, column)))
     return _Targets(contents, problems, reader)
 
 
@@ -226,8 +230,8 @@ def _reason(i: int, clips: StoredClips, targets: _Targets, seconds: float, leave
     if clips.problems[i]:
         return clips.problems[i].partition(":")[0]
     if targets.problems[i] is not None:
-        return targets.reader.absent
-    suspicions = [*clips.findings[i], *(["pace"] if targets.odd_pace(i, seconds) else [])]
+        return targets.reader.missing_reason
+    suspicions = [*clips.findings[i], *(["pace"] if targets.has_unusual_pace(i, seconds) else [])]
     return next((found for found in suspicions if found in leave_out), None)
 
 
@@ -251,7 +255,7 @@ def _mention_suspicions(
         "silent": "peak below -60 dB",
         "truncated": "they break off",
         "clipped": "more than 1 % of the samples at full scale",
-        "pace": targets.reader.pace,
+        "pace": targets.reader.pace_description,
     }
     for suspicion in SUSPICIONS:
         if suspicion in leave_out:
@@ -259,7 +263,8 @@ def _mention_suspicions(
         found = [
             names[i]
             for i in range(len(names))
-            if suspicion in clips.findings[i] or (suspicion == "pace" and targets.odd_pace(i, float(seconds[i])))
+            if suspicion in clips.findings[i]
+            or (suspicion == "pace" and targets.has_unusual_pace(i, float(seconds[i])))
         ]
         if found:
             shown = ", ".join(found[:SHOWN]) + (", ..." if len(found) > SHOWN else "")
@@ -316,7 +321,7 @@ def caveats_of_speakers(train: Dataset, test: Dataset) -> list[str]:
     nameless = seconds.pop(NAMELESS, 0)
     shared = sorted(set(seconds) & set(test["speaker"][:]))
     told = all(UNIT in split.column_names and split[UNIT][:] == split["speaker"][:] for split in (train, test))
-    if shared and not told:  # by `shared_units`
+    if shared and not told:  # by `shared_units_caveats`
         shown = ", ".join(shared[:5]) + (", ..." if len(shared) > 5 else "")
         who = "1 speaker is" if len(shared) == 1 else f"{len(shared)} speakers are"
         logger.info("%s in train and test (%s): the result holds for known voices.", who, shown)

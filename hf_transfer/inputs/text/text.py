@@ -11,9 +11,10 @@ from datasets.fingerprint import Hasher
 from transformers import DataCollatorWithPadding, PreTrainedModel
 
 from hf_transfer.arguments import DataArguments, ModelArguments
-from hf_transfer.data.examples import CellReader, TargetEncoding, TargetReader, read_columns
-from hf_transfer.data.leakage import text_identity, usual_unit_column
+from hf_transfer.data.column_readers import CellReader, TargetEncoding, TargetReader, read_columns
+from hf_transfer.data.leakage import text_identity
 from hf_transfer.data.splits import find_column
+from hf_transfer.data.units import usual_unit_column
 from hf_transfer.data.values import read_text
 from hf_transfer.errors import InputError, logger
 from hf_transfer.inputs.text.models import (
@@ -52,12 +53,12 @@ class TextInput:
     settings: TextSettings
     auto_model: Any
     name: ClassVar[str] = "text"
-    word: ClassVar[str] = "text"
-    sample: ClassVar[str] = '"..."'
+    noun: ClassVar[str] = "text"
+    pipeline_example: ClassVar[str] = '"..."'
 
     # --- data -------------------------------------------------------------------------------------------------
 
-    def columns(self, columns: Sequence[str]) -> dict[str, str]:
+    def input_columns(self, columns: Sequence[str]) -> dict[str, str]:
         """As of `Input`: ``text``, and ``text_pair`` for pairs."""
         settings = self.settings
         text = find_column(columns, settings.text_column_name, TEXT_COLUMNS, "text_column_name")
@@ -69,7 +70,7 @@ class TextInput:
             return {"text": text, "text_pair": PAIRED[text]}
         return {"text": text}
 
-    def further_columns(self, columns: Sequence[str]) -> dict[str, str]:
+    def metadata_columns(self, columns: Sequence[str]) -> dict[str, str]:
         """None."""
         return {}
 
@@ -99,7 +100,7 @@ class TextInput:
         """Texts that differ in case, spacing or Unicode form alone are equal."""
         return [text_identity(*texts) for texts in _texts(split)]
 
-    def contents(self, split: Dataset) -> list[str]:
+    def content_hashes(self, split: Dataset) -> list[str]:
         """Digests of the texts as they are."""
         return [hashlib.sha256(repr(texts).encode()).hexdigest() for texts in _texts(split)]
 
@@ -115,11 +116,11 @@ class TextInput:
         """``pairs``: whether there are two texts an example."""
         return {"pairs": "text_pair" in splits["train"].column_names}
 
-    def leave_out(self, name: str, split: Dataset, fits: list[bool], reason: str, cure: str) -> Dataset:
+    def leave_out(self, name: str, split: Dataset, fits: list[bool], reason: str, remedy: str) -> Dataset:
         """As of `Input`."""
         if all(fits):
             return split
-        logger.info("Left out of %s: %d x %s (%s).", name, fits.count(False), reason, cure)
+        logger.info("Left out of %s: %d x %s (%s).", name, fits.count(False), reason, remedy)
         return split.select([i for i, fit in enumerate(fits) if fit])
 
     # --- model ------------------------------------------------------------------------------------------------
@@ -139,11 +140,11 @@ class TextInput:
         """The tokenizer."""
         return load_tokenizer(model)
 
-    def model_settings(self, old: Any, processor: Any, *, pretrained: bool) -> dict[str, Any]:
+    def config_settings(self, old: Any, processor: Any, *, pretrained: bool) -> dict[str, Any]:
         """The padding id."""
         return usable_padding(old, processor, pretrained=pretrained)
 
-    def fit_model(self, model: PreTrainedModel, splits: DatasetDict, processor: Any, *, pretrained: bool) -> None:
+    def prepare_model(self, model: PreTrainedModel, splits: DatasetDict, processor: Any, *, pretrained: bool) -> None:
         """Note whether pairs are to be given; refuse a tokenizer with more tokens than the model knows."""
         model.config.text_pairs = "text_pair" in splits["train"].column_names
         require_rows_for_tokens(model, processor, str(model.name_or_path))
@@ -171,7 +172,7 @@ class TextInput:
                 fn_kwargs=settings,
                 new_fingerprint=Hasher.hash([split._fingerprint, made_by]),
             )
-            ready[name] = TokenizedTexts(tokenized, encoding(split), alone=alone)
+            ready[name] = TokenizedTexts(tokenized, encoding(split), padding_changes_outputs=alone)
             cut = int((ready[name].lengths >= limit).sum())
             if cut:
                 logger.info("%d of %d texts in %s reach %d tokens and are cut there (--max_length).",
@@ -185,31 +186,31 @@ class TextInput:
         """Token ids [batch, tokens] with their ``attention_mask``."""
         return DataCollatorWithPadding(processor)
 
-    def only_in_train_mode(self, config: Any) -> list[str]:
+    def train_mode_effects(self, config: Any) -> list[str]:
         """Nothing."""
         return []
 
     # --- report -----------------------------------------------------------------------------------------------
 
-    def shown(self, split: Dataset) -> list[dict[str, Any]]:
+    def display_rows(self, split: Dataset) -> list[dict[str, Any]]:
         """Texts, or pairs of them, as far as a table shows them."""
         both = zip(split["text"], split["text_pair"], strict=True) if "text_pair" in split.column_names else None
         whole = split["text"][:] if both is None else [f"{text} ⏐ {pair}" for text, pair in both]
         return [{"text": text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} …"} for text in whole]
 
-    def media(self, inputs: Any, rows: Sequence[int]) -> list[str]:
+    def media_data_uris(self, inputs: Any, rows: Sequence[int]) -> list[str]:
         """None: texts are read."""
         return []
 
-    def record(self, split: Dataset) -> list[dict[str, Any]]:
+    def prediction_fields(self, split: Dataset) -> list[dict[str, Any]]:
         """The texts."""
         return list(split.select_columns([name for name in ("text", "text_pair") if name in split.column_names]))
 
-    def key(self, record: Mapping[str, Any]) -> tuple[Any, ...]:
+    def record_key(self, record: Mapping[str, Any]) -> tuple[Any, ...]:
         """The texts."""
         return record["text"], record.get("text_pair")
 
-    def to_try(self, records: list[dict[str, Any]], told: Mapping[str, Any]) -> list[str]:
+    def predict_arguments(self, records: list[dict[str, Any]], told: Mapping[str, Any]) -> list[str]:
         """A short text of the test split; of pairs, the file."""
         if "text_pair" not in records[0]:
             return [_short([record["text"] for record in records])]
@@ -231,7 +232,7 @@ class TextReader:
         text, problem = read_text(value)
         return text, IN_TRAINING.get(problem or "", problem)
 
-    def unusable_column(self, split: str, problem: str) -> str | None:
+    def unusable_column_message(self, split: str, problem: str) -> str | None:
         """As of `CellReader`."""
         if not problem.startswith("expected a text"):
             return None
@@ -251,14 +252,14 @@ class TokenizedTexts:
     Args:
         table: with the columns of the tokenizer and ``length``, in tokens.
         labels: of each text.
-        alone: whether each is to be computed by itself.
+        padding_changes_outputs: whether each is to be computed by itself.
     """
 
-    unit, unit_length, rate = "tokens", 1.0, None
-    varies = False
+    length_unit, length_per_unit, throughput_name = "tokens", 1.0, None
+    is_augmented = False
 
-    def __init__(self, table: Dataset, labels: Sequence[Any], *, alone: bool):
-        self.table, self.labels, self.alone = table, labels, alone
+    def __init__(self, table: Dataset, labels: Sequence[Any], *, padding_changes_outputs: bool):
+        self.table, self.labels, self.padding_changes_outputs = table, labels, padding_changes_outputs
         self.lengths = self.positions = np.asarray(table["length"][:])
 
     def __len__(self) -> int:
@@ -269,7 +270,7 @@ class TokenizedTexts:
         return [{**row, "labels": self.labels[i]} for i, row in zip(indices, rows, strict=True)]
 
     @property
-    def keys(self) -> Iterator[str]:
+    def cache_keys(self) -> Iterator[str]:
         """The token ids of each text."""
         rows = self.table.remove_columns("length")
         for start in range(0, len(rows), 1000):
@@ -278,7 +279,7 @@ class TokenizedTexts:
     def set_epoch(self, epoch: int) -> None:
         """Texts are the same in each epoch."""
 
-    def unvaried(self) -> "TokenizedTexts":
+    def without_augmentation(self) -> "TokenizedTexts":
         """The same."""
         return self
 

@@ -9,7 +9,7 @@ import numpy as np
 from datasets import Dataset, List
 from scipy.stats import binomtest
 
-from hf_transfer.data.leakage import drawn_together
+from hf_transfer.data.units import resampling_units
 from hf_transfer.errors import InputError, logger
 from hf_transfer.evaluation.bootstrap import NORMAL_95, Resampled, bootstrap, by_kind, paired
 from hf_transfer.evaluation.metrics import (
@@ -173,7 +173,7 @@ def intervals(
 ) -> dict[str, Any]:
     """95 % intervals of the metrics after, and of after minus before, paired.
 
-    Over examples; over whole patients or the like where enough are known: see `drawn_together`.
+    Over examples; over whole patients or the like where enough are known: see `resampling_units`.
 
     Args:
         before: logits [n, num_labels] of the untrained model, decided by the likeliest label.
@@ -189,7 +189,7 @@ def intervals(
     probabilities = decision.probabilities(after)
     labels, num_labels = decision.labels(probabilities), probabilities.shape[1]
     later = weighted_metrics(truth, labels, probabilities)
-    together = drawn_together(units, len(truth))
+    together = resampling_units(units, len(truth))
 
     differs = labels_before != labels
     changed = dict.fromkeys(OF_LABELS, differs.any(axis=1) if differs.ndim == 2 else differs)
@@ -293,7 +293,7 @@ def support(truth: Array, labels: Array, num_labels: int, together: Array) -> di
         truth: references, see `weighted_metrics`.
         labels: predicted, as `truth`.
         num_labels: number of labels.
-        together: for each example the number of its patient or the like, see `drawn_together`, [n].
+        together: for each example the number of its patient or the like, see `resampling_units`, [n].
 
     Returns:
         Of metrics of label 1 the number of its examples, or of those that are taken for it (precision); of means over
@@ -358,7 +358,7 @@ def findings(logits: Any, truth: Array, decision: Decision, units: Sequence[str]
         reliability["calibrated"] = reliability_bins(probabilities, truth)
     found: dict[str, Any] = {"reliability": reliability}
     if size == 2 and not truth.all():
-        found["false_positives"] = _false_positives(labels == 1, truth == 0, drawn_together(units, len(truth)))
+        found["false_positives"] = _false_positives(labels == 1, truth == 0, resampling_units(units, len(truth)))
     if size <= MOST_LABELS:
         found["confusion_matrix"] = confusion_matrix(truth, labels, size).astype(int).tolist()
     if size == 2 and len(set(truth.tolist())) == 2:

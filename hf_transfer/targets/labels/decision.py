@@ -193,7 +193,7 @@ def independent(rows: Array, together: Array) -> Array:
 
     Args:
         rows: of examples.
-        together: for each example the number of those that are alike, [n]: see `data.leakage.unit_numbers`.
+        together: for each example the number of those that are alike, [n]: see `data.units.unit_numbers`.
     """
     shuffled = np.random.default_rng(0).permutation(rows)
     return shuffled[np.unique(together[shuffled], return_index=True)[1]]

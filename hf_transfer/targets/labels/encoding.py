@@ -16,10 +16,10 @@ class LabelEncoding:
     """
 
     convert: Callable[[list[Any]], Sequence[Any]] | None = None
-    unfit: ClassVar[str] = "nothing that the model could make a position of"
-    cure: ClassVar[str] = "is it empty?"
+    unfit_reason: ClassVar[str] = "nothing that the model could make a position of"
+    remedy: ClassVar[str] = "is it empty?"
 
-    def respelt(self, splits: DatasetDict) -> DatasetDict:
+    def respell(self, splits: DatasetDict) -> DatasetDict:
         """As they are."""
         return splits
 
@@ -28,7 +28,7 @@ class LabelEncoding:
         labels = split["label"][:]
         return labels if self.convert is None else self.convert(labels)
 
-    def positions(self, labels: Any) -> int:
+    def required_positions(self, labels: Any) -> int:
         """One: a label is of an example as a whole."""
         return 1
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, List
 
-from hf_transfer.data.values import plain_name, plain_names, same_value
+from hf_transfer.data.values import canonical_name, canonical_names, names_by_canonical_form
 from hf_transfer.errors import InputError, logger
 from hf_transfer.targets.labels.label_form import several_in_a_cell
 from hf_transfer.targets.labels.number_form import number_hint
@@ -70,11 +70,11 @@ def encode_labels(
         InputError: a split holds a label that is none of `names`, or lists where others hold none.
     """
     index = {name: i for i, name in enumerate(names)}
-    plain = {written: index[name] for written, name in same_value(names).items()}
+    plain = {written: index[name] for written, name in names_by_canonical_form(names).items()}
     for own in counts.values():  # the same value as another file, or another format, writes it
         for label in own:
-            if label not in index and plain_name(label) in plain:
-                index[label] = plain[plain_name(label)]
+            if label not in index and canonical_name(label) in plain:
+                index[label] = plain[canonical_name(label)]
     for name, own in counts.items():
         unknown = sorted(set(own) - set(index))
         if unknown:
@@ -137,7 +137,7 @@ def learnable_labels(
     Raises:
         InputError: nothing can be learned from them, or `positive_label` is none of two.
     """
-    names = list(given) if given else sorted(set(plain_names(counts).values()), key=_numeric_first)
+    names = list(given) if given else sorted(set(canonical_names(counts).values()), key=_numeric_first)
     several = isinstance(train.features["label"], List)
     for alike in _but_for_case(names):
         logger.warning("Labels %s differ in case alone and are learned as different ones. Mend them if they are one.",
@@ -159,7 +159,7 @@ def learnable_labels(
             raise InputError(f"{hint.strip()} If they are names of classes, write them as words: 'v{names[0]}'.")
         logger.info("%s", hint.strip())
     if positive_label is not None:
-        positive_label = same_value(names).get(plain_name(positive_label), positive_label)
+        positive_label = names_by_canonical_form(names).get(canonical_name(positive_label), positive_label)
         if len(names) != 2 or positive_label not in names:
             raise InputError(f"--positive_label {positive_label}: expected one of two labels; found {names}.")
         names = [name for name in names if name != positive_label] + [positive_label]

@@ -7,7 +7,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, List, Value
 
 from hf_transfer.data.splits import require_columns
-from hf_transfer.data.values import is_missing, shown
+from hf_transfer.data.values import is_missing, quoted
 from hf_transfer.errors import InputError, logger
 from hf_transfer.targets.labels.label_form import FILE_FLAGS
 
@@ -81,7 +81,7 @@ def joined(split: Dataset, name: str, labels: Sequence[str], column: str) -> Dat
         row = incomplete[0]
         empty = next(label for label in labels if bits[label][row] is None)
         logger.info("%d rows of the %s split are not labelled in each of the columns; the first is row %d, with %s "
-                    "in %r.", len(incomplete), name, row + 1, shown(split[row][empty]), empty)  # fmt: skip
+                    "in %r.", len(incomplete), name, row + 1, quoted(split[row][empty]), empty)  # fmt: skip
     return split.add_column(column, vectors, feature=List(Value("int8")))
 
 
@@ -104,7 +104,7 @@ def _bit(value: Any, row: int, label: str, split: str) -> int | None:
     bit = BITS.get(plain)
     if bit is None and plain not in UNKNOWN:
         raise InputError(
-            f"Row {row} of the {split} split has {shown(value)} in its column {label!r}: the columns that "
+            f"Row {row} of the {split} split has {quoted(value)} in its column {label!r}: the columns that "
             "--class_names names hold 1 where a text has the label, and 0 where it has not. If another column holds "
             "the labels, name it: --label_column_name."
         )

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from datasets import ClassLabel, Dataset, LargeList, List, Value
 
-from hf_transfer.data.values import as_text, is_blank, is_missing, shown
+from hf_transfer.data.values import as_text, is_blank, is_missing, quoted
 from hf_transfer.errors import InputError, logger
 
 # A list as Python, NumPy or JSON prints it: of quoted texts, numbers, true, false and null.
@@ -30,11 +30,11 @@ class LabelReader:
     """What reading labels has in common, whatever they are: see `TargetReader`."""
 
     required: ClassVar[bool] = True
-    absent: ClassVar[str] = "no label"
-    one_of_each: ClassVar[bool] = False  # examples with several labels in several rows are said: `contradictions`
-    pace: ClassVar[str] = ""
+    missing_reason: ClassVar[str] = "no label"
+    unique_per_input: ClassVar[bool] = False  # examples with several labels in several rows are said: `contradictions`
+    pace_description: ClassVar[str] = ""
 
-    def unusable_column(self, split: str, problem: str) -> str | None:
+    def unusable_column_message(self, split: str, problem: str) -> str | None:
         """What to say of a split without any label, if `problem` is that."""
         if not problem.startswith("no label"):
             return None
@@ -43,10 +43,10 @@ class LabelReader:
             f"another file: {FILE_FLAGS.get(split, f'--{split}_file, or of a dataset --{split}_split_name')}."
         )
 
-    def mention(self, split: str, cells: list[Any], contents: list[Any]) -> None:
+    def log_changes(self, split: str, cells: list[Any], contents: list[Any]) -> None:
         """Nothing: labels are read as they are."""
 
-    def odd_pace(self, content: Any, seconds: float) -> bool:
+    def has_unusual_pace(self, content: Any, seconds: float) -> bool:
         """Never: a label has no pace."""
         return False
 
@@ -188,7 +188,7 @@ def label_form(
                 vectors.add(name, row, listed)
         if "printed" in counted.first:
             logger.info("The labels of the %s split are lists that were printed into cells, as %s: a text may have "
-                        "several.", name, shown(counted.first["printed"][1]))  # fmt: skip
+                        "several.", name, quoted(counted.first["printed"][1]))  # fmt: skip
         several = separator is not None or counted.lists > 0 or isinstance(feature, (List, LargeList))
         counted.require_one_form(separator)
         given = tuple(names) if names is not None and of_class is None else of_class
@@ -244,7 +244,7 @@ class _Counted:
         row, value = self.first[rare]
         total = self.lists + self.plain
         raise InputError(
-            f"Row {row} of the {self.split} split has {shown(value)} as its label, where {total - count} of {total} "
+            f"Row {row} of the {self.split} split has {quoted(value)} as its label, where {total - count} of {total} "
             f"rows have {common} (rows counted from 1, without the header). Write all labels as plain ones, or all "
             f"as lists{' (without --label_separator)' if separator else ''}."
         )
@@ -267,7 +267,7 @@ class _Vectors:
         numbers = [item for item in items if isinstance(item, (int, float, np.number)) and not is_missing(item)]
         if any(float(number) != int(number) for number in numbers if np.isfinite(number)):
             raise InputError(
-                f"Row {row} of the {split} split has {shown(items)} as its label: shares or scores of labels (soft "
+                f"Row {row} of the {split} split has {quoted(items)} as its label: shares or scores of labels (soft "
                 "labels) cannot be learned from. Give each row the label, or the labels, that it has: for example "
                 "those with a share above one half."
             )
@@ -294,7 +294,7 @@ class _Vectors:
             other = min(self.lengths, key=lambda each: self.lengths[each] if each != length else float("inf"))
             split, row, items = self.first[other]
             raise InputError(
-                f"Row {row} of the {split} split has {shown(items)} as its label, {other} numbers, where "
+                f"Row {row} of the {split} split has {quoted(items)} as its label, {other} numbers, where "
                 f"{self.lengths[length]} rows have {length}: vectors of 0 and 1 have a place for each label."
             )
         if set(self.lengths) == {2} and not self.repeats and known not in (None, 2):
@@ -311,5 +311,5 @@ def _require_ids(splits: Mapping[str, Dataset], column: str, forms: Mapping[str,
             if problem and not unreadable:
                 raise InputError(
                     f"--class_names names labels that are numbers from 0, or vectors of 0 and 1; row {row} of the "
-                    f"{name} split has {shown(raw)} as its label."
+                    f"{name} split has {quoted(raw)} as its label."
                 )

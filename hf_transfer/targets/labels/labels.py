@@ -11,10 +11,10 @@ import torch
 from datasets import Dataset, DatasetDict, List
 
 from hf_transfer.arguments import DataArguments, ModelArguments
-from hf_transfer.data.batches import padded_labels
-from hf_transfer.data.examples import LeaveOut
-from hf_transfer.data.leakage import alike, drawn_together, unit_names, unit_of_record
+from hf_transfer.data.batches import pad_labels
+from hf_transfer.data.column_readers import LeaveOut
 from hf_transfer.data.splits import find_column
+from hf_transfer.data.units import resampling_units, unit_names, unit_numbers_of_split, unit_of_record
 from hf_transfer.errors import InputError, logger
 from hf_transfer.evaluation.bootstrap import Resampled
 from hf_transfer.targets.labels import classification
@@ -138,7 +138,9 @@ class LabelTarget:
             classification.require_enough_to_fit(labels)
             if self.settings.max_false_positive_rate is not None:
                 limit = self.settings.max_false_positive_rate
-                together = np.arange(0) if validation is None else alike(validation, identities["validation"])
+                together = (
+                    np.arange(0) if validation is None else unit_numbers_of_split(validation, identities["validation"])
+                )
                 classification.require_enough_negatives(labels, limit, names[0], together)
         tested = label_counts(splits["test"], names)
         untested = [name for name in names if not tested.get(name)]
@@ -171,7 +173,7 @@ class LabelTarget:
         """As it is."""
         return processor
 
-    def model_settings(
+    def config_settings(
         self, model: ModelArguments, splits: DatasetDict, processor: Any, *, pretrained: bool
     ) -> dict[str, Any]:
         """The labels, and whether an example may have several."""
@@ -210,7 +212,7 @@ class LabelTarget:
     @staticmethod
     def pad(labels: list[Any]) -> torch.Tensor:
         """Label ids [batch], or 0 or 1 for each label [batch, labels]."""
-        return padded_labels(labels)
+        return pad_labels(labels)
 
     def loss_function(self, train: Dataset, model: Any, label_smoothing: float) -> ClassificationLoss:
         weights = _balanced_weights(train) if self.settings.class_weights == "balanced" else None
@@ -233,7 +235,7 @@ class LabelTarget:
         several = getattr(config, "problem_type", None) == "multi_label_classification"
         logits = None if outputs is None else np.stack(outputs)
         threshold, limit = self.settings.threshold, self.settings.max_false_positive_rate
-        together = None if split is None or identities is None else alike(split, identities)
+        together = None if split is None or identities is None else unit_numbers_of_split(split, identities)
         return classification.decide(logits, references, config, several, threshold, limit, together)
 
     def measure(self, outputs: Any, split: Dataset, config: Any) -> dict[str, float]:
@@ -285,7 +287,7 @@ class LabelTarget:
 
         scores = np.array([[record["scores"][name] for name in names] for record in records])
         truth, labels = (ids([record[key] for record in records]) for key in ("label", "prediction"))
-        together = drawn_together([unit_of_record(record) for record in records], len(records))
+        together = resampling_units([unit_of_record(record) for record in records], len(records))
         return Resampled(
             together,
             classification.weighted_metrics(truth, labels, scores),

@@ -11,10 +11,10 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, LargeList, List
 
 from hf_transfer.arguments import DataArguments, ModelArguments
-from hf_transfer.data.batches import padded_labels
-from hf_transfer.data.examples import LeaveOut
-from hf_transfer.data.leakage import drawn_together, unit_names, unit_of_record
+from hf_transfer.data.batches import pad_labels
+from hf_transfer.data.column_readers import LeaveOut
 from hf_transfer.data.splits import find_column
+from hf_transfer.data.units import resampling_units, unit_names, unit_of_record
 from hf_transfer.errors import InputError, logger
 from hf_transfer.evaluation.bootstrap import Resampled
 from hf_transfer.evaluation.figures import figure
@@ -135,7 +135,7 @@ class NumberTarget:
         """As it is."""
         return processor
 
-    def model_settings(
+    def config_settings(
         self, model: ModelArguments, splits: DatasetDict, processor: Any, *, pretrained: bool
     ) -> dict[str, Any]:
         """One output, which is a number."""
@@ -177,7 +177,7 @@ class NumberTarget:
     @staticmethod
     def pad(labels: list[Any]) -> torch.Tensor:
         """Numbers [batch]."""
-        return padded_labels(labels)
+        return pad_labels(labels)
 
     def loss_function(self, train: Dataset, model: Any, label_smoothing: float) -> SquaredErrorLoss:
         if label_smoothing:
@@ -228,7 +228,7 @@ class NumberTarget:
 
     def resampled(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> Resampled:
         truth, numbers = (_floats([record[key] for record in records]) for key in ("label", "prediction"))
-        units = drawn_together([unit_of_record(record) for record in records], len(records))
+        units = resampling_units([unit_of_record(record) for record in records], len(records))
         return Resampled(units, regression.weighted_metrics(truth, numbers))
 
 

@@ -57,7 +57,7 @@ class NumberForm(LabelReader):
 
     def hint(self, problems: list[str], contents: list[Any]) -> str:
         """As of `CellReader`: how numbers are written."""
-        return "".join(cure for kind, cure in REMEDIES.items() if any(one.startswith(kind) for one in problems))
+        return "".join(remedy for kind, remedy in REMEDIES.items() if any(one.startswith(kind) for one in problems))
 
 
 def number_hint(names: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ import evaluate
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hf_transfer.data.leakage import drawn_together
+from hf_transfer.data.units import resampling_units
 from hf_transfer.evaluation.bootstrap import Resampled, bootstrap, by_kind, paired
 from hf_transfer.evaluation.metrics import Array, MetricInMemory
 
@@ -124,7 +124,7 @@ def intervals(
 ) -> dict[str, Any]:
     """95 % bootstrap intervals of the metrics after, and of after minus before, paired.
 
-    Over examples; over whole patients or the like where enough are known: see `drawn_together`.
+    Over examples; over whole patients or the like where enough are known: see `resampling_units`.
 
     Args:
         before: numbers that the untrained model predicts [n].
@@ -134,7 +134,7 @@ def intervals(
         units: the patient, speaker or camera of each example [n], where they are known.
     """
     earlier, later = weighted_metrics(truth, before), weighted_metrics(truth, after)
-    resampled = Resampled(drawn_together(units, len(truth)), paired(earlier, later))
+    resampled = Resampled(resampling_units(units, len(truth)), paired(earlier, later))
     return by_kind(bootstrap(resampled, seed=seed))
 
 

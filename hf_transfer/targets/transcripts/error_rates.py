@@ -10,7 +10,7 @@ import evaluate
 import jiwer
 import numpy as np
 
-from hf_transfer.data.leakage import drawn_together
+from hf_transfer.data.units import resampling_units
 from hf_transfer.evaluation.bootstrap import Resampled, bootstrap, by_kind, paired
 from hf_transfer.evaluation.metrics import Array, MetricInMemory
 
@@ -114,7 +114,7 @@ def intervals(
 ) -> dict[str, Any]:
     """95 % bootstrap intervals of the rates after, and of after minus before, paired.
 
-    Whole speakers are resampled, where enough are known: see `drawn_together`.
+    Whole speakers are resampled, where enough are known: see `resampling_units`.
 
     Args:
         references: transcripts [n].
@@ -127,7 +127,7 @@ def intervals(
 
     changed = {rate: earlier[errors] != later[errors] for rate, (errors, _) in RATES.items()}
     metrics = paired(partial(rates, earlier), partial(rates, later))
-    resampled = Resampled(drawn_together(speakers, len(references)), metrics, changed=changed)
+    resampled = Resampled(resampling_units(speakers, len(references)), metrics, changed=changed)
     return by_kind(bootstrap(resampled, seed=seed))
 
 

@@ -11,10 +11,10 @@ from datasets import Dataset, DatasetDict, Value
 from transformers import PreTrainedModel, Wav2Vec2BertProcessor, Wav2Vec2Processor
 
 from hf_transfer.arguments import DataArguments, ModelArguments
-from hf_transfer.data.batches import padded_labels
-from hf_transfer.data.examples import LeaveOut
-from hf_transfer.data.leakage import drawn_together, unit_names, unit_of_record
+from hf_transfer.data.batches import pad_labels
+from hf_transfer.data.column_readers import LeaveOut
 from hf_transfer.data.splits import find_column
+from hf_transfer.data.units import resampling_units, unit_names, unit_of_record
 from hf_transfer.data.values import is_blank, is_missing, read_text
 from hf_transfer.errors import InputError, logger
 from hf_transfer.evaluation.bootstrap import Resampled
@@ -37,7 +37,7 @@ from hf_transfer.targets.transcripts.vocabulary import (
     label_ids,
     read_vocabulary,
     renew_head,
-    respelt,
+    respell,
     say_why_new,
     usable,
 )
@@ -154,7 +154,7 @@ class TranscriptTarget:
         kind = Wav2Vec2Processor if hasattr(processor, "do_normalize") else Wav2Vec2BertProcessor
         return kind(feature_extractor=processor, tokenizer=tokenizer)
 
-    def model_settings(
+    def config_settings(
         self, model: ModelArguments, splits: DatasetDict, processor: Any, *, pretrained: bool
     ) -> dict[str, Any]:
         """CTC's blank, and the number of letters where the checkpoint has no vocabulary of its own."""
@@ -196,7 +196,7 @@ class TranscriptTarget:
     @staticmethod
     def pad(labels: list[Any]) -> torch.Tensor:
         """Token ids [batch, letters], padded with -100."""
-        return padded_labels(labels)
+        return pad_labels(labels)
 
     def loss_function(self, train: Dataset, model: Any, label_smoothing: float) -> CTCLoss:
         """CTC."""
@@ -263,7 +263,7 @@ class TranscriptTarget:
             for pair in error_rates.RATES.values()
             for name in pair
         }
-        together = drawn_together([unit_of_record(record) for record in records], len(records))
+        together = resampling_units([unit_of_record(record) for record in records], len(records))
         return Resampled(together, lambda weights: error_rates.rates(counts, weights))
 
 
@@ -278,9 +278,9 @@ class TranscriptReader:
     letters: frozenset[str]
     feature: ClassVar[Value] = Value("string")
     required: ClassVar[bool] = False
-    absent: ClassVar[str] = "empty transcript"
-    one_of_each: ClassVar[bool] = True
-    pace: ClassVar[str] = (
+    missing_reason: ClassVar[str] = "empty transcript"
+    unique_per_input: ClassVar[bool] = True
+    pace_description: ClassVar[str] = (
         f"more than {FASTEST:g} or less than {SLOWEST:g} letters a second: is the sampling rate in the header wrong, "
         "or the transcript another clip's?"
     )
@@ -291,7 +291,7 @@ class TranscriptReader:
         spelt = "" if problem else normalise(text, self.letters)
         return spelt, problem if spelt or problem else ""
 
-    def unusable_column(self, split: str, problem: str) -> str:
+    def unusable_column_message(self, split: str, problem: str) -> str:
         """As of `CellReader`."""
         return (
             f"The {split} split has no transcripts: column {problem!r} is empty throughout. Name the right one: "
@@ -302,7 +302,7 @@ class TranscriptReader:
         """Nothing."""
         return ""
 
-    def mention(self, split: str, cells: list[Any], contents: list[Any]) -> None:
+    def log_changes(self, split: str, cells: list[Any], contents: list[Any]) -> None:
         """Say with an example what the normaliser does to transcripts, and which tags they hold."""
         written = [_written(cell)[0] for cell in cells]
         say_tags(split, written, lambda text: spells(self.letters, text))
@@ -313,7 +313,7 @@ class TranscriptReader:
                 "%d transcripts are written in the vocabulary's letters: %r as %r.", len(changed), old[:60], new[:60]
             )
 
-    def odd_pace(self, content: str, seconds: float) -> bool:
+    def has_unusual_pace(self, content: str, seconds: float) -> bool:
         """Whether nobody speaks so fast, or so slowly."""
         return not SLOWEST <= len(content) / seconds <= FASTEST
 
@@ -329,18 +329,18 @@ class CTCEncoding:
 
     tokenizer: Any
     classes: int
-    unfit: ClassVar[str] = "more letters than frames"
-    cure: ClassVar[str] = "is it another clip's transcript?"
+    unfit_reason: ClassVar[str] = "more letters than frames"
+    remedy: ClassVar[str] = "is it another clip's transcript?"
 
-    def respelt(self, splits: DatasetDict) -> DatasetDict:
+    def respell(self, splits: DatasetDict) -> DatasetDict:
         """The splits with each text in the letters of the vocabulary that the model has in the end."""
-        return respelt(splits, letters_of(self.tokenizer, self.classes))
+        return respell(splits, letters_of(self.tokenizer, self.classes))
 
     def __call__(self, split: Dataset) -> list[list[int]]:
         """Token ids of each transcript."""
         return label_ids(self.tokenizer, split["text"][:], self.classes)
 
-    def positions(self, labels: list[int]) -> int:
+    def required_positions(self, labels: list[int]) -> int:
         """Frames that CTC needs to spell them."""
         return spelling_frames(labels)
 
@@ -362,8 +362,8 @@ def _spellable(name: str, split: Dataset, letters: Set[str], leave_out: LeaveOut
         return split
     fits = [spells(letters, text) for text in split["text"][:]]
     shown = " ".join(letter if letter != " " else "(space)" for letter, _ in foreign.most_common(10))
-    cure = f"{shown}: write numbers as words, or --vocabulary new"
-    kept = leave_out(name, split, fits, "letters outside the vocabulary", cure)
+    remedy = f"{shown}: write numbers as words, or --vocabulary new"
+    kept = leave_out(name, split, fits, "letters outside the vocabulary", remedy)
     if not len(kept):
         raise InputError(f"No {name} transcript can be spelt in the checkpoint's vocabulary: --vocabulary new.")
     return kept

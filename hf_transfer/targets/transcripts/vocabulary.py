@@ -225,7 +225,7 @@ def say_why_new(vocabulary: Vocabulary, texts: list[str], letters: set[str], lan
                     "and weights.", shown, others[0])  # fmt: skip
 
 
-def respelt(splits: DatasetDict, letters: set[str]) -> DatasetDict:
+def respell(splits: DatasetDict, letters: set[str]) -> DatasetDict:
     """The splits with each ``text`` in the letters of the vocabulary that the model has in the end.
 
     Says which letters of the measured splits it lacks: each is an error, whatever is heard.

@@ -13,8 +13,8 @@ from zipfile import BadZipFile
 import datasets
 import numpy as np
 
-from hf_transfer.data.kept import FILES, mark_used
-from hf_transfer.durable import to_disk
+from hf_transfer.data.cache_cleanup import CACHE_FILE_NAMES, mark_used_and_clean_up
+from hf_transfer.fsync import fsync_path
 
 
 class ActivationStore:
@@ -27,7 +27,7 @@ class ActivationStore:
     def __init__(self, key: str):
         self.folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_transfer_activations" / key
         self.folder.mkdir(parents=True, exist_ok=True)
-        mark_used(self.folder)
+        mark_used_and_clean_up(self.folder)
         _forget_unfinished(self.folder)
 
     def free(self) -> int:
@@ -127,7 +127,7 @@ class _Shard:
 
     def finish(self) -> None:
         self.stream.close()
-        to_disk(self.partial)
+        fsync_path(self.partial)
         self.partial.rename(self.path.with_suffix(".npy"))
         counts = np.array(self.counts, np.int64)
         # The index last: without it the file counts as absent.
@@ -136,7 +136,7 @@ class _Shard:
                 stream, digests=np.array(self.digests, np.uint64), starts=np.cumsum(counts) - counts, counts=counts,
                 seconds=(time.perf_counter() - self.began) / self.sharing,
             )  # fmt: skip
-        to_disk(self.partial)
+        fsync_path(self.partial)
         self.partial.rename(self.path.with_suffix(".npz"))
 
 
@@ -144,6 +144,6 @@ def _forget_unfinished(folder: Path) -> None:
     """Remove what runs that were killed have left: files without an index that nothing has been added to for a day."""
     for file in [*folder.glob("*.partial"), *folder.glob("*.npy")]:
         with contextlib.suppress(OSError):  # another run may do the same
-            ours = re.fullmatch(FILES, file.name)
+            ours = re.fullmatch(CACHE_FILE_NAMES, file.name)
             if ours and not file.with_suffix(".npz").exists() and time.time() - file.stat().st_mtime > 86400:
                 file.unlink()

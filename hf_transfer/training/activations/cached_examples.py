@@ -33,7 +33,7 @@ class CachedExamples(Dataset):
         self.files, self.places, self.labels, self.lengths = files, places, labels, lengths
         self.seconds = seconds
         self.positions = places[:, 2]
-        self.alone = self.varies = False
+        self.padding_changes_outputs = self.is_augmented = False
         self.lengths_in_batches = self.positions if counts_positions else lengths
 
     def __len__(self) -> int:
@@ -42,7 +42,7 @@ class CachedExamples(Dataset):
     def set_epoch(self, epoch: int) -> None:
         """Activations are the same in each epoch."""
 
-    def unvaried(self) -> "CachedExamples":
+    def without_augmentation(self) -> "CachedExamples":
         """The same."""
         return self
 

@@ -90,7 +90,7 @@ class EntryCheck:
 
     @staticmethod
     def _alone(rows: Sequence[Row]) -> bool:
-        return any(dataset.alone for dataset, _ in rows)
+        return any(dataset.padding_changes_outputs for dataset, _ in rows)
 
     def _captured(
         self, rows: Sequence[Row], change: Callable[[dict[str, Any]], dict[str, Any]] = dict

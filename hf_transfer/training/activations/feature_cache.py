@@ -79,7 +79,7 @@ class FeatureCache:
         kind = self.model.config.model_type
         if self._new_below():
             return "some of the model's lower layers did not come from the checkpoint"
-        if "train" in inputs and inputs["train"].varies:
+        if "train" in inputs and inputs["train"].is_augmented:
             return "training examples are augmented anew in each epoch"
         self.model.eval()
         try:
@@ -295,5 +295,5 @@ class FeatureCache:
 
 def _digests(dataset: Any) -> np.ndarray:
     """What tells an example's input from all others, [n]."""
-    found = [int.from_bytes(hashlib.blake2b(str(key).encode(), digest_size=8).digest()) for key in dataset.keys]
+    found = [int.from_bytes(hashlib.blake2b(str(key).encode(), digest_size=8).digest()) for key in dataset.cache_keys]
     return np.array(found, np.uint64)

@@ -267,7 +267,7 @@ def _uneven(positions: np.ndarray) -> list[list[int]]:
 
 def _gradients(trainer: Any, rows: list[int]) -> list[torch.Tensor]:
     """The loss of a batch and the gradients of all that is trained, without dropout; nothing of the run changes."""
-    model, examples = trainer.model, trainer.train_dataset.unvaried()
+    model, examples = trainer.model, trainer.train_dataset.without_augmentation()
     batch = trainer._prepare_inputs(trainer.data_collator(examples.__getitems__(rows)))
     watched = list(trainer.loss.counts)
     with train_mode(model, trainer.frozen), without_dropout(model), same_draws(model.device):

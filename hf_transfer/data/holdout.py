@@ -3,11 +3,8 @@
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-
-Array = np.ndarray[Any, Any]
 
 # So many of the commonest strata are looked at, each by itself; the rarer ones are taken together.
 MOST_STRATA = 200
@@ -28,7 +25,7 @@ ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Holdout:
     """Examples that stay and examples that are held out.
 
     Attributes:
@@ -44,7 +41,7 @@ class Drawn:
     one_sided: float
 
 
-def draw(units: Array, strata: Sequence[Hashable], wanted: int, seed: int) -> Drawn:
+def hold_out(units: np.ndarray, strata: Sequence[Hashable], wanted: int, seed: int) -> Holdout:
     """Hold out about `wanted` examples: no unit on both sides, each stratum on both and in its share where it can be.
 
     A local search from random starts, which adds, removes and exchanges units. Where each unit is one example, size
@@ -64,7 +61,7 @@ def draw(units: Array, strata: Sequence[Hashable], wanted: int, seed: int) -> Dr
     cost = _Cost(target, vectors.T @ available, wanted, both_sides=several & (target > 0))
     chosen = _nearest(vectors, available, cost, source)
     held_out = _of_each_kind(kind, chosen, source)[units]
-    return Drawn(
+    return Holdout(
         np.flatnonzero(~held_out).tolist(),
         np.flatnonzero(held_out).tolist(),
         stratified=len(target) > 1 or len(set(strata)) == 1,
@@ -72,7 +69,7 @@ def draw(units: Array, strata: Sequence[Hashable], wanted: int, seed: int) -> Dr
     )
 
 
-def _columns(units: Array, strata: Sequence[Hashable], wanted: int) -> tuple[Array, Array]:
+def _columns(units: np.ndarray, strata: Sequence[Hashable], wanted: int) -> tuple[np.ndarray, np.ndarray]:
     """The number of each example's stratum, [n], rare ones taken together; and how many of each to hold out."""
     examples = Counter(strata)
     holders: dict[Hashable, set[int]] = defaultdict(set)
@@ -94,7 +91,7 @@ def _columns(units: Array, strata: Sequence[Hashable], wanted: int) -> tuple[Arr
     return columns, wanted * counts / counts.sum()
 
 
-def _kinds(units: Array, columns: Array) -> tuple[Array, Array, Array]:
+def _kinds(units: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Units that hold the same numbers of the same strata, as one kind.
 
     Returns:
@@ -118,12 +115,12 @@ def _kinds(units: Array, columns: Array) -> tuple[Array, Array, Array]:
 class _Cost:
     """How far a choice is from what is asked for: examples too many or too few, in all and of each stratum."""
 
-    def __init__(self, target: Array, total: Array, wanted: int, both_sides: Array):
+    def __init__(self, target: np.ndarray, total: np.ndarray, wanted: int, both_sides: np.ndarray):
         self.target, self.total, self.wanted, self.both_sides = target, total, wanted, both_sides
         self.missing = SIZE_WEIGHT * MISSING * wanted
         self.impossible = (SIZE_WEIGHT + 1) * float(total.sum()) + self.missing * total.size  # above all other costs
 
-    def __call__(self, taken: Array) -> Array:
+    def __call__(self, taken: np.ndarray) -> np.ndarray:
         """Of the numbers of examples taken from each stratum, [..., strata]."""
         size = taken.sum(axis=-1)
         absent = ((taken <= 0) | (taken >= self.total)) & self.both_sides
@@ -136,9 +133,9 @@ class _Cost:
         return float(abs(self.target - np.round(self.target)).sum())
 
 
-def _nearest(vectors: Array, available: Array, cost: _Cost, source: np.random.Generator) -> Array:
+def _nearest(vectors: np.ndarray, available: np.ndarray, cost: _Cost, source: np.random.Generator) -> np.ndarray:
     """How many units of each kind to take, [kinds]: one of the best of several searches."""
-    results: list[tuple[float, Array]] = []
+    results: list[tuple[float, np.ndarray]] = []
     share = cost.wanted / cost.total.sum()
     small = np.flatnonzero(vectors.sum(axis=1) <= SMALL * cost.wanted)
     for _ in range(SEARCHES):
@@ -153,8 +150,13 @@ def _nearest(vectors: Array, available: Array, cost: _Cost, source: np.random.Ge
 
 
 def _search(
-    vectors: Array, available: Array, chosen: Array, cost: _Cost, kinds: Array, source: np.random.Generator
-) -> tuple[float, Array]:
+    vectors: np.ndarray,
+    available: np.ndarray,
+    chosen: np.ndarray,
+    cost: _Cost,
+    kinds: np.ndarray,
+    source: np.random.Generator,
+) -> tuple[float, np.ndarray]:
     """Add, remove or exchange a unit of `kinds` while that brings the choice nearer: its cost in the end, and it."""
     chosen = np.minimum(chosen, available)
     taken = chosen @ vectors
@@ -173,7 +175,7 @@ def _search(
 
 
 def _better(
-    vectors: Array, taken: Array, now: float, cost: _Cost, out: Array, into: Array
+    vectors: np.ndarray, taken: np.ndarray, now: float, cost: _Cost, out: np.ndarray, into: np.ndarray
 ) -> tuple[list[int], list[int]] | None:
     """The unit whose removal (of the kinds `out`) or addition (of `into`) brings a choice nearest, if any does."""
     costs = np.concatenate([cost(taken - vectors[out]), cost(taken + vectors[into])])
@@ -184,7 +186,13 @@ def _better(
 
 
 def _exchange(
-    vectors: Array, taken: Array, now: float, cost: _Cost, out: Array, into: Array, source: np.random.Generator
+    vectors: np.ndarray,
+    taken: np.ndarray,
+    now: float,
+    cost: _Cost,
+    out: np.ndarray,
+    into: np.ndarray,
+    source: np.random.Generator,
 ) -> tuple[list[int], list[int]] | None:
     """The exchange of two units that brings a choice nearest, of all or of many at random, if any does."""
     if len(out) * len(into) <= EXCHANGES:
@@ -198,7 +206,7 @@ def _exchange(
     return ([int(removed[best])], [int(added[best])]) if costs[best] < now - ROUNDING else None
 
 
-def _of_each_kind(kind: Array, chosen: Array, source: np.random.Generator) -> Array:
+def _of_each_kind(kind: np.ndarray, chosen: np.ndarray, source: np.random.Generator) -> np.ndarray:
     """Whether each unit is taken, [units]: of each kind as many as `chosen` says, by chance."""
     order = source.permutation(len(kind))
     order = order[np.argsort(kind[order], kind="stable")]  # kind after kind, each shuffled
@@ -208,7 +216,7 @@ def _of_each_kind(kind: Array, chosen: Array, source: np.random.Generator) -> Ar
     return place < chosen[kind]
 
 
-def _one_sided(strata: Sequence[Hashable], held_out: Array) -> float:
+def _one_sided(strata: Sequence[Hashable], held_out: np.ndarray) -> float:
     counts = Counter(strata)
     taken = Counter(key for key, out in zip(strata, held_out.tolist(), strict=True) if out)
     return sum(count for key, count in counts.items() if count > 1 and taken[key] in (0, count)) / len(strata)

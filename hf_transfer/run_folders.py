@@ -8,14 +8,14 @@ import shutil
 from pathlib import Path
 
 # A file with this name in a folder says that a run made it; without it a folder is the user's and stays untouched.
-MARK = ".hf-transfer-run"
+RUN_MARKER = ".hf-transfer-run"
 # Lists the files of a checkpoint.
 MANIFEST = "manifest.json"
 
 
-def mark(folder: Path) -> None:
+def write_run_marker(folder: Path) -> None:
     """Write the mark of a run's folder."""
-    (folder / MARK).write_text(
+    (folder / RUN_MARKER).write_text(
         "hf-transfer-learning works in this folder, and removes its files when the result is complete.\n",
         encoding="utf-8",
     )
@@ -26,7 +26,7 @@ def remove_folder(folder: Path) -> None:
 
     Where it has a manifest, the files listed there go; others stay, and the folder and its manifest with them.
     """
-    listed = listed_files(folder)
+    listed = manifest_files(folder)
     if listed is None or folder.is_symlink():
         shutil.rmtree(folder, ignore_errors=True)
         return
@@ -35,7 +35,7 @@ def remove_folder(folder: Path) -> None:
             (folder / name).unlink()
     if all(path.is_dir() or path == folder / MANIFEST for path in folder.rglob("*")):
         (folder / MANIFEST).unlink(missing_ok=True)
-    remove_empty(folder)
+    remove_empty_folders(folder)
 
 
 def remove_entries(folder: Path, names: str) -> None:
@@ -52,14 +52,14 @@ def remove_entries(folder: Path, names: str) -> None:
         folder.rmdir()
 
 
-def remove_empty(folder: Path) -> None:
+def remove_empty_folders(folder: Path) -> None:
     """Remove a folder and the folders in it as far as there are no files in them."""
     for place, _, _ in os.walk(folder, topdown=False):
         with contextlib.suppress(OSError):  # there is something in it
             os.rmdir(place)
 
 
-def listed_files(folder: Path) -> list[str] | None:
+def manifest_files(folder: Path) -> list[str] | None:
     """The files that the manifest of a folder lists, by their paths in it; None where there is no whole manifest."""
     try:
         names = list(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"])

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 
-def to_disk(path: Path) -> None:
+def fsync_path(path: Path) -> None:
     """Have a file, or the names in a folder, survive a machine that loses its power.
 
     Folders as far as the system can: Windows opens none, some network file systems take no fsync of one.

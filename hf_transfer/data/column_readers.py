@@ -8,10 +8,10 @@ from datasets import Dataset, DatasetDict, Features, Value
 
 from hf_transfer.data.groups import group_name
 from hf_transfer.data.tables import READER
-from hf_transfer.data.values import shown
+from hf_transfer.data.values import quoted
 from hf_transfer.errors import InputError, logger
 
-# ``leave_out(split_name, split, fits, reason, cure)``: the rows of a split that fit; the others are named and said.
+# ``leave_out(split_name, split, fits, reason, remedy)``: the rows of a split that fit; the others are named and said.
 LeaveOut = Callable[[str, Dataset, list[bool], str, str], Dataset]
 
 
@@ -25,7 +25,7 @@ class CellReader(Protocol):
     def read(self, value: Any) -> tuple[Any, str | None]:
         """What a cell holds; and what is wrong, if something is."""
 
-    def unusable_column(self, split: str, problem: str) -> str | None:
+    def unusable_column_message(self, split: str, problem: str) -> str | None:
         """A message instead of a list, where `problem` is wrong with every cell of a split; or None."""
 
     def hint(self, problems: list[str], contents: list[Any]) -> str:
@@ -44,25 +44,25 @@ class TargetReader(CellReader, Protocol):
     def required(self) -> bool:
         """Whether a cell that cannot be used is refused, unless --drop_incomplete is given.
 
-        Elsewhere its example is left out, counted and said, for the reason `absent`.
+        Elsewhere its example is left out, counted and said, for the reason `missing_reason`.
         """
 
     @property
-    def absent(self) -> str:
+    def missing_reason(self) -> str:
         """In a word or two, that there is nothing to learn."""
 
     @property
-    def one_of_each(self) -> bool:
+    def unique_per_input(self) -> bool:
         """Whether inputs that are the same cannot have different targets."""
 
     @property
-    def pace(self) -> str:
-        """In a clause, what `odd_pace` means."""
+    def pace_description(self) -> str:
+        """In a clause, what `has_unusual_pace` means."""
 
-    def mention(self, split: str, cells: list[Any], contents: list[Any]) -> None:
+    def log_changes(self, split: str, cells: list[Any], contents: list[Any]) -> None:
         """Say with an example what reading does to the cells of a split, if it does anything."""
 
-    def odd_pace(self, content: Any, seconds: float) -> bool:
+    def has_unusual_pace(self, content: Any, seconds: float) -> bool:
         """Whether what was read does not fit the duration of its clip."""
 
 
@@ -70,20 +70,20 @@ class TargetEncoding(Protocol):
     """What a model's loss compares its outputs with.
 
     Attributes:
-        unfit: in a word or two, what is wrong with an example whose `positions` are more than the model makes.
-        cure: what to look for then.
+        unfit_reason: in a word or two, what is wrong with an example whose `positions` are more than the model makes.
+        remedy: what to look for then.
     """
 
-    unfit: ClassVar[str]
-    cure: ClassVar[str]
+    unfit_reason: ClassVar[str]
+    remedy: ClassVar[str]
 
-    def respelt(self, splits: DatasetDict) -> DatasetDict:
+    def respell(self, splits: DatasetDict) -> DatasetDict:
         """The splits as the model that was made for them can write what is learned."""
 
     def __call__(self, split: Dataset) -> Sequence[Any]:
         """The ``labels`` of each example."""
 
-    def positions(self, labels: Any) -> int:
+    def required_positions(self, labels: Any) -> int:
         """Positions of the model's output that an example's `labels` need."""
 
 
@@ -95,7 +95,7 @@ class GroupReader:
     def read(self, value: Any) -> tuple[str, str | None]:
         return group_name(value), None
 
-    def unusable_column(self, split: str, problem: str) -> str | None:
+    def unusable_column_message(self, split: str, problem: str) -> str | None:
         return None
 
     def hint(self, problems: list[str], contents: list[Any]) -> str:
@@ -158,8 +158,8 @@ def refuse_or_leave_out(
     told = [problem for problem in problems if problem]
     if len(rows) == len(problems):
         for reader in readers.values():
-            message = reader.unusable_column(split, told[0])
-            if message and all(reader.unusable_column(split, problem) for problem in told):
+            message = reader.unusable_column_message(split, told[0])
+            if message and all(reader.unusable_column_message(split, problem) for problem in told):
                 raise InputError(message)
     if rows and not drop:
         first = "; ".join(f"row {i + 1}: {problems[i]}" for i in rows[:5])
@@ -191,6 +191,6 @@ def _read_batch(
             content, problem = readers[own].read(value)
             read[own].append(content)
             if problem:
-                problems.append(f"{problem}: {column} is {shown(value)}")
+                problems.append(f"{problem}: {column} is {quoted(value)}")
         read["problem"].append(problems[0] if problems else None)
     return read
