@@ -111,7 +111,7 @@ def _run(
         trainer = make_trainer(run, run.model, output.work)
         untrained, precomputed = precompute_for_run(trainer, run.anatomy, method, run.inputs, measured)
         before = predict(trainer, {name: run.inputs[name] for name in measured}, untrained)
-        settle_best_metric(arguments, task.target.measure(before["test"], measured["test"], None), run.splits)
+        settle_best_metric(arguments, task.target.compute_metrics(before["test"], measured["test"], None), run.splits)
     with meter.stage("training"):
         head_seconds = 0.0
         if method.head_first and checkpoint is None:
@@ -123,7 +123,7 @@ def _run(
         cost = fit(trainer, run.anatomy, method, precomputed, checkpoint)
     meter.add("training", trainer.progress.seconds_of_stopped())
     model = in_float32(trainer)
-    with checkpoint_when_stopped(trainer, output.is_delivered), task.target.finished(model):
+    with checkpoint_when_stopped(trainer, output.is_delivered), task.target.finalised(model):
         with meter.stage("after"):
             require_finite(model, training.learning_rate or 0.0, str(output.work))
             after = predict(trainer, {name: run.inputs[name] for name in run.inputs if name != "train"}, precomputed)
@@ -352,7 +352,7 @@ def _prepare_splits(
     splits, left_out, columns = task.read(given, data, arguments.model)
     strata = {name: task.target.strata(split) for name, split in splits.items()}
     evaluates = str(arguments.training.eval_strategy) not in ("no", "IntervalStrategy.NO")
-    if data.validation_size is None and not (task.target.decides or evaluates):
+    if data.validation_size is None and not (task.target.uses_validation_split or evaluates):
         data = dataclasses.replace(data, validation_size=0)  # nothing would be asked of it
     identities = {name: task.identities(split) for name, split in splits.items()}
     splits, made = complete_splits(splits, strata, identities, data, split_seed, asked=asked)

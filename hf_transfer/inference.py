@@ -186,7 +186,7 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
         outputs = pipeline.outputs_of(inputs["test"], lambda examples: trainer.predict(examples).predictions)
     split = splits["test"]
     return {
-        "metrics": task.target.measure(outputs, split, config),
+        "metrics": task.target.compute_metrics(outputs, split, config),
         "confidence": task.target.intervals(outputs, outputs, split, config, seed=0)["after"],
         "intervals_over": noun_of_resampling_units(split, data.split_by),
         "caveats": few_units_caveats(split, str(data.split_by)) if data.split_by else [],

@@ -78,7 +78,7 @@ def study(
     values = keyword_arguments(task, keywords)
     seed = int(values.setdefault("seed", 42))
     values.setdefault("split_seed", seed)
-    if task.target.chooses:
+    if task.target.requires_validation_split:
         logger.info("What is chosen on validation examples takes labels that are not among those counted here.")
     elif "validation_file" not in values:
         values.setdefault("validation_size", 0.0)

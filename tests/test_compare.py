@@ -347,7 +347,9 @@ def of_ham(alarm):
 
 
 def as_resampled(records):
-    return LabelTarget(TextClassification()).resampled(records, {"labels": ["ham", "spam"], "multi_label": False})
+    return LabelTarget(TextClassification()).resampled_metrics(
+        records, {"labels": ["ham", "spam"], "multi_label": False}
+    )
 
 
 def test_what_one_of_the_runs_does_not_tell_is_not_compared_by():

@@ -9,7 +9,7 @@ from sklearn import metrics as reference
 from hf_transfer.evaluation import metrics
 from hf_transfer.evaluation.bootstrap import Resampled, bootstrap
 from hf_transfer.evaluation.figures import between, figure
-from hf_transfer.targets.labels.classification import intervals, measure
+from hf_transfer.targets.labels.classification import compute_metrics, intervals
 from hf_transfer.targets.labels.decision import (
     Decision,
     expected_calibration_error,
@@ -198,7 +198,7 @@ def test_of_what_never_varies_between_its_ends_nothing_is_known():
 
 def test_a_split_without_a_label_knows_nothing_of_it():
     """Neither an example of label 1 nor one that is taken for it: that is no bad F1."""
-    found = measure(9.0 * np.eye(2)[np.zeros(30, dtype=int)], np.zeros(30, dtype=int), Decision())
+    found = compute_metrics(9.0 * np.eye(2)[np.zeros(30, dtype=int)], np.zeros(30, dtype=int), Decision())
     assert found["accuracy"] == 1.0
     assert all(np.isnan(found[name]) for name in ("f1", "precision", "recall", "matthews_correlation"))
 
@@ -213,7 +213,7 @@ def test_precision_is_as_certain_as_what_was_taken_for_the_label():
 def test_measuring_writes_nothing(monkeypatch):
     monkeypatch.setattr(evaluate.Metric, "_init_writer", lambda *_, **__: pytest.fail("evaluate writes a file"))
     truth = np.array([0, 1, 1, 0])
-    assert measure(9.0 * np.eye(2)[truth], truth, Decision())["f1"] == 1.0
+    assert compute_metrics(9.0 * np.eye(2)[truth], truth, Decision())["f1"] == 1.0
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf"), -float("inf")])

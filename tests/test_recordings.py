@@ -81,13 +81,13 @@ def test_evaluate_and_predict_hear_the_same(tmp_path, monkeypatch, family):
         soundfile.write(tmp_path / f"{i}.wav", samples, rate, subtype="FLOAT")
         rows.append({"path": str(tmp_path / f"{i}.wav"), "sentence": "STOP"})
     measured = {}
-    measure = TranscriptTarget.measure
+    measure = TranscriptTarget.compute_metrics
 
     def noted(target, outputs, split, config):
         measured.update(zip(split["audio"][:], outputs, strict=True))
         return measure(target, outputs, split, config)
 
-    monkeypatch.setattr(TranscriptTarget, "measure", noted)
+    monkeypatch.setattr(TranscriptTarget, "compute_metrics", noted)
     found = evaluate(model, str(write_csv(tmp_path / "t.csv", rows)), min_seconds=0.01, max_seconds=100.0)
     assert found["examples"] == len(rows)
     heard = list(predict(load_finetuned(model), [{"audio": row["path"]} for row in rows]))

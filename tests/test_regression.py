@@ -54,7 +54,7 @@ def test_metrics_equal_those_of_scipy_and_scikit_learn(ties):
     truth = generator.normal(size=80)
     guess = truth + generator.normal(size=80)
     truth, guess = (truth.round(), guess.round()) if ties else (truth, guess)
-    found = regression.measure(guess, truth)
+    found = regression.compute_metrics(guess, truth)
     assert found == pytest.approx({
         "mean_squared_error": mean_squared_error(truth, guess),
         "mean_absolute_error": mean_absolute_error(truth, guess),
@@ -70,14 +70,14 @@ def test_weights_are_repetitions_of_examples_with_ties():
     for i, times in enumerate(weights):
         rows = np.repeat(np.arange(50), times.astype(int))
         assert regression.mid_ranks(truth, times)[rows] == pytest.approx(rankdata(truth[rows]))
-        for name, value in regression.measure(guess[rows], truth[rows]).items():
+        for name, value in regression.compute_metrics(guess[rows], truth[rows]).items():
             assert found[name][i] == pytest.approx(value), name
         assert found["spearman"][i] == pytest.approx(spearmanr(truth[rows], guess[rows]).statistic)
 
 
 def test_of_numbers_that_are_all_the_same_there_is_no_correlation():
     truth, same = np.arange(30.0), np.full(30, 2.0)
-    assert np.isnan(regression.measure(same, truth)["spearman"])
+    assert np.isnan(regression.compute_metrics(same, truth)["spearman"])
     found = regression.intervals(same, same, truth, seed=0)
     assert set(found["after"]) == {"mean_squared_error", "mean_absolute_error"}
     assert found["gain"]["mean_squared_error"] == [0.0, 0.0]

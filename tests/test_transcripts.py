@@ -63,7 +63,7 @@ def test_a_built_tokenizer_spells_its_texts_and_survives_saving(tmp_path):
 @given(st.lists(st.tuples(TEXT.filter(bool), TEXT), min_size=1, max_size=8))
 def test_error_rates_are_those_of_jiwer(pairs):
     references, hypotheses = map(list, zip(*pairs, strict=True))
-    found = transcription.measure(references, hypotheses)
+    found = transcription.compute_metrics(references, hypotheses)
     assert found["wer"] == pytest.approx(jiwer.wer(references, hypotheses))
     assert found["cer"] == pytest.approx(jiwer.cer(references, hypotheses))
     assert found["empty_hypotheses"] == np.mean([not text for text in hypotheses])
@@ -72,7 +72,7 @@ def test_error_rates_are_those_of_jiwer(pairs):
 
 
 def test_words_that_nobody_said_are_errors():
-    assert transcription.measure(["a b", ""], ["a b", "c"])["wer"] == 0.5
+    assert transcription.compute_metrics(["a b", ""], ["a b", "c"])["wer"] == 0.5
 
 
 def test_errors_and_worst_clips_are_listed():

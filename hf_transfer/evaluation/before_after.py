@@ -31,10 +31,10 @@ def before_and_after(task: Any, before: Any, after: Any, split: Dataset, config:
         own = {} if too_few else task.target.intervals(before[rows], after[rows], part, config, seed)
         groups[group] |= {"confidence": own.get("after", {}), "gain": own.get("gain", {})}
     return {
-        "baseline": task.target.measure(before, split, None),
-        "metrics": task.target.measure(after, split, config),
+        "baseline": task.target.compute_metrics(before, split, None),
+        "metrics": task.target.compute_metrics(after, split, config),
         "confidence": found["after"],
         "gain": found["gain"],
         "groups": groups,
-        **task.findings(after, split, config),
+        **task.error_analysis(after, split, config),
     }

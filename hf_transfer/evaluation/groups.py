@@ -21,9 +21,9 @@ def measure_groups(task: Any, before: Any, after: Any, split: Dataset, config: A
     found = {}
     for group, rows in rows_by_group(split).items():
         part = split.select(rows)
-        found[group] = {**task.target.measure(after[rows], part, config), "examples": len(rows)}
+        found[group] = {**task.target.compute_metrics(after[rows], part, config), "examples": len(rows)}
         if before is not None:
-            earlier = task.target.measure(before[rows], part, None)
+            earlier = task.target.compute_metrics(before[rows], part, None)
             found[group] |= {f"{name}_before": value for name, value in earlier.items()}
     return found
 

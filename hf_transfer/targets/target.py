@@ -19,22 +19,22 @@ class Target(Protocol):
         column: our name for the column: ``label``, ``text``; ``--<column>_column_name`` names the user's.
         template: name of its part of card and page (``reporting/cards/targets/NAME.md``, ``pages/targets/NAME.html``).
         headline: the metrics that summaries name, the one that decides first; see `evaluation.metric_names`.
-        metrics: every metric that `measure` may give; which of them it does, the labels decide.
-        identifies: whether records of one input with different targets are different examples.
+        metrics: every metric that `compute_metrics` may give; which of them it does, the labels decide.
+        distinguishes_examples: whether records of one input with different targets are different examples.
     """
 
     column: ClassVar[str]
     template: ClassVar[str]
     headline: ClassVar[tuple[str, ...]]
     metrics: ClassVar[tuple[str, ...]]
-    identifies: ClassVar[bool]
+    distinguishes_examples: ClassVar[bool]
 
     @property
-    def decides(self) -> bool:
+    def uses_validation_split(self) -> bool:
         """Whether `decide` needs a validation split; where not, none is made unless training is evaluated."""
 
     @property
-    def chooses(self) -> bool:
+    def requires_validation_split(self) -> bool:
         """Whether something is to be chosen on validation examples: without them, `check` refuses."""
 
     # --- data -------------------------------------------------------------------------------------------------
@@ -55,7 +55,7 @@ class Target(Protocol):
     ) -> Mapping[str, TargetReader]:
         """How the column of each split is read."""
 
-    def settle(
+    def prepare_targets(
         self,
         read: Mapping[str, Dataset],
         readers: Mapping[str, Any],
@@ -91,7 +91,7 @@ class Target(Protocol):
     ) -> dict[str, Any]:
         """Settings of the model's config, as ``id2label``, ``problem_type``."""
 
-    def fit_head(
+    def adapt_head(
         self,
         loaded: Any,
         old: Any,
@@ -133,7 +133,7 @@ class Target(Protocol):
     def readout(self, processor: Any, model: Any) -> Readout:
         """What the methods below are given of each example: logits, a number, what is generated, boxes."""
 
-    def finished(self, model: Any) -> AbstractContextManager[None]:
+    def finalised(self, model: Any) -> AbstractContextManager[None]:
         """Make of the trained model what is measured and shipped; where the block raises, it is as it was trained."""
 
     # --- quality ----------------------------------------------------------------------------------------------
@@ -150,13 +150,13 @@ class Target(Protocol):
             identities: what makes two of them equal, an entry an example.
         """
 
-    def measure(self, outputs: Any, split: Dataset, config: Any) -> dict[str, float]:
+    def compute_metrics(self, outputs: Any, split: Dataset, config: Any) -> dict[str, float]:
         """Metrics of model outputs on a split, with the decision kept in the config."""
 
     def intervals(self, before: Any, after: Any, split: Dataset, config: Any, seed: int) -> dict[str, Any]:
         """95 % bootstrap intervals of the metrics after training and of what was gained."""
 
-    def findings(self, outputs: Any, split: Dataset, config: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    def error_analysis(self, outputs: Any, split: Dataset, config: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """What else the report says of the outputs, and the worst examples by their ``row``."""
 
     def remarks(self, report: Mapping[str, Any]) -> list[str]:
@@ -169,7 +169,7 @@ class Target(Protocol):
     def records(self, outputs: Any, split: Dataset, config: Any) -> list[dict[str, Any]]:
         """What is known of each example: its target, what was predicted, scores. JSON-ready."""
 
-    def resampled(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> Resampled:
+    def resampled_metrics(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> Resampled:
         """The metrics of such records, under resampling.
 
         Args:

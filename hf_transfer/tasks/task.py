@@ -112,7 +112,7 @@ class Task:
             )
         readers = self.target.readers(splits, target, config, model)
         read, left_out = self.input.read(splits, columns, self.target.column, readers, data, model)
-        settled, more = self.target.settle(read, readers, config, data, self.input.leave_out)
+        settled, more = self.target.prepare_targets(read, readers, config, data, self.input.leave_out)
         return settled, {name: left_out[name] | more.get(name, {}) for name in left_out}, next(iter(columns.values()))
 
     def _input_columns(self, splits: DatasetDict) -> dict[str, dict[str, str]]:
@@ -166,7 +166,7 @@ class Task:
             **self.input.config_settings(old, processor, pretrained=pretrained),
             **self.target.config_settings(model, splits, processor, pretrained=pretrained),
         )
-        new += self.target.fit_head(loaded, old, new, model, splits, processor, pretrained=pretrained)
+        new += self.target.adapt_head(loaded, old, new, model, splits, processor, pretrained=pretrained)
         self.input.prepare_model(loaded, splits, processor, pretrained=pretrained)
         return loaded, new
 
@@ -188,9 +188,9 @@ class Task:
 
     # --- report -----------------------------------------------------------------------------------------------
 
-    def findings(self, outputs: Any, split: Dataset, config: Any) -> dict[str, Any]:
+    def error_analysis(self, outputs: Any, split: Dataset, config: Any) -> dict[str, Any]:
         """What else the report says of the outputs; ``worst`` are examples, which are not published."""
-        found, worst = self.target.findings(outputs, split, config)
+        found, worst = self.target.error_analysis(outputs, split, config)
         shown = self.input.display_rows(split.select([one["row"] for one in worst]))
         return found | {"worst": [example | one for example, one in zip(shown, worst, strict=True)]}
 
@@ -205,5 +205,5 @@ class Task:
 
     def example(self, record: dict[str, Any]) -> tuple[Any, ...]:
         """What tells the example of such a record from others, whatever the model."""
-        own = (record[self.target.column],) if self.target.identifies else ()
+        own = (record[self.target.column],) if self.target.distinguishes_examples else ()
         return *self.input.record_key(record), *own

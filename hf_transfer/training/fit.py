@@ -70,7 +70,7 @@ def make_trainer(
 
     def compute_metrics(found: Any) -> dict[str, float]:
         groups = measure_groups(task, None, found.predictions, validation, None)
-        measured = task.target.measure(found.predictions, validation, None) | over_groups(task, groups)
+        measured = task.target.compute_metrics(found.predictions, validation, None) | over_groups(task, groups)
         # Of what nothing is known, no evaluation is better than another.
         return {name: 0.0 if math.isnan(value) else value for name, value in measured.items()}
 

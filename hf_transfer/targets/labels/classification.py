@@ -150,7 +150,7 @@ def decide(
     return found_out | ({"not_calibrated": why} if why is not None else {})
 
 
-def measure(logits: Any, truth: Array, decision: Decision) -> dict[str, float]:
+def compute_metrics(logits: Any, truth: Array, decision: Decision) -> dict[str, float]:
     """Metrics by name of logits [n, num_labels] against references, labels decided by `decision`."""
     probabilities = decision.probabilities(logits)
     labels = decision.labels(probabilities)

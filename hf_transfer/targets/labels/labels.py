@@ -47,17 +47,17 @@ class LabelTarget:
 
     settings: LabelSettings
     column: ClassVar[str] = "label"
-    identifies: ClassVar[bool] = True
+    distinguishes_examples: ClassVar[bool] = True
     template: ClassVar[str] = "labels"
     headline: ClassVar[tuple[str, ...]] = ("accuracy", "f1")
     metrics: ClassVar[tuple[str, ...]] = (
         "accuracy", "f1", "f1_macro", "f1_micro", "precision", "recall", "matthews_correlation", "roc_auc",
         "average_precision", "expected_calibration_error", "expected_calibration_error_uncalibrated",
     )  # fmt: skip
-    decides: ClassVar[bool] = True
+    uses_validation_split: ClassVar[bool] = True
 
     @property
-    def chooses(self) -> bool:
+    def requires_validation_split(self) -> bool:
         """Whether a threshold is to be chosen on validation examples."""
         return self.settings.threshold == "best_f1" or self.settings.max_false_positive_rate is not None
 
@@ -95,7 +95,7 @@ class LabelTarget:
         settings, column = self.settings, next(iter(columns.values()))
         return label_form(splits, column, settings.label_separator, settings.class_names, _known(config))
 
-    def settle(
+    def prepare_targets(
         self,
         read: Mapping[str, Dataset],
         readers: Mapping[str, Any],
@@ -132,7 +132,7 @@ class LabelTarget:
         if self.settings.class_weights == "balanced":
             weights = zip(names, _balanced_weights(splits["train"]).tolist(), strict=True)
             logger.info("Loss weights: %s.", ", ".join(f"{name} {weight:.2f}" for name, weight in weights))
-        if self.chooses:
+        if self.requires_validation_split:
             validation = splits.get("validation")
             labels = [] if validation is None else validation["label"][:]
             classification.require_enough_to_fit(labels)
@@ -185,7 +185,7 @@ class LabelTarget:
             "problem_type": "multi_label_classification" if several else "single_label_classification",
         }
 
-    def fit_head(
+    def adapt_head(
         self,
         loaded: Any,
         old: Any,
@@ -222,7 +222,7 @@ class LabelTarget:
         """The logits of each example [labels]."""
         return lambda outputs, batch: list(outputs["logits"].float().cpu().numpy())
 
-    def finished(self, model: Any) -> AbstractContextManager[None]:
+    def finalised(self, model: Any) -> AbstractContextManager[None]:
         return nullcontext()
 
     # --- quality ----------------------------------------------------------------------------------------------
@@ -238,8 +238,10 @@ class LabelTarget:
         together = None if split is None or identities is None else unit_numbers_of_split(split, identities)
         return classification.decide(logits, references, config, several, threshold, limit, together)
 
-    def measure(self, outputs: Any, split: Dataset, config: Any) -> dict[str, float]:
-        return classification.measure(np.stack(outputs), classification.references(split), _decision(split, config))
+    def compute_metrics(self, outputs: Any, split: Dataset, config: Any) -> dict[str, float]:
+        return classification.compute_metrics(
+            np.stack(outputs), classification.references(split), _decision(split, config)
+        )
 
     def intervals(self, before: Any, after: Any, split: Dataset, config: Any, seed: int) -> dict[str, Any]:
         references = classification.references(split)
@@ -248,7 +250,7 @@ class LabelTarget:
             np.stack(before), np.stack(after), references, decision, seed, unit_names(split)
         )
 
-    def findings(self, outputs: Any, split: Dataset, config: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    def error_analysis(self, outputs: Any, split: Dataset, config: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         logits, decision, names = np.stack(outputs), _decision(split, config), _names(split)
         truth = classification.references(split)
         worst = classification.least_likely(logits, truth, decision, names)
@@ -277,7 +279,7 @@ class LabelTarget:
             for label, record in zip(split["label"][:], records, strict=True)
         ]
 
-    def resampled(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> Resampled:
+    def resampled_metrics(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> Resampled:
         names = facts["labels"]
 
         def ids(values: list[Any]) -> np.ndarray:

@@ -46,12 +46,12 @@ class NumberTarget:
 
     settings: LabelSettings
     column: ClassVar[str] = "label"
-    identifies: ClassVar[bool] = True
+    distinguishes_examples: ClassVar[bool] = True
     template: ClassVar[str] = "number"
     headline: ClassVar[tuple[str, ...]] = ("mean_absolute_error", "mean_squared_error", "spearman")
     metrics: ClassVar[tuple[str, ...]] = headline
-    decides: ClassVar[bool] = False
-    chooses: ClassVar[bool] = False
+    uses_validation_split: ClassVar[bool] = False
+    requires_validation_split: ClassVar[bool] = False
 
     # --- data -------------------------------------------------------------------------------------------------
 
@@ -70,7 +70,7 @@ class NumberTarget:
         """How numbers are written."""
         return {name: _form(split, name, columns[name]) for name, split in splits.items()}
 
-    def settle(
+    def prepare_targets(
         self,
         read: Mapping[str, Dataset],
         readers: Mapping[str, Any],
@@ -109,7 +109,7 @@ class NumberTarget:
         labels = {name: np.asarray(split["label"][:]) for name, split in splits.items()}
         mean = float(labels["train"].mean())
         edges = np.histogram_bin_edges(np.concatenate(list(labels.values())), bins=BINS)
-        always_mean = regression.measure(np.full(len(labels["test"]), mean), labels["test"])
+        always_mean = regression.compute_metrics(np.full(len(labels["test"]), mean), labels["test"])
         return {
             "numbers": {
                 "edges": edges.tolist(),
@@ -141,7 +141,7 @@ class NumberTarget:
         """One output, which is a number."""
         return {"id2label": {0: "LABEL_0"}, "label2id": {"LABEL_0": 0}, "problem_type": PROBLEM_TYPE}
 
-    def fit_head(
+    def adapt_head(
         self,
         loaded: Any,
         old: Any,
@@ -188,7 +188,7 @@ class NumberTarget:
         """The number of each example in the unit of the labels."""
         return lambda outputs, batch: numbers_of(outputs["logits"], model.config).tolist()
 
-    def finished(self, model: Any) -> AbstractContextManager[None]:
+    def finalised(self, model: Any) -> AbstractContextManager[None]:
         return in_label_unit(model)
 
     # --- quality ----------------------------------------------------------------------------------------------
@@ -199,15 +199,15 @@ class NumberTarget:
         """Nothing: ``added`` is what is added to the outputs, where the model's last layer has no bias to hold it."""
         return {"added": LabelScale.read(config).mean}
 
-    def measure(self, outputs: Any, split: Dataset, config: Any) -> dict[str, float]:
-        return regression.measure(_floats(outputs), _floats(split["label"][:]))
+    def compute_metrics(self, outputs: Any, split: Dataset, config: Any) -> dict[str, float]:
+        return regression.compute_metrics(_floats(outputs), _floats(split["label"][:]))
 
     def intervals(self, before: Any, after: Any, split: Dataset, config: Any, seed: int) -> dict[str, Any]:
         return regression.intervals(
             _floats(before), _floats(after), _floats(split["label"][:]), seed, unit_names(split)
         )
 
-    def findings(self, outputs: Any, split: Dataset, config: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    def error_analysis(self, outputs: Any, split: Dataset, config: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         numbers, truth = _floats(outputs), _floats(split["label"][:])
         return regression.findings(numbers, truth), regression.farthest(numbers, truth)
 
@@ -226,7 +226,7 @@ class NumberTarget:
         labels = split["label"][:]
         return [{"label": label, "prediction": float(one)} for label, one in zip(labels, outputs, strict=True)]
 
-    def resampled(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> Resampled:
+    def resampled_metrics(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> Resampled:
         truth, numbers = (_floats([record[key] for record in records]) for key in ("label", "prediction"))
         units = resampling_units([unit_of_record(record) for record in records], len(records))
         return Resampled(units, regression.weighted_metrics(truth, numbers))

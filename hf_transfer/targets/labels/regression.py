@@ -106,7 +106,7 @@ class Spearman(_NumberMetric):
 NUMBER_METRICS = (MeanSquaredError, MeanAbsoluteError, Spearman)
 
 
-def measure(predictions: Array, truth: Array) -> dict[str, float]:
+def compute_metrics(predictions: Array, truth: Array) -> dict[str, float]:
     """Metrics by name of predicted numbers [n] against true ones [n]."""
     metrics: dict[str, float] = {}
     for metric in NUMBER_METRICS:

@@ -101,7 +101,7 @@ class CharacterErrorRate(_ErrorRate):
     count = staticmethod(count_letter_errors)
 
 
-def measure(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, float]:
+def compute_metrics(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, float]:
     """``wer``, ``cer``, and the share of clips without a word recognised (``empty_hypotheses``)."""
     found: dict[str, float] = {}
     for metric in (WordErrorRate, CharacterErrorRate):

@@ -63,9 +63,9 @@ class TranscriptTarget:
     template: ClassVar[str] = "transcripts"
     headline: ClassVar[tuple[str, ...]] = ("wer", "cer")
     metrics: ClassVar[tuple[str, ...]] = ("wer", "cer", "empty_hypotheses")
-    identifies: ClassVar[bool] = False
-    decides: ClassVar[bool] = False
-    chooses: ClassVar[bool] = False
+    distinguishes_examples: ClassVar[bool] = False
+    uses_validation_split: ClassVar[bool] = False
+    requires_validation_split: ClassVar[bool] = False
 
     # --- data -------------------------------------------------------------------------------------------------
 
@@ -107,7 +107,7 @@ class TranscriptTarget:
             say_why_new(vocabulary, texts, letters, vocabularies(model))
         return letters
 
-    def settle(
+    def prepare_targets(
         self,
         read: Mapping[str, Dataset],
         readers: Mapping[str, Any],
@@ -164,7 +164,7 @@ class TranscriptTarget:
             settings["vocab_size"] = len(processor.tokenizer)
         return settings
 
-    def fit_head(
+    def adapt_head(
         self,
         loaded: Any,
         old: Any,
@@ -214,7 +214,7 @@ class TranscriptTarget:
 
         return read
 
-    def finished(self, model: Any) -> AbstractContextManager[None]:
+    def finalised(self, model: Any) -> AbstractContextManager[None]:
         """The model is shipped as it was trained."""
         return nullcontext()
 
@@ -226,15 +226,15 @@ class TranscriptTarget:
         """Nothing."""
         return {}
 
-    def measure(self, outputs: Any, split: Dataset, config: Any) -> dict[str, float]:
+    def compute_metrics(self, outputs: Any, split: Dataset, config: Any) -> dict[str, float]:
         """``wer``, ``cer`` and ``empty_hypotheses``."""
-        return error_rates.measure(split["text"][:], list(outputs))
+        return error_rates.compute_metrics(split["text"][:], list(outputs))
 
     def intervals(self, before: Any, after: Any, split: Dataset, config: Any, seed: int) -> dict[str, Any]:
         """As of `Target`, over whole speakers where enough are known."""
         return error_rates.intervals(split["text"][:], list(before), list(after), unit_names(split), seed)
 
-    def findings(self, outputs: Any, split: Dataset, config: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    def error_analysis(self, outputs: Any, split: Dataset, config: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """The commonest ``errors``."""
         references, hypotheses = split["text"][:], list(outputs)
         errors = error_rates.commonest_errors(references, hypotheses)
@@ -256,7 +256,7 @@ class TranscriptTarget:
             for i, (reference, text) in enumerate(zip(references, outputs, strict=True))
         ]
 
-    def resampled(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> Resampled:
+    def resampled_metrics(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> Resampled:
         """As of `Target`."""
         counts = {
             name: np.array([record[name] for record in records], dtype=float)
