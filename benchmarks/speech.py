@@ -159,7 +159,8 @@ def training(asked: Any) -> None:
         TransferTrainingArguments,
     )  # fmt: skip
     from hf_transfer.data.loading import load_splits
-    from hf_transfer.methods import Anatomy, apply_method
+    from hf_transfer.methods.anatomy import Anatomy
+    from hf_transfer.methods.trainable import apply_method
     from hf_transfer.models import quiet
     from hf_transfer.training.activations.precomputed import precompute
     from hf_transfer.training.fit import Prepared, fit, make_trainer, settle_training

@@ -39,7 +39,8 @@ from transformers import (
 from hf_transfer import TextClassification, finetune
 from hf_transfer.arguments import Arguments, DataArguments, MethodArguments, ModelArguments, TransferTrainingArguments
 from hf_transfer.data.tables import load_table
-from hf_transfer.methods import Anatomy, apply_method
+from hf_transfer.methods.anatomy import Anatomy
+from hf_transfer.methods.trainable import apply_method
 from hf_transfer.models import quiet
 from hf_transfer.training.activations.precomputed import precompute
 from hf_transfer.training.fit import Prepared, fit, make_trainer, settle_training

@@ -27,8 +27,10 @@ from hf_transfer.data.tables import show_progress_bars_for
 from hf_transfer.data.units import noun_of_resampling_units, unit_column
 from hf_transfer.errors import Failure, InputError, disk_trouble, logger
 from hf_transfer.evaluation.before_after import before_and_after
-from hf_transfer.methods import Anatomy, apply_method, bypassed_layers, count_parameters, merged, require_trainable
-from hf_transfer.models import at_commit, quiet
+from hf_transfer.methods.anatomy import Anatomy
+from hf_transfer.methods.lora import merged_copy, unreachable_layers
+from hf_transfer.methods.trainable import apply_method, check_method_fits, count_parameters
+from hf_transfer.models import pin_to_commit, quiet
 from hf_transfer.parity import check_parity
 from hf_transfer.parsing import make_arguments
 from hf_transfer.reporting.model_card import model_card
@@ -39,7 +41,12 @@ from hf_transfer.reporting.report import Finetuned, describe_lengths, device_nam
 from hf_transfer.reporting.trackers import Tracking, tracking
 from hf_transfer.tasks.task import Task
 from hf_transfer.training.activations.precomputed import precompute_for_run, predict
-from hf_transfer.training.checkpoints import agreed_checkpoint, checkpoint_to_resume, describe_run, last_checkpoint
+from hf_transfer.training.checkpoints import (
+    agreed_checkpoint,
+    checkpoint_to_resume,
+    describe_last_checkpoint,
+    describe_run,
+)
 from hf_transfer.training.cost import Meter
 from hf_transfer.training.fit import (
     Prepared,
@@ -181,7 +188,7 @@ def _prepare(
         splits, facts = _prepare_splits(task, arguments, dataset)
     with meter.stage("model"):
         set_seed(training.seed)
-        model_arguments, commit = at_commit(arguments.model)
+        model_arguments, commit = pin_to_commit(arguments.model)
         commits = _commits(arguments, commit, facts.pop("commit"))
         processor = task.load_processor(model_arguments, splits)
         pretrained = arguments.method.method != "scratch"
@@ -189,7 +196,7 @@ def _prepare(
         if newly_initialised:
             logger.info("Newly initialised: %s.", ", ".join(newly_initialised))
         anatomy = Anatomy.of(model, newly_initialised)
-        require_trainable(model, anatomy, arguments.method)
+        check_method_fits(model, anatomy, arguments.method)
         if training.should_save:
             # Weights, and checkpoints of them with the optimizer's moments; an adapter is a small part of that.
             share = 0.5 if arguments.method.leaves_adapter else 4
@@ -206,8 +213,8 @@ def _prepare(
             example = task.collator(processor)(
                 inputs["train"].without_augmentation().__getitems__([int(inputs["train"].lengths.argmin())])
             )
-            bypassed = bypassed_layers(model, anatomy, to_device(model.device, example))
-            anatomy = dataclasses.replace(anatomy, bypassed=bypassed)
+            unreachable = unreachable_layers(model, anatomy, to_device(model.device, example))
+            anatomy = dataclasses.replace(anatomy, unreachable=unreachable)
     description = describe_run(arguments, splits, inputs, model, newly_initialised)
     return _PreparedRun(
         arguments, processor, splits, inputs, facts, model, anatomy, newly_initialised, description, model_arguments,
@@ -273,7 +280,7 @@ def _deliver(
     """Write the result, read it back, rename it into place."""
     task = arguments.task
     with output.result() as folder, meter.stage("writing"):
-        _write_model(folder, merged(model) if arguments.method.merge else model, run.processor)
+        _write_model(folder, merged_copy(model) if arguments.method.merge else model, run.processor)
         report["parity"] = check_parity(
             model, folder, task, run.processor, run.inputs["test"], adapter=report["adapter"],
             trust_remote_code=arguments.model.trust_remote_code,
@@ -328,7 +335,7 @@ def _tidy(output: OutputFolder, training: TransferTrainingArguments) -> Iterator
             ) from error
         trouble = None if isinstance(error, (InputError, Failure)) else disk_trouble(error)
         if trouble is not None:
-            raise Failure(f"{trouble} {last_checkpoint(output.work)}") from error
+            raise Failure(f"{trouble} {describe_last_checkpoint(output.work)}") from error
         raise
     finally:
         output.release()

@@ -22,8 +22,8 @@ from hf_transfer.data.tables import load_table, show_progress_bars_for
 from hf_transfer.data.units import few_units_caveats, noun_of_resampling_units, unit_column
 from hf_transfer.errors import InputError, nearest
 from hf_transfer.evaluation.groups import measure_groups
-from hf_transfer.methods import base_model_of, load_adapter
-from hf_transfer.models import explained, quiet
+from hf_transfer.methods.lora import base_model_of, load_adapter
+from hf_transfer.models import explain_loading_errors, quiet
 from hf_transfer.tasks import task_of
 from hf_transfer.training.fit import Prepared, make_trainer
 
@@ -55,12 +55,14 @@ def load_finetuned(
         InputError: there is no fine-tuned model of that name.
     """
     name = str(path_or_hub_id)
-    with explained(name, "a fine-tuned model"):
+    with explain_loading_errors(name, "a fine-tuned model"):
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
         adapter = find_adapter_config_file(name, revision=revision)
         base, base_revision = (name, revision) if adapter is None else base_model_of(name, revision)
     task = task_of(config, name)
-    with explained(base, "safetensors weights" if adapter is None else f"the base model of the adapter {name}"):
+    with explain_loading_errors(
+        base, "safetensors weights" if adapter is None else f"the base model of the adapter {name}"
+    ):
         model = task.auto_model.from_pretrained(
             base,
             config=config,
@@ -72,7 +74,7 @@ def load_finetuned(
         )
     if adapter is not None:
         task().target.prepare_base(model, base, base_revision)
-        with explained(name, "the adapter's weights"):
+        with explain_loading_errors(name, "the adapter's weights"):
             model = load_adapter(model, name, revision, merge=merge)
     processor = task().load_processor(ModelArguments(name, revision, trust_remote_code))
     if device is None:
@@ -87,7 +89,7 @@ def task_class_of(path_or_hub_id: str) -> Any:
     Raises:
         InputError: there is no fine-tuned model of that name.
     """
-    with explained(path_or_hub_id, "a fine-tuned model"):
+    with explain_loading_errors(path_or_hub_id, "a fine-tuned model"):
         config = AutoConfig.from_pretrained(path_or_hub_id)
     return task_of(config, path_or_hub_id)
 

@@ -1,4 +1,4 @@
-"""Pretrained models, from the Hub or a local folder."""
+"""Loading pretrained models from the Hub or a local folder, and reading what their classes tell about them."""
 
 import contextlib
 import dataclasses
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import ResolvedRevision
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import resolve_revision
 
@@ -19,14 +19,17 @@ from hf_transfer.errors import InputError, reading
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' bars, loading tables and notes to other authors: what matters is said by us, in a line."""
+    """Silence transformers' progress bars, loading tables and deprecation warnings inside the block.
+
+    What a user has to know of them is logged by this package, in one line.
+    """
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|accelerate)\.")
-            warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")  # WavLM's own call
+            warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")  # in WavLM's own code
             yield
     finally:
         transformers_logging.set_verbosity(verbosity)
@@ -35,39 +38,50 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def explained(name: str, what: str) -> Iterator[None]:
-    """Loading errors as one sentence: what was expected and where it was looked for."""
+def explain_loading_errors(name: str, what: str) -> Iterator[None]:
+    """Turn any error of the block into one sentence: what could not be loaded, and where it was looked for.
+
+    Args:
+        name: the model's folder, or its repository on the Hub.
+        what: what the block loads from there, as ``safetensors weights``.
+
+    Raises:
+        InputError: the block raised an error.
+    """
     try:
         with quiet():
             yield
     except InputError:
         raise
-    except Exception as error:  # damaged files and foreign ones fail in every way that there is
+    except Exception as error:  # damaged and foreign files raise errors of every kind
         reason = " ".join(str(error).split())
         detail = f" ({reason})" if len(reason) < 300 else f" ({reason[:300]} ...)"
         with reading(name):
-            where = _looked_for(name)
-        if where.endswith("expected a folder."):
+            place = _describe_place(name)
+        if place.endswith("expected a folder."):
             detail = ""
-        raise InputError(f"{name}: {what} could not be loaded. {where}{detail}") from error
+        raise InputError(f"{name}: {what} could not be loaded. {place}{detail}") from error
 
 
-def _looked_for(name: str) -> str:
-    """Where a model of that name was looked for, in a sentence."""
+def _describe_place(name: str) -> str:
+    """Return a sentence about the place where the model was looked for."""
     if not Path(name).exists() and Path(f"{name}.partial").is_dir():
-        return f"The run in {name}.partial is not finished: go on with --resume_from_checkpoint true."
+        return f"The run in {name}.partial is not finished: continue it with --resume_from_checkpoint true."
     if Path(name).is_dir():
         files = ", ".join(sorted(file.name for file in Path(name).iterdir())[:8]) or "nothing"
         return f"The folder holds: {files}."
     if Path(name).exists() or name.startswith((".", "/")):
         return f"{'That is a file' if Path(name).is_file() else 'There is no such folder'}; expected a folder."
-    return "It is no local folder, and the Hub did not give it (is it spelt right, is the Hub reachable?)."
+    return "It is not a local folder, and the Hub did not return it (is the name right, is the Hub reachable?)."
 
 
-def at_commit(model: ModelArguments) -> tuple[ModelArguments, str | None]:
-    """A model on the Hub at the commit that its revision names today, and that commit.
+def pin_to_commit(model: ModelArguments) -> tuple[ModelArguments, str | None]:
+    """Replace a branch or tag on the Hub by the commit that it points to today.
 
-    A local folder as it is, and None; as where the Hub and its cache know no commit: loading says why.
+    Returns:
+        The arguments with that commit as ``model_revision``, and the commit. For a local folder, and where neither
+        the Hub nor its cache know a commit, the arguments do not change and the commit is None; loading then reports
+        what is wrong.
     """
     revision = resolve_revision(str(model.model_name_or_path), model.model_revision)
     if not isinstance(revision, ResolvedRevision):
@@ -76,14 +90,19 @@ def at_commit(model: ModelArguments) -> tuple[ModelArguments, str | None]:
     return dataclasses.replace(model, model_revision=commit), commit
 
 
-def load_config(model: ModelArguments, auto_model: Any, **settings: Any) -> Any:
-    """The model's config with `settings` on top.
+def load_config(model: ModelArguments, auto_model: Any, **settings: Any) -> PretrainedConfig:
+    """Load a model's config.
+
+    Args:
+        model: which checkpoint.
+        auto_model: the `AutoModelFor...` class that will load the model.
+        **settings: override values of the config.
 
     Raises:
-        InputError: there is no config, or `auto_model` has no class for this kind of model.
+        InputError: there is no config, or `auto_model` has no class for this type of model.
     """
     name = str(model.model_name_or_path)
-    with explained(name, "a model's config.json"):
+    with explain_loading_errors(name, "a model's config.json"):
         config = AutoConfig.from_pretrained(
             name, revision=model.model_revision, trust_remote_code=model.trust_remote_code, **settings
         )
@@ -99,13 +118,13 @@ def load_config(model: ModelArguments, auto_model: Any, **settings: Any) -> Any:
 def load_pretrained(
     auto_model: Any, model: ModelArguments, *, pretrained: bool, **settings: Any
 ) -> tuple[PreTrainedModel, list[str]]:
-    """A model in float32, with `settings` on top of its config; what does not fit the checkpoint is made anew.
+    """Load a model in float32; weights that the checkpoint lacks, or has in another shape, are newly initialised.
 
     Args:
         auto_model: an `AutoModelFor...` class.
         model: which checkpoint.
-        pretrained: False gives random weights throughout.
-        **settings: of the config.
+        pretrained: False makes all weights random.
+        **settings: override values of the config.
 
     Returns:
         The model, and the names of the parameters that did not come from the checkpoint.
@@ -115,14 +134,17 @@ def load_pretrained(
     """
     name = str(model.model_name_or_path)
     if (Path(name) / "adapter_config.json").is_file():
-        raise InputError(f"{name} is an adapter, not a whole model: hf-transfer merge {name} FOLDER writes one.")
+        raise InputError(
+            f"{name} is an adapter, not a whole model: `hf-transfer merge {name} FOLDER` writes a whole model to "
+            "FOLDER."
+        )
     config = load_config(model, auto_model, **settings)
     if not pretrained:
         with quiet():
-            fresh = auto_model.from_config(config, trust_remote_code=model.trust_remote_code).float()
-        fresh.config.architectures = [type(fresh).__name__]
-        return fresh, []
-    with explained(name, "safetensors weights"):
+            random_model = auto_model.from_config(config, trust_remote_code=model.trust_remote_code).float()
+        random_model.config.architectures = [type(random_model).__name__]
+        return random_model, []
+    with explain_loading_errors(name, "safetensors weights"):
         loaded, report = auto_model.from_pretrained(
             name,
             config=config,
@@ -130,57 +152,65 @@ def load_pretrained(
             trust_remote_code=model.trust_remote_code,
             ignore_mismatched_sizes=True,
             use_safetensors=True,
-            # The checkpoint's own dtype may be half precision, whose small updates are lost in training.
+            # A checkpoint may be in half precision, which is too coarse for the small updates of training.
             dtype=torch.float32,
             output_loading_info=True,
         )
-    new = sorted({*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])})
-    _refuse_foreign_weights(loaded, new, name)
+    newly_initialised = sorted({*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])})
+    _check_weights_fit(loaded, newly_initialised, name)
     loaded.config.architectures = [type(loaded).__name__]  # load_finetuned() reads it, for adapters too
     if Path(name).is_dir():
-        loaded.name_or_path = str(Path(name).resolve())  # an adapter finds its base model from any folder
-    return loaded, new
+        # So that an adapter finds its base model from any working directory.
+        loaded.name_or_path = str(Path(name).resolve())
+    return loaded, newly_initialised
 
 
-def _refuse_foreign_weights(model: PreTrainedModel, new: list[str], name: str) -> None:
-    trunk = f"{model.base_model_prefix}."
-    every = [key for key, _ in model.named_parameters() if key.startswith(trunk)]
-    absent = [key for key in new if key.startswith(trunk)]
-    if len(absent) > len(every) / 2:
+def _check_weights_fit(model: PreTrainedModel, newly_initialised: list[str], name: str) -> None:
+    """Refuse a checkpoint that lacks more than half of the trunk's parameters: it is of another type of model."""
+    prefix = f"{model.base_model_prefix}."
+    expected = [key for key, _ in model.named_parameters() if key.startswith(prefix)]
+    missing = [key for key in newly_initialised if key.startswith(prefix)]
+    if len(missing) > len(expected) / 2:
         raise InputError(
-            f"{name}: the weights are not those of a {model.config.model_type}: {len(absent)} of its {len(every)} "
+            f"{name}: the weights are not those of a {model.config.model_type}: {len(missing)} of its {len(expected)} "
             "tensors are missing. Is the folder's config.json that of another model?"
         )
 
 
-def plain(model: Any) -> Any:
-    """The model itself where peft wraps it."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+def unwrap_peft(model: torch.nn.Module) -> PreTrainedModel:
+    """Return the model inside a `peft.PeftModel`, or the model itself where it is not wrapped."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
 
-def trunk_of(model: Any) -> str:
-    """The name of a model's trunk: its largest part where its prefix is that of a larger model, as Whisper's is."""
-    parts = dict(model.named_children())
-    if model.base_model_prefix in parts:
+def trunk_name(model: PreTrainedModel) -> str:
+    """Return the name of the trunk (base model) inside a model with a head.
+
+    It is ``base_model_prefix``, or the largest child where the model has no child of that name, as in Whisper's
+    classifier.
+    """
+    children = dict(model.named_children())
+    if model.base_model_prefix in children:
         return model.base_model_prefix
-    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    sizes = {name: sum(p.numel() for p in child.parameters()) for name, child in children.items()}
     return max(sizes, key=lambda name: sizes[name])
 
 
 def output_tensors(outputs: Any) -> list[torch.Tensor]:
-    """What a model computes of a batch: the tensors of numbers among its outputs, each [batch, ...]."""
-    found = outputs.values() if isinstance(outputs, Mapping) else outputs
-    return [value for value in found if isinstance(value, torch.Tensor) and value.is_floating_point()]
+    """Return the floating-point tensors among a model's outputs, each [batch, ...]."""
+    values = outputs.values() if isinstance(outputs, Mapping) else outputs
+    return [value for value in values if isinstance(value, torch.Tensor) and value.is_floating_point()]
 
 
-def output_lengths(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """From lengths of inputs [batch] to how many positions the model makes of each [batch].
+def output_lengths(model: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the function from input lengths [batch] to numbers of output positions (frames) [batch].
 
     Raises:
-        InputError: the model does not say it.
+        InputError: the model's class has no such function.
     """
-    own = getattr(plain(model), "_get_feat_extract_output_lengths", None)
-    if own is None:
-        kind = plain(model).config.model_type
-        raise InputError(f"A {kind} does not say how many positions it makes of an input: choose another.")
-    return lambda lengths: own(lengths).long()
+    of_model = getattr(unwrap_peft(model), "_get_feat_extract_output_lengths", None)
+    if of_model is None:
+        raise InputError(
+            f"A {unwrap_peft(model).config.model_type} does not tell how many output positions (frames) it makes of "
+            "an input of a given length: choose a model of another type."
+        )
+    return lambda lengths: of_model(lengths).long()

@@ -279,7 +279,7 @@ def test_a_folder_that_lacks_files_is_told_what(trained, tiny, command, recipe, 
     file = write_csv(tmp_path / "m.csv", message_rows(40))
     for model, says in (
         (wordless, "knows its special tokens and no words"),
-        (trained / "lora", "is an adapter, not a whole model: hf-transfer merge"),
+        (trained / "lora", "is an adapter, not a whole model: `hf-transfer merge"),
     ):
         result = recipe("spam", "--train_file", file, "--model_name_or_path", model, "--output_dir", tmp_path / "out")
         assert result.code == 2, says

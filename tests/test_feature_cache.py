@@ -18,7 +18,8 @@ from hf_transfer.arguments import MethodArguments, TransferTrainingArguments
 from hf_transfer.data.batches import Collator, model_inputs_of, pad_labels
 from hf_transfer.inputs.text.models import settle_padding
 from hf_transfer.inputs.text.text import TokenizedTexts
-from hf_transfer.methods import Anatomy, frozen_modules
+from hf_transfer.methods.anatomy import Anatomy
+from hf_transfer.methods.trainable import frozen_modules
 from hf_transfer.training.activations.activation_store import ActivationStore, _Shard
 from hf_transfer.training.activations.feature_cache import FeatureCache
 from hf_transfer.training.standardisation import standardised_input

@@ -95,7 +95,9 @@ def test_lora_is_put_into_layers_whose_weights_are_stored_the_other_way_round(ti
 def test_layers_of_both_kinds_are_adapted_side_by_side(tiny):
     """A linear layer that comes behind a `Conv1D` is merged as one."""
     from hf_transfer.arguments import MethodArguments
-    from hf_transfer.methods import Anatomy, apply_method, merged
+    from hf_transfer.methods.anatomy import Anatomy
+    from hf_transfer.methods.lora import merged_copy
+    from hf_transfer.methods.trainable import apply_method
 
     model = AutoModelForSequenceClassification.from_pretrained(tiny("gpt2"), pad_token_id=0).eval()
     for layer in model.transformer.h:  # as large as the other way round: nothing but the numbers would show it
@@ -111,7 +113,7 @@ def test_layers_of_both_kinds_are_adapted_side_by_side(tiny):
             torch.nn.init.normal_(parameter, std=0.3)
     ids = torch.tensor([[5, 9, 40, 33, 7]])
     adapted.eval()
-    torch.testing.assert_close(merged(adapted)(input_ids=ids).logits, adapted(input_ids=ids).logits)
+    torch.testing.assert_close(merged_copy(adapted)(input_ids=ids).logits, adapted(input_ids=ids).logits)
 
 
 @pytest.mark.parametrize("family", DISTINCT)

@@ -83,7 +83,7 @@ def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def last_checkpoint(folder: str | Path) -> str:
+def describe_last_checkpoint(folder: str | Path) -> str:
     """In words, where the last good checkpoint is."""
     good = next((path for path in checkpoints_in(Path(folder)) if problem_of(path) is None), None)
     return f"The last good checkpoint is {good}." if good else "Nothing is written."
@@ -272,8 +272,8 @@ def written_beside(folder: Path) -> Iterator[None]:
         shutil.rmtree(folder / STAGING, ignore_errors=True)
         cause = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise Failure(
-            f"A checkpoint could not be written to {folder}: {cause}. {last_checkpoint(folder)} Make room, and go on "
-            "with --resume_from_checkpoint true."
+            f"A checkpoint could not be written to {folder}: {cause}. {describe_last_checkpoint(folder)} Make room "
+            "on the disk, and continue with --resume_from_checkpoint true."
         ) from error
 
 
@@ -347,7 +347,7 @@ class Progress(TrainerCallback):
             trainer._tr_loss = torch.tensor(self.restored["loss"], device=device)
             trainer._globalstep_last_logged = self.restored["last_logged"]
             watched = self.restored["watched"]
-            trainer.loss.counts[:] = [restored_counts(counts, device) for counts in watched]
+            trainer.loss.counts[:] = [restored_counts(numbers, device) for numbers in watched]
             due, control.should_save = self.restored.get("evaluation_due"), bool(self.restored.get("save_due"))
             self.restored = None
             if due:

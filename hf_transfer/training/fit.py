@@ -17,8 +17,9 @@ from hf_transfer.arguments import Arguments, MethodArguments
 from hf_transfer.errors import Failure, InputError, logger, nearest
 from hf_transfer.evaluation.groups import measure_groups, over_groups
 from hf_transfer.evaluation.metric_names import greater_is_better
-from hf_transfer.methods import Anatomy, apply_method, default_learning_rate, frozen_modules
-from hf_transfer.models import plain
+from hf_transfer.methods.anatomy import Anatomy
+from hf_transfer.methods.trainable import apply_method, default_learning_rate, frozen_modules
+from hf_transfer.models import unwrap_peft
 from hf_transfer.training.activations.entry_check import front_takes_lengths
 from hf_transfer.training.activations.front import MaskedCollator, front_without_padding
 from hf_transfer.training.activations.precomputed import HEAD_ALONE, Precomputed
@@ -210,7 +211,7 @@ def _as_method(
 ) -> Iterator[bool]:
     """Train as `method` does inside the block; yields whether padding changes what the model computes."""
     model = trainer.model
-    whole = plain(model)
+    whole = unwrap_peft(model)
     alone = trainer.train_dataset.padding_changes_outputs
     frozen = frozen_modules(model, anatomy, method)
     with contextlib.ExitStack() as stack:

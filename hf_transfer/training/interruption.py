@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 
 from hf_transfer import errors
 from hf_transfer.errors import Interrupted, logger
-from hf_transfer.training.checkpoints import last_checkpoint
+from hf_transfer.training.checkpoints import describe_last_checkpoint
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
 
@@ -105,7 +105,7 @@ def _checkpoint(trainer: Any) -> Path:
 def _end(trainer: Any, number: int, *, save: bool) -> NoReturn:
     if save:
         trainer._save_checkpoint(trainer.model, trial=None)
-    where = last_checkpoint(trainer.args.output_dir)
+    where = describe_last_checkpoint(trainer.args.output_dir)
     logger.info("Stopped by %s at step %d. %s", signal.Signals(number).name, trainer.state.global_step, where)
     # A series of runs is gone on with otherwise.
     logger.info("Go on with --resume_from_checkpoint true.", extra={"of_one_run": True})

@@ -1,4 +1,4 @@
-"""What a loss is to the trainer: terms with weights, figures that are logged, signs that a model has collapsed."""
+"""Protocols that the trainer expects: `Loss`, `Readout` (what evaluation keeps of outputs), `CollapseCheck`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,98 +8,104 @@ import torch
 
 
 @dataclass(frozen=True)
-class Moment:
-    """When figures are looked at.
+class TrainingPosition:
+    """How far training has come when figures are logged.
 
     Attributes:
-        step: of the optimizer.
-        last_step: of the run.
-        examples_a_step: over all processes.
+        step: the optimizer step.
+        last_step: the number of steps of the run.
+        examples_per_step: over all processes.
     """
 
     step: int
     last_step: int
-    examples_a_step: int
+    examples_per_step: int
 
 
-class Signs(Protocol):
-    """Whether a model has collapsed: answers everything alike.
+class CollapseCheck(Protocol):
+    """Check of the logged figures for a collapsed model: one that gives the same answer to every input.
 
-    Its attributes are numbers, and are kept in checkpoints.
+    All attributes of an implementation are numbers or booleans, and are saved in checkpoints.
     """
 
     @property
-    def bad(self) -> bool:
-        """Whether the last figures look so; no checkpoint is written then."""
+    def suspected(self) -> bool:
+        """Whether the last figures look like a collapse; then no checkpoint is written."""
 
-    def look(self, figures: Mapping[str, float], moment: Moment) -> str | None:
-        """Look at a log's ``loss`` and `Loss.watched` figures; what is wrong, in a clause, if training is vain."""
+    def check(self, figures: Mapping[str, float], position: TrainingPosition) -> str | None:
+        """Check the ``loss`` and the `Loss.pop_figures` of a log.
 
-    def remark(self) -> str | None:
-        """At the end of training, what a person should know of it."""
+        Returns:
+            A clause that says what is wrong, if training should stop; else None.
+        """
+
+    def final_warning(self) -> str | None:
+        """Return a sentence about the end of training that the user should read, or None."""
 
 
 class Loss(Protocol):
-    """What is minimised: the sum of its terms, each of them a sum over a step's examples over a weight.
+    """The training loss: a sum of terms, each of them a sum over the examples of a step, divided by a weight.
 
     Attributes:
-        counts: what was counted of the training batches since `watched` was last called, one tensor on the device.
-        chance: the loss of a model that knows nothing.
+        counts: what `__call__` has counted on the training batches since the last `pop_figures`: empty, or one tensor
+            on the model's device.
+        chance_loss: the loss of a model that guesses.
     """
 
     counts: list[torch.Tensor]
-    chance: float
+    chance_loss: float
 
     @property
-    def begins_at_chance(self) -> bool:
-        """Whether a model with a new head begins at that loss."""
+    def starts_at_chance(self) -> bool:
+        """Whether the loss of a model with a new head is about `chance_loss`."""
 
     @property
-    def signs(self) -> Signs:
-        """Of a collapse."""
+    def collapse_check(self) -> CollapseCheck:
+        """The check for a collapsed model."""
 
     def weights(self, batch: Mapping[str, Any]) -> torch.Tensor:
-        """What a micro-batch adds to the weight of each term [terms]: its examples, letters, or boxes."""
+        """Return what a micro-batch adds to the weight of each term, [terms]: its number of examples, for example."""
 
     def __call__(self, outputs: Any, batch: Mapping[str, Any]) -> torch.Tensor:
-        """The sum of each term over the micro-batch's ``counted`` examples [terms]."""
+        """Return the sum of each term over the micro-batch's ``counted`` examples, [terms]."""
 
-    def watched(self) -> dict[str, float]:
-        """Figures of the training batches since the last call, to be logged beside the loss."""
+    def pop_figures(self) -> dict[str, float]:
+        """Return figures of the training batches since the last call, to be logged beside the loss; reset `counts`."""
 
 
 class Readout(Protocol):
-    """What is kept of a batch's outputs in evaluation."""
+    """Function that takes from a batch's outputs what evaluation keeps of each example."""
 
     def __call__(self, outputs: Any, batch: Mapping[str, Any]) -> list[Any]:
-        """An entry an example.
+        """Return one entry for each example.
 
         Args:
-            outputs: of the model.
-            batch: that they are of, as `data.batches.Collator` makes it, on the model's device.
+            outputs: the model's outputs.
+            batch: their inputs, as `data.batches.Collator` makes them, on the model's device.
         """
 
 
 def mean_loss(sums: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """The loss: each term's sum over its weight, both [terms]; a term of no weight is left as it is, 0."""
+    """Return the loss: each term's sum divided by its weight (where that is not 0), both [terms], added up."""
     return (sums / torch.where(weights > 0, weights, 1)).sum()
 
 
 def examples_counted(batch: Mapping[str, Any]) -> torch.Tensor:
-    """How many examples of a batch count, [1]: the weight of a loss that is a mean over examples."""
+    """Return how many examples of a batch count, [1]: the weight of a loss that is a mean over examples."""
     return batch["counted"].sum()[None]
 
 
-def add_up(counts: list[torch.Tensor], new: torch.Tensor) -> None:
-    """Sum up in place, on the device: asking for the numbers would make each step wait."""
+def add_counts(counts: list[torch.Tensor], new: torch.Tensor) -> None:
+    """Add `new` to `Loss.counts` on the device: to read the numbers would make each step wait for the device."""
     counts[:] = [counts[0] + new] if counts else [new]
 
 
-def restored_counts(counts: list[Any], device: torch.device) -> torch.Tensor:
-    """What was counted, from a checkpoint's numbers: whole ones, or sums as precise as they are added up."""
-    sums = counts and isinstance(counts[0], float)
-    return torch.tensor(counts, device=device, dtype=precise(device) if sums else None)
+def restored_counts(numbers: list[Any], device: torch.device) -> torch.Tensor:
+    """Return an entry of `Loss.counts` from the numbers in a checkpoint; float sums in the most precise dtype."""
+    is_float = numbers and isinstance(numbers[0], float)
+    return torch.tensor(numbers, device=device, dtype=most_precise_dtype(device) if is_float else None)
 
 
-def precise(device: torch.device) -> torch.dtype:
+def most_precise_dtype(device: torch.device) -> torch.dtype:
+    """Return float64, or float32 on Apple's GPUs, which have no float64."""
     return torch.float32 if device.type == "mps" else torch.float64

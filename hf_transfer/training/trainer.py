@@ -172,7 +172,7 @@ class TransferTrainer(CheckpointingTrainer, EvaluatingTrainer):
         if "loss" in logs:
             if self.args.world_size > 1:  # all see the same numbers, and stop together where they are bad
                 self.loss.counts[:] = [self.accelerator.reduce(own, reduction="sum") for own in self.loss.counts]
-            logs = logs | self.loss.watched() | {"loss_at_chance": self.loss.chance}
+            logs = logs | self.loss.pop_figures() | {"loss_at_chance": self.loss.chance_loss}
         super().log(logs, start_time)
 
 

@@ -9,7 +9,7 @@ from transformers import AutoFeatureExtractor, Wav2Vec2FeatureExtractor
 
 from hf_transfer.arguments import ModelArguments
 from hf_transfer.inputs.audio.clips import samples_for
-from hf_transfer.models import load_config, output_lengths, plain, quiet
+from hf_transfer.models import load_config, output_lengths, quiet, unwrap_peft
 
 # Convolutions need some samples to give a frame at all.
 LEAST_SECONDS = 0.1
@@ -101,7 +101,7 @@ def shortest_input(extractor: Any, model: Any) -> int:
 
 def samples_per_frame(extractor: Any, model: Any) -> int:
     """Samples between the beginnings of two frames of the model's output."""
-    config = plain(model).config
+    config = unwrap_peft(model).config
     ratio = getattr(config, "inputs_to_logits_ratio", None) or 160 * getattr(extractor, "stride", 1)
     adapter = getattr(config, "add_adapter", False)
     return ratio * (config.adapter_stride**config.num_adapter_layers if adapter else 1)

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from hf_transfer.arguments import ModelArguments
 from hf_transfer.errors import InputError, logger
-from hf_transfer.models import explained
+from hf_transfer.models import explain_loading_errors
 
 WORD_BOUNDARIES = "▁Ġ# \t\n"  # as tokenizers write them
 
@@ -23,7 +23,7 @@ def load_tokenizer(model: ModelArguments) -> Any:
         InputError: there is none.
     """
     name = str(model.model_name_or_path)
-    with explained(name, "a tokenizer"), _libraries_of_tokenizers(name):
+    with explain_loading_errors(name, "a tokenizer"), _libraries_of_tokenizers(name):
         tokenizer = AutoTokenizer.from_pretrained(
             name, revision=model.model_revision, trust_remote_code=model.trust_remote_code
         )

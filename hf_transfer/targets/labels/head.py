@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from hf_transfer.errors import InputError, logger
-from hf_transfer.models import plain
+from hf_transfer.models import unwrap_peft
 
 
 def renew_unlike_head(model: PreTrainedModel, old: Any, id2label: dict[int, str], new: list[str]) -> list[str]:
@@ -80,7 +80,7 @@ def output_layer(model: Any, outputs: int) -> tuple[str, torch.nn.Linear] | None
     Layers below it in a head of several (RoBERTa's, T5's) do not depend on what the labels are. Where peft keeps a
     copy, it is the one that is trained.
     """
-    whole = plain(model)
+    whole = unwrap_peft(model)
     made = [
         (name, module)
         for name, module in whole.named_modules()

@@ -15,7 +15,7 @@ from torch import nn
 
 from hf_transfer.errors import InputError
 from hf_transfer.evaluation.metrics import Array
-from hf_transfer.models import plain
+from hf_transfer.models import unwrap_peft
 from hf_transfer.targets.labels.head import output_layer
 
 
@@ -118,7 +118,7 @@ def number_layer(model: Any) -> nn.Linear:
     Raises:
         InputError: there is none.
     """
-    whole = plain(model)
+    whole = unwrap_peft(model)
     layer = output_layer(model, 1)
     if layer is None or layer[0].startswith(f"{whole.base_model_prefix}."):
         raise InputError(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from hf_transfer.training.loss import Moment, add_up, examples_counted, precise
+from hf_transfer.training.loss import TrainingPosition, add_counts, examples_counted, most_precise_dtype
 
 # A model that gives one answer for so many examples and logs in a row has collapsed to it. At first all models do.
 COLLAPSED_LOGS, COLLAPSED_EXAMPLES, SETTLING_SHARE = 10, 1000, 1 / 3
@@ -41,15 +41,15 @@ def balanced_weights(labels: Sequence[Any], num_labels: int, *, multi_label: boo
 
 
 class OneAnswer:
-    """`Signs` of a model that gives every example the same label, or the same number."""
+    """`CollapseCheck` of a model that gives every example the same label, or the same number."""
 
-    bad = False  # the weights may be the best that there will be
+    suspected = False  # the weights may be the best that there will be
 
     def __init__(self) -> None:
         self.logs = self.since = 0
 
-    def look(self, figures: Mapping[str, float], moment: Moment) -> str | None:
-        """As of `Signs`."""
+    def check(self, figures: Mapping[str, float], position: TrainingPosition) -> str | None:
+        """As of `CollapseCheck`."""
         if "commonest_prediction" in figures:
             one = figures["commonest_prediction"] >= 1.0 and figures["commonest_label"] <= COMMONEST_LABEL
             what = "label: the classifier has collapsed"
@@ -57,16 +57,16 @@ class OneAnswer:
             one = figures.get("prediction_spread", math.inf) < ONE_NUMBER
             what = "number: the model has collapsed"
         if not one:
-            self.logs, self.since = 0, moment.step
+            self.logs, self.since = 0, position.step
             return None
         self.logs += 1
-        examples = (moment.step - self.since) * moment.examples_a_step
-        settled = moment.step >= SETTLING_SHARE * moment.last_step
+        examples = (position.step - self.since) * position.examples_per_step
+        settled = position.step >= SETTLING_SHARE * position.last_step
         if settled and self.logs >= COLLAPSED_LOGS and examples >= COLLAPSED_EXAMPLES:
             return f"the last {examples} examples all got the same {what}"
         return None
 
-    def remark(self) -> str | None:
+    def final_warning(self) -> str | None:
         """Nothing."""
         return None
 
@@ -85,11 +85,11 @@ class ClassificationLoss:
     label_smoothing: float = 0.0
     class_weights: torch.Tensor | None = None
     counts: list[torch.Tensor] = field(default_factory=list, repr=False)
-    chance: float = math.log(2)
-    signs: OneAnswer = field(default_factory=OneAnswer, repr=False)
+    chance_loss: float = math.log(2)
+    collapse_check: OneAnswer = field(default_factory=OneAnswer, repr=False)
 
     @property
-    def begins_at_chance(self) -> bool:
+    def starts_at_chance(self) -> bool:
         """Where an example has one label."""
         return not self.multi_label
 
@@ -110,18 +110,18 @@ class ClassificationLoss:
             each = F.cross_entropy(
                 logits, labels, weight=self.class_weights, reduction="none", label_smoothing=self.label_smoothing
             )
-            self.chance = math.log(logits.shape[-1])
+            self.chance_loss = math.log(logits.shape[-1])
             if logits.requires_grad:
-                self._watch(logits.detach(), labels, counted)
+                self._count(logits.detach(), labels, counted)
         return torch.where(counted, each, 0.0).sum()[None]
 
-    def _watch(self, logits: torch.Tensor, labels: torch.Tensor, counted: torch.Tensor) -> None:
+    def _count(self, logits: torch.Tensor, labels: torch.Tensor, counted: torch.Tensor) -> None:
         size = logits.shape[-1]
         predicted = (F.one_hot(logits.argmax(dim=-1), size) * counted[:, None]).sum(dim=0)
         right = (F.one_hot(labels, size) * counted[:, None]).sum(dim=0)
-        add_up(self.counts, torch.stack([predicted, right]))
+        add_counts(self.counts, torch.stack([predicted, right]))
 
-    def watched(self) -> dict[str, float]:
+    def pop_figures(self) -> dict[str, float]:
         """``commonest_prediction`` and ``commonest_label``: their shares, where an example has one label."""
         if not self.counts:
             return {}
@@ -138,14 +138,14 @@ class SquaredErrorLoss:
     """Squared error of one number an example, in the unit of the given labels.
 
     Attributes:
-        chance: of always answering 0, the mean of standardised labels: 1 over all of them, and more on batches that
-            hold labels far from the others.
+        chance_loss: of always answering 0, the mean of standardised labels: 1 over all of them, and more on batches
+            that hold labels far from the others.
     """
 
-    chance: float = 1.0
+    chance_loss: float = 1.0
     counts: list[torch.Tensor] = field(default_factory=list, repr=False)
-    signs: OneAnswer = field(default_factory=OneAnswer, repr=False)
-    begins_at_chance: ClassVar[bool] = False
+    collapse_check: OneAnswer = field(default_factory=OneAnswer, repr=False)
+    starts_at_chance: ClassVar[bool] = False
 
     def weights(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """The number of examples, [1]."""
@@ -156,21 +156,21 @@ class SquaredErrorLoss:
         truth = batch["labels"].float()
         each = torch.where(counted, (numbers - truth).square(), 0.0)
         if numbers.requires_grad:
-            self._watch(numbers.detach(), truth, counted)
+            self._count(numbers.detach(), truth, counted)
         return each.sum()[None]
 
-    def _watch(self, numbers: torch.Tensor, truth: torch.Tensor, counted: torch.Tensor) -> None:
+    def _count(self, numbers: torch.Tensor, truth: torch.Tensor, counted: torch.Tensor) -> None:
         # Numbers that are almost the same differ in their last digits alone.
-        both = torch.where(counted, torch.stack([numbers, truth]), 0.0).to(precise(numbers.device))
+        both = torch.where(counted, torch.stack([numbers, truth]), 0.0).to(most_precise_dtype(numbers.device))
         sums = torch.stack([both.sum(dim=1), both.square().sum(dim=1)], dim=1).flatten()
-        add_up(self.counts, torch.cat([counted.sum().to(sums.dtype)[None], sums]))
+        add_counts(self.counts, torch.cat([counted.sum().to(sums.dtype)[None], sums]))
 
-    def watched(self) -> dict[str, float]:
+    def pop_figures(self) -> dict[str, float]:
         """``prediction_spread``: the standard deviation of the predicted numbers over that of the true ones."""
         if not self.counts:
             return {}
         count, *sums = self.counts[0].tolist()
         self.counts.clear()
-        self.chance = max(1.0, sums[3] / count)
+        self.chance_loss = max(1.0, sums[3] / count)
         predicted, true = (squares / count - (total / count) ** 2 for total, squares in (sums[:2], sums[2:]))
         return {"prediction_spread": math.sqrt(max(0.0, predicted) / true)} if true > 0 else {}

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch.nn import functional as F
 
-from hf_transfer.training.loss import Moment, add_up, examples_counted
+from hf_transfer.training.loss import TrainingPosition, add_counts, examples_counted
 
 # A recogniser that has spoken and then stays silent for so many clips and logs in a row has collapsed to blanks.
 COLLAPSED_LOGS, COLLAPSED_CLIPS = 10, 100
@@ -19,33 +19,33 @@ SPEAKING_LOSS = 2.0
 
 
 class Silence:
-    """`Signs` of a recogniser that hears nothing."""
+    """`CollapseCheck` of a recogniser that hears nothing."""
 
     def __init__(self) -> None:
         self.has_spoken = False
         self.logs = self.since = 0
 
     @property
-    def bad(self) -> bool:
+    def suspected(self) -> bool:
         """Whether it is silent again."""
         return self.has_spoken and self.logs > 0
 
-    def look(self, figures: Mapping[str, float], moment: Moment) -> str | None:
-        """As of `Signs`."""
+    def check(self, figures: Mapping[str, float], position: TrainingPosition) -> str | None:
+        """As of `CollapseCheck`."""
         if "empty_hypotheses" not in figures:
             return None
         empty = figures["empty_hypotheses"]
         self.has_spoken = self.has_spoken or (empty < SPEAKING_SHARE and figures["loss"] < SPEAKING_LOSS)
         if empty < SILENT_SHARE:
-            self.logs, self.since = 0, moment.step
+            self.logs, self.since = 0, position.step
             return None
         self.logs += 1
-        clips = (moment.step - self.since) * moment.examples_a_step
+        clips = (position.step - self.since) * position.examples_per_step
         if self.has_spoken and self.logs >= COLLAPSED_LOGS and clips >= COLLAPSED_CLIPS:
             return f"the recogniser has collapsed to blanks: it wrote nothing for {clips} clips"
         return None
 
-    def remark(self) -> str | None:
+    def final_warning(self) -> str | None:
         """That it never spoke."""
         if not self.logs or self.has_spoken:
             return None
@@ -69,9 +69,9 @@ class CTCLoss:
     blank: int
     frames_of: Callable[[torch.Tensor], torch.Tensor]
     counts: list[torch.Tensor] = field(default_factory=list, repr=False)
-    chance: float = 0.0
-    signs: Silence = field(default_factory=Silence, repr=False)
-    begins_at_chance: ClassVar[bool] = False
+    chance_loss: float = 0.0
+    collapse_check: Silence = field(default_factory=Silence, repr=False)
+    starts_at_chance: ClassVar[bool] = False
 
     def weights(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """The number of clips, [1]."""
@@ -80,23 +80,23 @@ class CTCLoss:
     def __call__(self, outputs: Any, batch: Mapping[str, Any]) -> torch.Tensor:
         logits, labels, counted = outputs["logits"].float(), batch["labels"], batch["counted"]
         letters = (labels != -100).sum(dim=-1)
-        self.chance = math.log(logits.shape[-1])
+        self.chance_loss = math.log(logits.shape[-1])
         frames = self.frames_of(batch["length"])
         with torch.autocast(logits.device.type, enabled=False):
             each = _ctc(logits.log_softmax(dim=-1).transpose(0, 1), labels.clamp(min=0), frames, letters, self.blank)
         each = torch.where(counted, each / letters.clamp(min=1), 0.0)
         if logits.requires_grad:
-            self._watch(logits.detach(), frames, counted)
+            self._count(logits.detach(), frames, counted)
         return each.sum()[None]
 
-    def _watch(self, logits: torch.Tensor, frames: torch.Tensor, counted: torch.Tensor) -> None:
+    def _count(self, logits: torch.Tensor, frames: torch.Tensor, counted: torch.Tensor) -> None:
         real = torch.arange(logits.shape[1], device=logits.device) < frames[:, None]
         real &= counted[:, None]
         blank = (logits.argmax(dim=-1) == self.blank) & real
         empty = (blank.sum(dim=-1) == real.sum(dim=-1)) & counted
-        add_up(self.counts, torch.stack([blank.sum(), real.sum(), empty.sum(), counted.sum()]))
+        add_counts(self.counts, torch.stack([blank.sum(), real.sum(), empty.sum(), counted.sum()]))
 
-    def watched(self) -> dict[str, float]:
+    def pop_figures(self) -> dict[str, float]:
         """``blank_ratio``, the share of blank frames, and ``empty_hypotheses``, the share of clips that stay empty."""
         if not self.counts:
             return {}

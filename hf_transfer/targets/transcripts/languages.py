@@ -18,7 +18,7 @@ from transformers.utils.hub import cached_file
 
 from hf_transfer.arguments import ModelArguments
 from hf_transfer.errors import InputError, logger, nearest
-from hf_transfer.models import explained
+from hf_transfer.models import explain_loading_errors
 from hf_transfer.targets.transcripts.spelling import APOSTROPHES
 
 # transformers' own default, and that of the weights that MMS checkpoints come with.
@@ -96,7 +96,7 @@ def language_of(model: ModelArguments, target_lang: str | None) -> Language | No
 def load_language(loaded: PreTrainedModel, language: Language, revision: str) -> None:
     """Put a language's attention adapters and head into a model, and note it in the config: see `restore_language`."""
     if language.adapter:
-        with explained(str(loaded.config.name_or_path), f"the weights of {language.name}"):
+        with explain_loading_errors(str(loaded.config.name_or_path), f"the weights of {language.name}"):
             loaded.load_adapter(language.name, revision=revision, use_safetensors=True)
         logger.info("The checkpoint's weights of the language %s are loaded.", language.name)
     loaded.config.target_lang = language.name if language.adapter else None
@@ -110,7 +110,7 @@ def restore_language(base: PreTrainedModel, name: str, revision: str) -> None:
     language = getattr(base.config, "target_lang", None)
     if not language:
         return
-    with explained(name, f"the weights of {language}"):
+    with explain_loading_errors(name, f"the weights of {language}"):
         tensors = load_file(str(cached_file(name, f"adapter.{language}.safetensors", revision=revision)))
         base.load_state_dict({k: v for k, v in tensors.items() if not k.startswith("lm_head.")}, strict=False)
 
@@ -150,7 +150,7 @@ def _adapter(model: ModelArguments, language: str) -> str | None:
 
 def _cached(model: ModelArguments, file: str) -> str | None:
     name = str(model.model_name_or_path)
-    with explained(name, "the vocabulary"):
+    with explain_loading_errors(name, "the vocabulary"):
         return cached_file(name, file, revision=model.model_revision, _raise_exceptions_for_missing_entries=False)
 
 

@@ -11,7 +11,7 @@ from transformers.utils.hub import cached_file
 
 from hf_transfer.arguments import ModelArguments
 from hf_transfer.errors import InputError, logger
-from hf_transfer.models import explained, load_config, quiet
+from hf_transfer.models import explain_loading_errors, load_config, quiet
 from hf_transfer.targets.transcripts.languages import Language, language_of, languages_that_spell
 from hf_transfer.targets.transcripts.letters import letters_of, normalise, spells, unknown_letters
 from hf_transfer.targets.transcripts.tags import SPECIAL
@@ -94,7 +94,7 @@ def load_vocabulary(model: ModelArguments, *, language: Language | None = None, 
         InputError: the checkpoint cannot be reached, or its tokenizer cannot be read.
     """
     name, revision = str(model.model_name_or_path), model.model_revision
-    with explained(name, "the vocabulary"):
+    with explain_loading_errors(name, "the vocabulary"):
         there = any(
             cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
             for file in VOCABULARY_FILES

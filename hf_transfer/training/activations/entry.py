@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_transfer.methods import Anatomy
+from hf_transfer.methods.anatomy import Anatomy
 
 # transformers' method that makes a mask of positions from one of samples.
 MASK_OF_POSITIONS = "_get_feature_vector_attention_mask"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from hf_transfer.data.batches import to_device
-from hf_transfer.methods import Anatomy
+from hf_transfer.methods.anatomy import Anatomy
 from hf_transfer.models import output_tensors
 from hf_transfer.training.activations.front import MaskedCollator, front_without_padding
 from hf_transfer.training.batching import two_lengths

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from hf_transfer.data.batches import Collator, to_device
 from hf_transfer.errors import logger
-from hf_transfer.methods import Anatomy
+from hf_transfer.methods.anatomy import Anatomy
 from hf_transfer.models import output_tensors
 from hf_transfer.training.activations.activation_store import ActivationStore
 from hf_transfer.training.activations.cached_examples import CachedExamples, PaddedActivations

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from hf_transfer.methods import Anatomy
+from hf_transfer.methods.anatomy import Anatomy
 
 
 class MaskedCollator:

@@ -9,7 +9,8 @@ import numpy as np
 
 from hf_transfer.arguments import MethodArguments
 from hf_transfer.data.batches import Collator
-from hf_transfer.methods import Anatomy, frozen_modules
+from hf_transfer.methods.anatomy import Anatomy
+from hf_transfer.methods.trainable import frozen_modules
 from hf_transfer.training.activations.cached_examples import CachedExamples
 from hf_transfer.training.activations.entry import Entry
 from hf_transfer.training.activations.feature_cache import FeatureCache

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from hf_transfer.methods import Anatomy
+from hf_transfer.methods.anatomy import Anatomy
 from hf_transfer.training.speed.packing import packed
 
 

@@ -20,8 +20,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from hf_transfer.errors import logger
-from hf_transfer.methods import Anatomy
-from hf_transfer.models import plain
+from hf_transfer.methods.anatomy import Anatomy
+from hf_transfer.models import unwrap_peft
 from hf_transfer.training.activations.entry import StandIn
 from hf_transfer.training.batching import divided
 from hf_transfer.training.trials import same_draws, tolerance, train_mode, without_dropout
@@ -143,7 +143,7 @@ def packed(trainer: Any, anatomy: Anatomy) -> Iterator[bool]:
         trainer: as it will train.
         anatomy: of its model without adapters.
     """
-    model = plain(trainer.model)
+    model = unwrap_peft(trainer.model)
     if (
         anatomy.layers is None
         or trainer.args.torch_compile

@@ -1,0 +1,1 @@
+"""The four methods (full, lora, frozen, scratch): which weights of a model are trained."""
