@@ -161,9 +161,9 @@ def _listed(text: str) -> list[str]:
 
 def _train(arguments: argparse.Namespace) -> None:
     """Run a task's recipe here, or in several processes that accelerate's launcher starts."""
-    from hf_transfer.tasks import task_tagged
+    from hf_transfer.tasks import task_class_for_tag
 
-    task_class = task_tagged(arguments.task)  # a name that is none is refused once, and not by every process
+    task_class = task_class_for_tag(arguments.task)  # a name that is none is refused once, and not by every process
     launching = {name: getattr(arguments, name) for name, *_ in LAUNCHER if getattr(arguments, name) is not None}
     precision = launching.pop("mixed_precision", None)
     flags = [*arguments.finetuning, *([f"--{precision}"] if precision in ("fp16", "bf16") else [])]
@@ -314,15 +314,16 @@ def _study(arguments: argparse.Namespace) -> None:
 
 
 def _finetuning(arguments: argparse.Namespace, models: list[str]) -> tuple[Any, dict[str, Any]]:
-    """The task that the model is for, with its settings, and the other arguments of its runs."""
-    from hf_transfer.parsing import given_arguments, model_named
-    from hf_transfer.tasks import task_for
+    """Return the task that model and arguments belong to, with its settings, and the other arguments of its runs."""
+    from hf_transfer.parsing import argument_names, given_arguments, model_named
+    from hf_transfer.tasks import task_class_for_model
 
     flags = list(arguments.finetuning)
     for name in ("config", "output_dir"):
         if getattr(arguments, name) is not None:
             flags += [f"--{name}", getattr(arguments, name)]
-    task_class = task_for(model_named([*flags, *(["--model_name_or_path", models[0]] if models else [])]))
+    model = model_named([*flags, *(["--model_name_or_path", models[0]] if models else [])])
+    task_class = task_class_for_model(model, argument_names(flags, arguments.config))
     values = given_arguments(task_class, flags, also=[f"--{name}" for name in vars(arguments)])
     own = {name: values.pop(name) for name in list(values) if name in task_class.__dataclass_fields__}
     return task_class(**own), values

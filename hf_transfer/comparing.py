@@ -174,7 +174,9 @@ def _kept_predictions(task: Any, result: Finetuned) -> Any:
     """A run's test predictions under resampling, and what tells its test examples from others."""
     with (result.folder / "predictions.jsonl").open(encoding="utf-8") as stream:
         records = [record for line in stream if "split" not in (record := json.loads(line))]
-    return task.target.resampled_metrics(records, result.report["data"]), [task.example(record) for record in records]
+    return task.target.resampled_metrics(records, result.report["data"]), [
+        task.example_key(record) for record in records
+    ]
 
 
 def _all_predictions(task: Any, done: Mapping[str, list[Finetuned]]) -> dict[str, list[Any]]:

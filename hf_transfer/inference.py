@@ -24,7 +24,7 @@ from hf_transfer.errors import InputError, nearest
 from hf_transfer.evaluation.groups import measure_groups
 from hf_transfer.methods.lora import base_model_of, load_adapter
 from hf_transfer.models import explain_loading_errors, quiet
-from hf_transfer.tasks import task_of
+from hf_transfer.tasks import task_class_for_config
 from hf_transfer.training.fit import Prepared, make_trainer
 
 # The arguments of the data that evaluate() takes.
@@ -59,7 +59,7 @@ def load_finetuned(
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
         adapter = find_adapter_config_file(name, revision=revision)
         base, base_revision = (name, revision) if adapter is None else base_model_of(name, revision)
-    task = task_of(config, name)
+    task = task_class_for_config(config, name)
     with explain_loading_errors(
         base, "safetensors weights" if adapter is None else f"the base model of the adapter {name}"
     ):
@@ -91,7 +91,7 @@ def task_class_of(path_or_hub_id: str) -> Any:
     """
     with explain_loading_errors(path_or_hub_id, "a fine-tuned model"):
         config = AutoConfig.from_pretrained(path_or_hub_id)
-    return task_of(config, path_or_hub_id)
+    return task_class_for_config(config, path_or_hub_id)
 
 
 def predict(pipeline: Any, rows: Iterable[Mapping[str, Any]], *, batch_size: int = 32) -> Iterator[dict[str, Any]]:
@@ -149,7 +149,7 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
     ensure_writable_caches()
     pipeline = load_finetuned(path_or_hub_id)
     config = pipeline.model.config
-    task_class = task_of(config, str(path_or_hub_id))
+    task_class = task_class_for_config(config, str(path_or_hub_id))
     of_task = {key: value for key, value in settings.items() if key in task_class.__dataclass_fields__}
     of_data = {key: value for key, value in settings.items() if key in OF_DATA}
     unknown = [key for key in settings if key not in of_task and key not in of_data]
@@ -161,7 +161,7 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
     model = ModelArguments(model_name_or_path=str(path_or_hub_id))
     table = load_table(test_file, column_names=data.column_names, delimiter=data.delimiter)
     columns = columns_as_trained(path_or_hub_id, task_class, table.column_names)
-    task = task_class(**columns | task_class.settings_of(config) | of_task)
+    task = task_class(**columns | task_class.settings_from_config(config) | of_task)
     table = _test_rows(table, test_file)
     names = table.column_names
     data = dataclasses.replace(data, split_by=unit_column(data, names, task.unit_column(names)))

@@ -137,6 +137,12 @@ def model_named(argv: Sequence[str]) -> ModelArguments:
     return ModelArguments(**told)
 
 
+def argument_names(argv: Sequence[str], config: str | None) -> set[str]:
+    """Return the names of the arguments that flags and a YAML file set, whatever task they belong to."""
+    flags = {word[2:].partition("=")[0] for word in argv if word.startswith("--")}
+    return flags | set(read_yaml(config) if config else ())
+
+
 def _parser(task_class: type, description: str | None = None) -> "_Parser":
     parser = _Parser(_groups_of(task_class), description=description, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE", help="YAML file of arguments; flags win over it.")

@@ -5,12 +5,16 @@ import json
 import numpy as np
 import pytest
 import soundfile
-from conftest import DATA, write_csv
+from conftest import DATA, ROOT, write_csv
+from processes import fork
 from sklearn.metrics import accuracy_score
 from speech import FAMILIES, FIXED, RATE, WORDS, build_audio_encoder, tones
 
-from hf_transfer import AudioClassification, InputError, finetune, load_finetuned
+from hf_transfer import AudioClassification, InputError, SpeechRecognition, finetune, load_finetuned
+from hf_transfer.arguments import ModelArguments
 from hf_transfer.inference import evaluate, predict
+from hf_transfer.parsing import argument_names
+from hf_transfer.tasks import task_class_for_model
 
 pytestmark = pytest.mark.usefixtures("lean")
 FEW = WORDS[:4]
@@ -172,6 +176,28 @@ def test_the_page_plays_clips_and_the_card_says_how_to_use_it(encoder, commands,
     assert "hf-transfer train audio-classification --config" in page
     assert 'classify("clip.wav")' in card
     assert "pipeline_tag: audio-classification" in card
+
+
+def test_compare_takes_the_task_that_the_given_columns_belong_to(encoder, commands, tmp_path):
+    flags = ("--train_file", commands, "--label_column_name", "command", "--max_steps", "2")
+    done = fork("-m", "hf_transfer.cli", "compare", "--model_name_or_path", encoder(), *flags,
+                "--methods", "frozen", "--seeds", "1", "--output_dir", tmp_path / "out")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "audio-classification is taken" in done.stderr
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text())["task"] == "audio-classification"
+
+
+@pytest.mark.parametrize(("flags", "task_class"), [
+    (("--label_column_name", "accent"), AudioClassification),
+    (("--text_column_name", "sentence"), SpeechRecognition),
+    (("--config", "recipes/command.yaml"), AudioClassification),
+    (("--config", "recipes/accent.yaml"), SpeechRecognition),
+    ((), SpeechRecognition),
+])  # fmt: skip
+def test_a_model_for_several_tasks_has_the_task_of_the_given_flags(encoder, flags, task_class):
+    config = flags[1] if "--config" in flags else None
+    model = ModelArguments(model_name_or_path=str(encoder()))
+    assert task_class_for_model(model, argument_names(flags, config and str(ROOT / config))) is task_class
 
 
 @pytest.mark.skipif(not (DATA / "fsdd").is_dir(), reason="needs the Free Spoken Digit Dataset")

@@ -362,15 +362,15 @@ def test_the_other_positive_label_keeps_the_head(tiny, tmp_path):
 def test_an_audio_classifier_is_no_text_classifier():
     from transformers import AutoConfig
 
-    from hf_transfer.tasks import task_of
+    from hf_transfer.tasks import task_class_for_config
 
     for kind, architecture in (("wav2vec2", "Wav2Vec2"), ("hubert", "Hubert"), ("data2vec-audio", "Data2VecAudio")):
         config = AutoConfig.for_model(kind, architectures=[f"{architecture}ForSequenceClassification"])
-        assert task_of(config, "voices") is AudioClassification
+        assert task_class_for_config(config, "voices") is AudioClassification
     text = AutoConfig.for_model("bert", architectures=["BertForSequenceClassification"])
-    assert task_of(text, "x") is TextClassification
-    with pytest.raises(InputError, match="no fine-tuned model"):
-        task_of(SimpleNamespace(architectures=None), "x")
+    assert task_class_for_config(text, "x") is TextClassification
+    with pytest.raises(InputError, match="not a fine-tuned model"):
+        task_class_for_config(SimpleNamespace(architectures=None), "x")
 
 
 def test_texts_that_leave_no_tokens_are_found_in_every_split(tiny, tmp_path):

@@ -1,27 +1,26 @@
-"""Audio classification: a label, several or a number for a clip (spoken commands, accents, sounds)."""
+"""Audio classification: one label, several labels or a number for a clip (spoken commands, accents, sounds)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from transformers import AutoModelForAudioClassification
+from transformers import AutoModelForAudioClassification, PreTrainedModel
 
 from hf_transfer.inputs.audio.audio import AudioInput
 from hf_transfer.inputs.audio.settings import AudioSettings
-from hf_transfer.targets.labels import labels_or_number
-from hf_transfer.targets.labels.settings import LabelSettings
-from hf_transfer.targets.target import Target
 from hf_transfer.tasks.audio_pipeline import DecidingAudioClassificationPipeline
-from hf_transfer.tasks.task import Task
+from hf_transfer.tasks.classification import ClassificationTask
 
 
 @dataclass
-class AudioClassification(AudioSettings, LabelSettings, Task):
-    """An audio classifier."""
+class AudioClassification(AudioSettings, ClassificationTask):
+    """Audio classification."""
 
-    # Labels may depend on pitch and tempo; and activations of clips that stay the same are computed once.
+    # 0, unlike in speech recognition: labels may depend on pitch and speed, and the activations of clips that do not
+    # change are computed once.
     speed_perturbation: float = field(
-        default=0.0, metadata={"help": "Play training clips up to this share faster or slower; 0: as they are."}
+        default=0.0,
+        metadata={"help": "Play training clips faster or slower by up to this share; 0 leaves them unchanged."},
     )
     pipeline_tag: ClassVar[str] = "audio-classification"
     defaults: ClassVar[Mapping[str, Any]] = {
@@ -29,7 +28,7 @@ class AudioClassification(AudioSettings, LabelSettings, Task):
         "per_device_train_batch_size": 16,
         "per_device_eval_batch_size": 16,
     }
-    # A head reads the mean over a clip of what it is given by position, which varies less from clip to clip.
+    # A head is given the mean over the frames of a clip, which varies little between clips: it takes larger steps.
     learning_rates: ClassVar[Mapping[str, float]] = {
         "full": 5e-5,
         "lora": 5e-4,
@@ -45,19 +44,11 @@ class AudioClassification(AudioSettings, LabelSettings, Task):
 
     def __post_init__(self) -> None:
         AudioSettings.__post_init__(self)
-        LabelSettings.__post_init__(self)
+        ClassificationTask.__post_init__(self)
 
     @property
     def input(self) -> AudioInput:
         return AudioInput(self, self.auto_model)
 
-    @property
-    def target(self) -> Target:
-        return labels_or_number(self)
-
-    @classmethod
-    def settings_of(cls, config: Any) -> dict[str, Any]:
-        return LabelSettings.of(config)
-
-    def pipeline(self, model: Any, processor: Any) -> DecidingAudioClassificationPipeline:
+    def pipeline(self, model: PreTrainedModel, processor: Any) -> DecidingAudioClassificationPipeline:
         return DecidingAudioClassificationPipeline(model=model, feature_extractor=processor)

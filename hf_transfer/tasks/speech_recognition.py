@@ -1,10 +1,10 @@
-"""Speech recognition with CTC: from clips to the letters that were said."""
+"""Speech recognition with CTC: the transcript of a clip."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from transformers import AutoModelForCTC
+from transformers import AutoModelForCTC, PreTrainedModel
 
 from hf_transfer.inputs.audio.audio import AudioInput
 from hf_transfer.inputs.audio.settings import AudioSettings
@@ -16,10 +16,10 @@ from hf_transfer.tasks.task import Task
 
 @dataclass
 class SpeechRecognition(AudioSettings, TranscriptSettings, Task):
-    """A speech recogniser."""
+    """Automatic speech recognition."""
 
     pipeline_tag: ClassVar[str] = "automatic-speech-recognition"
-    # Sixteen clips a step, eight at a time: half a minute of speech each takes gigabytes in a large model.
+    # Sixteen clips a step in two micro-batches: eight clips of half a minute take gigabytes in a large model.
     defaults: ClassVar[Mapping[str, Any]] = {
         "model_name_or_path": "facebook/wav2vec2-base-960h",
         "per_device_train_batch_size": 8,
@@ -33,13 +33,13 @@ class SpeechRecognition(AudioSettings, TranscriptSettings, Task):
         "scratch": 2e-4,
         "head": 1e-3,
     }
-    # CTC aligns letters and frames by itself, which takes far more steps than telling two labels apart.
+    # CTC has to learn the alignment of letters and frames, which takes far more steps than a classifier needs.
     epochs: ClassVar[int] = 10
     minimum_steps: ClassVar[int] = 1000
     auto_model: ClassVar[Any] = AutoModelForCTC
     architecture_suffixes: ClassVar[tuple[str, ...]] = ("ForCTC",)
     pipeline_flags: ClassVar[Mapping[str, str]] = {
-        "language_model": "KenLM file (ARPA) to transcribe with; needs the extra lm"
+        "language_model": 'KenLM language model (ARPA file) for decoding; needs pip install ".[lm]"'
     }
     _argument_group_name: ClassVar[str] = "speech recognition"
 
@@ -51,7 +51,7 @@ class SpeechRecognition(AudioSettings, TranscriptSettings, Task):
     def target(self) -> TranscriptTarget:
         return TranscriptTarget(self)
 
-    def pipeline(self, model: Any, processor: Any) -> SpeechPipeline:
+    def pipeline(self, model: PreTrainedModel, processor: Any) -> SpeechPipeline:
         return SpeechPipeline(
             model=model, tokenizer=processor.tokenizer, feature_extractor=processor.feature_extractor
         )

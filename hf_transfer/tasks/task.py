@@ -1,103 +1,116 @@
-"""A task: an input with a target, the model class that ties them, and what it is trained with by default."""
+"""The base class of tasks: an input, a target, the model class that ties them, and the default arguments."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 from datasets import Dataset, DatasetDict
-from transformers import PreTrainedModel
+from transformers import Pipeline, PretrainedConfig, PreTrainedModel
 
 from hf_transfer.arguments import DataArguments, ModelArguments
 from hf_transfer.data.batches import Collator
-from hf_transfer.data.splits import require_columns
 from hf_transfer.data.units import UNIT
+from hf_transfer.data.splits import require_columns
 from hf_transfer.errors import InputError
-from hf_transfer.inputs.input import Input
+from hf_transfer.inputs.input import Input, ModelInputs
 from hf_transfer.models import load_config, load_pretrained
 from hf_transfer.targets.target import Target
 
 
+@dataclass
 class Task:
-    """An input with a target.
+    """Base class of tasks: an input with a target.
 
-    A task is a dataclass of the settings of both, which are flags as well, with what is said below. The run asks
-    `input` and `target` for what is theirs, and the methods here for what they do together.
+    A task is a dataclass whose fields are the settings of its input and of its target; each field is a flag as well.
+    A run asks `input` and `target` for what concerns one of them, and the methods here for what needs both.
     """
 
     pipeline_tag: ClassVar[str]
-    """The task's name on the Hub."""
+    """The task's pipeline tag on the Hub."""
     defaults: ClassVar[Mapping[str, Any]]
-    """Arguments by flag name, the model among them, that a run has unless the user says otherwise."""
+    """Default arguments by flag name, among them the model."""
     learning_rates: ClassVar[Mapping[str, float]]
-    """Peak learning rates by method, and of a head alone (``head``): see `methods.default_learning_rate`."""
+    """Default peak learning rates by method, and of a head that is trained alone (``head``).
+
+    `methods.default_learning_rate` chooses among them.
+    """
     epochs: ClassVar[int]
-    """Passes over the training data, unless the user says otherwise,"""
+    """Default number of passes over the training data, or more where these make fewer than `minimum_steps`."""
     minimum_steps: ClassVar[int]
-    """or as many more as make this number of steps."""
+    """The fewest training steps that a run takes by default."""
     auto_model: ClassVar[Any]
     """The `transformers.AutoModelFor...` class."""
     architecture_suffixes: ClassVar[tuple[str, ...]]
-    """How the architectures of its models end in a config.json."""
+    """Endings of the names of its models' architectures in a config.json."""
 
     pipeline_flags: ClassVar[Mapping[str, str]] = {}
-    """Further flags of ``hf-transfer predict`` with their help; ``use_NAME`` of the pipeline takes what is given."""
+    """Further flags of ``hf-transfer predict`` with their help; the pipeline's method ``use_NAME`` takes the value."""
 
     @property
     def input(self) -> Input:
-        """What goes in."""
+        """The input: what the model is given."""
         raise NotImplementedError
 
     @property
     def target(self) -> Target:
-        """What is learned."""
+        """The target: what the model learns to predict."""
         raise NotImplementedError
 
-    def pipeline(self, model: Any, processor: Any) -> Any:
-        """The `transformers.Pipeline` that uses the model as it was measured."""
+    def pipeline(self, model: PreTrainedModel, processor: Any) -> Pipeline:
+        """Return the `transformers.Pipeline` that predicts as the model was measured."""
         raise NotImplementedError
 
     @classmethod
-    def claims(cls, config: Any) -> bool:
-        """Whether a model of `config` is one of this task, whoever trained it."""
-        # Names end alike for other inputs: Wav2Vec2ForSequenceClassification classifies audio.
-        known = type(config) in cls.auto_model._model_mapping or getattr(config, "auto_map", None)
+    def has_models_of(cls, config: PretrainedConfig) -> bool:
+        """Whether a fine-tuned model with this config is a model of this task, whoever trained it."""
+        # The ending alone does not tell the input: Wav2Vec2ForSequenceClassification classifies audio.
+        is_supported = type(config) in cls.auto_model._model_mapping or getattr(config, "auto_map", None)
         architectures = getattr(config, "architectures", None) or []
-        return bool(known) and any(name.endswith(cls.architecture_suffixes) for name in architectures)
+        return bool(is_supported) and any(name.endswith(cls.architecture_suffixes) for name in architectures)
 
     @classmethod
-    def settings_of(cls, config: Any) -> dict[str, Any]:
-        """The settings that the config of a fine-tuned model decides."""
+    def settings_from_config(cls, config: PretrainedConfig) -> dict[str, Any]:
+        """Return the settings of the task that are kept in the config of a fine-tuned model."""
         return {}
 
     @classmethod
+    def setting_names(cls) -> set[str]:
+        """Return the names of the settings of input and target."""
+        return {field.name for field in fields(cls)}
+
+    @classmethod
     def flags_for(cls, use: Literal["prediction", "evaluation"]) -> list[str]:
-        """The settings of input and target that are flags of ``hf-transfer predict`` or ``evaluate``."""
-        return [name for half in cls.__mro__ for name in vars(half).get(f"flags_for_{use}", ())]
+        """Return the names of the settings that are flags of ``hf-transfer predict`` or ``evaluate``."""
+        return [name for base in cls.__mro__ for name in vars(base).get(f"flags_for_{use}", ())]
 
     # --- data -------------------------------------------------------------------------------------------------
 
     def read(
-        self, splits: DatasetDict, data: DataArguments, model: ModelArguments, config: Any = None
+        self, splits: DatasetDict, data: DataArguments, model: ModelArguments, config: PretrainedConfig | None = None
     ) -> tuple[DatasetDict, dict[str, dict[str, int]], dict[str, str]]:
-        """The user's rows under our names, every one checked.
+        """Check the user's rows and return them as examples, with the toolkit's column names.
 
         Args:
             splits: the user's rows.
-            data: where they lie, and their further columns.
-            model: to which they are fitted.
-            config: of a fine-tuned model, whose labels are expected; None where they are learned.
+            data: where the data is, and the further columns that the user names.
+            model: the model that the examples are prepared for.
+            config: of a fine-tuned model, whose labels are expected; None where the labels are learned.
 
         Returns:
-            The examples; for each split how many rows were left out, by the reason; and the user's column for each of
-            ours, in the first split.
+            The examples; for each split the number of rows left out, by reason; and the user's column for each of the
+            toolkit's columns, in the first split.
+
+        Raises:
+            InputError: a column or a value cannot be used.
         """
-        inputs = self._input_columns(splits)
-        splits, target = self.target.columns(
-            splits, {name: list(own.values()) for name, own in inputs.items()}, config
+        input_columns = self._input_columns(splits)
+        splits, target_columns = self.target.columns(
+            splits, {name: list(columns.values()) for name, columns in input_columns.items()}, config
         )
         columns = {
             name: {
-                **inputs[name],
-                self.target.column: target[name],
+                **input_columns[name],
+                self.target.column: target_columns[name],
                 **self.input.metadata_columns(split.column_names),
                 **({"group": data.group_column_name} if data.group_column_name else {}),
                 **({UNIT: str(data.split_by)} if data.split_by in split.column_names else {}),
@@ -106,104 +119,115 @@ class Task:
         }
         for name, split in splits.items():
             require_columns(split, name, columns[name])
-        if data.split_by in target.values():
+        if data.split_by in target_columns.values():
             raise InputError(
-                f"--split_by {data.split_by}: that is what is learned, and each value of it would be on one side."
+                f"--split_by {data.split_by}: that column is the target, so each of its values would be in one split "
+                "only. Name another column."
             )
-        readers = self.target.readers(splits, target, config, model)
+        readers = self.target.readers(splits, target_columns, config, model)
         read, left_out = self.input.read(splits, columns, self.target.column, readers, data, model)
-        settled, more = self.target.prepare_targets(read, readers, config, data, self.input.leave_out)
-        return settled, {name: left_out[name] | more.get(name, {}) for name in left_out}, next(iter(columns.values()))
+        examples, left_out_by_target = self.target.prepare_targets(read, readers, config, data, self.input.leave_out)
+        left_out = {name: counts | left_out_by_target.get(name, {}) for name, counts in left_out.items()}
+        return examples, left_out, next(iter(columns.values()))
 
     def _input_columns(self, splits: DatasetDict) -> dict[str, dict[str, str]]:
-        """Of each split the columns of its inputs; a table that has those of the first is read by them."""
-        found: dict[str, dict[str, str]] = {}
+        """Return the input columns of each split: those of an earlier split where the table has them, too."""
+        by_split: dict[str, dict[str, str]] = {}
         for name, split in splits.items():
-            alike = [found[other] for other in found if set(found[other].values()) <= set(split.column_names)]
-            if not alike:
+            shared = next(
+                (found for found in by_split.values() if set(found.values()) <= set(split.column_names)), None
+            )
+            if shared is None:
                 columns = self.input.input_columns(split.column_names)
-                alike = [{own: column for own, column in columns.items() if hasattr(self, f"{own}_column_name")}]
-            found[name] = alike[0]
-        return found
+                shared = {ours: theirs for ours, theirs in columns.items() if hasattr(self, f"{ours}_column_name")}
+            by_split[name] = shared
+        return by_split
 
     def unit_column(self, columns: Sequence[str]) -> str | None:
-        """Of the user's columns the one of speakers, patients or cameras, who are kept on one side of drawn splits."""
+        """Return the column of speakers, patients or cameras, each of which is kept in one of the drawn splits."""
         target = getattr(self, f"{self.target.column}_column_name")
         return self.input.unit_column([name for name in columns if name != target])
 
     def identities(self, split: Dataset) -> list[str]:
-        """What makes two examples equal when splits are drawn and compared, an entry an example."""
+        """Return a string for each example; examples with equal strings are kept in one of the drawn splits."""
         return self.input.identities(split)
 
     def check(self, splits: DatasetDict) -> list[str]:
-        """Refuse before training what would fail after it.
+        """Check before training for what would fail after it.
 
         Returns:
-            What makes the result flatter or narrower than it looks: said already, in sentences that may be published.
+            Caveats: why the result may be too good, or hold for few cases only. They have been logged, and may be
+            published.
+
+        Raises:
+            InputError: the splits cannot be trained on or measured.
         """
         identities = {name: self.input.identities(split) for name, split in splits.items()}
         return self.input.caveats(splits) + self.target.check(splits, identities)
 
     def facts(self, splits: DatasetDict) -> dict[str, Any]:
-        """What the report, card and page say of the examples."""
+        """Return facts about the examples for the report, the card and the page."""
         return self.input.facts(splits) | self.target.facts(splits)
 
     # --- model ------------------------------------------------------------------------------------------------
 
     def load_processor(self, model: ModelArguments, splits: DatasetDict | None = None) -> Any:
-        """The tokenizer or processor that comes with the model, made to fit the splits where it must be."""
+        """Return the tokenizer or processor that comes with the model, adapted to the splits where it has to be."""
         return self.target.complete_processor(self.input.load_processor(model), model, splits)
 
     def load_model(
         self, model: ModelArguments, splits: DatasetDict, processor: Any, *, pretrained: bool
     ) -> tuple[PreTrainedModel, list[str]]:
-        """The model for these examples, and the names of its newly initialised parameters."""
-        old = load_config(model, self.auto_model)
+        """Load the model and adapt it to these examples.
+
+        Returns:
+            The model, and the names of its newly initialised parameters.
+        """
+        checkpoint_config = load_config(model, self.auto_model)
         loaded, new = load_pretrained(
             self.auto_model,
             model,
             pretrained=pretrained,
-            **self.input.config_settings(old, processor, pretrained=pretrained),
+            **self.input.config_settings(checkpoint_config, processor, pretrained=pretrained),
             **self.target.config_settings(model, splits, processor, pretrained=pretrained),
         )
-        new += self.target.adapt_head(loaded, old, new, model, splits, processor, pretrained=pretrained)
+        new += self.target.adapt_head(loaded, checkpoint_config, new, model, splits, processor, pretrained=pretrained)
         self.input.prepare_model(loaded, splits, processor, pretrained=pretrained)
         return loaded, new
 
     def model_inputs(
         self, splits: DatasetDict, processor: Any, model: PreTrainedModel, seed: int
-    ) -> tuple[DatasetDict, dict[str, Any]]:
-        """The splits without what the model cannot take, and the `ModelInputs` of each in its order."""
+    ) -> tuple[DatasetDict, dict[str, ModelInputs]]:
+        """Return the splits without examples that the model cannot take, and the `ModelInputs` of each, in order."""
         encoding = self.target.encoding(next(iter(splits.values())), processor, model.config)
         return self.input.model_inputs(splits, processor, model, encoding, seed)
 
     def collator(self, processor: Any) -> Collator:
-        """From examples of `ModelInputs` to a padded batch."""
+        """Return the collator that makes a padded batch of examples of `ModelInputs`."""
         return Collator(self.input.pad(processor), self.target.pad)
 
-    def decide(self, outputs: Any, split: Dataset | None, config: Any) -> dict[str, Any]:
-        """Fit on the validation split's outputs how outputs become decisions, and keep it in the config."""
+    def decide(self, outputs: Any, split: Dataset | None, config: PretrainedConfig) -> dict[str, Any]:
+        """Fit on the validation outputs how outputs become decisions, and keep that in the config."""
         identities = None if split is None else self.input.identities(split)
         return self.target.decide(outputs, split, config, identities)
 
     # --- report -----------------------------------------------------------------------------------------------
 
-    def error_analysis(self, outputs: Any, split: Dataset, config: Any) -> dict[str, Any]:
-        """What else the report says of the outputs; ``worst`` are examples, which are not published."""
-        found, worst = self.target.error_analysis(outputs, split, config)
-        shown = self.input.display_rows(split.select([one["row"] for one in worst]))
-        return found | {"worst": [example | one for example, one in zip(shown, worst, strict=True)]}
+    def error_analysis(self, outputs: Any, split: Dataset, config: PretrainedConfig) -> dict[str, Any]:
+        """Return what the report says of the outputs beside metrics; ``worst`` are examples, never published."""
+        analysis, worst = self.target.error_analysis(outputs, split, config)
+        inputs = self.input.display_rows(split.select([record["row"] for record in worst]))
+        return analysis | {"worst": [example | record for example, record in zip(inputs, worst, strict=True)]}
 
-    def predictions(self, outputs: Any, split: Dataset, config: Any) -> list[dict[str, Any]]:
-        """A JSON-ready record an example: input, group, what was to be predicted and what was."""
-        known = split.select_columns([name for name in ("group", UNIT) if name in split.column_names])
-        others = known if known.column_names else [{}] * len(split)
-        records = zip(
-            self.input.prediction_fields(split), others, self.target.records(outputs, split, config), strict=True
-        )
-        return [{**example, **other, **record} for example, other, record in records]
+    def predictions(self, outputs: Any, split: Dataset, config: PretrainedConfig) -> list[dict[str, Any]]:
+        """Return a JSON-ready record for each example: input, group, reference and prediction."""
+        groups = split.select_columns([name for name in ("group", UNIT) if name in split.column_names])
+        group_records = groups if groups.column_names else [{}] * len(split)
+        target_records = self.target.records(outputs, split, config)
+        records = zip(self.input.prediction_fields(split), group_records, target_records, strict=True)
+        return [{**example, **group, **prediction} for example, group, prediction in records]
 
-    def example(self, record: dict[str, Any]) -> tuple[Any, ...]:
-        """What tells the example of such a record from others, whatever the model."""
-        own = (record[self.target.column],) if self.target.distinguishes_examples else ()
-        return *self.input.record_key(record), *own
+    def example_key(self, record: dict[str, Any]) -> tuple[Any, ...]:
+        """Return a key that tells the example of such a record from others, whatever model predicted it."""
+        reference = (record[self.target.column],) if self.target.distinguishes_examples else ()
+        return *self.input.record_key(record), *reference

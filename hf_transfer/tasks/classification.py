@@ -1,0 +1,24 @@
+"""What text and audio classification share: labels, or a number, as the target."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from hf_transfer.targets.labels import labels_or_number
+from hf_transfer.targets.labels.settings import LabelSettings
+from hf_transfer.targets.target import Target
+from hf_transfer.tasks.task import Task
+
+
+@dataclass
+class ClassificationTask(LabelSettings, Task):
+    """A task whose target is one label, several labels or a number for each example."""
+
+    @property
+    def target(self) -> Target:
+        return labels_or_number(self)
+
+    @classmethod
+    def settings_from_config(cls, config: PretrainedConfig) -> dict[str, Any]:
+        return LabelSettings.of(config)
