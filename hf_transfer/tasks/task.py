@@ -9,8 +9,8 @@ from transformers import Pipeline, PretrainedConfig, PreTrainedModel
 
 from hf_transfer.arguments import DataArguments, ModelArguments
 from hf_transfer.data.batches import Collator
-from hf_transfer.data.units import UNIT
 from hf_transfer.data.splits import require_columns
+from hf_transfer.data.units import UNIT
 from hf_transfer.errors import InputError
 from hf_transfer.inputs.input import Input, ModelInputs
 from hf_transfer.models import load_config, load_pretrained
