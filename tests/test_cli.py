@@ -139,7 +139,7 @@ def test_merge_gives_plain_weights_that_predict_the_same(trained, command, tmp_p
         (["predict", "/nowhere"], "Expected either inputs or --file"),
         (["predict", "/nowhere", "--file", "/none.csv"], "no such file"),
         (["predict", "x", "--flie", "y"], "Did you mean --file?"),
-        (["train"], "Name a task. There are: text-classification"),
+        (["train"], "The name of a task is missing. Expected one of: text-classification"),
         ([], "COMMAND"),
     ],
 )
@@ -154,7 +154,7 @@ def test_bad_arguments(command, arguments, says):
 def test_a_base_model_is_no_fine_tuned_model(command, tiny):
     result = command("predict", tiny(), "text")
     assert result.code == 2
-    assert "is no fine-tuned model" in result.err
+    assert "is not a fine-tuned model" in result.err
 
 
 def test_env_names_what_a_bug_report_needs(command):

@@ -435,7 +435,7 @@ def test_a_test_file_that_does_not_name_its_patients_is_said(caplog):
     given = DatasetDict(train=table([6] * 30), test=table([6] * 12).remove_columns("patient_id"))
     _, facts = splits_of(given, split_by="patient_id")
     assert any("The test split has no column 'patient_id'" in caveat for caveat in facts["caveats"])
-    with pytest.raises(InputError, match="that is what is learned"):
+    with pytest.raises(InputError, match="that column is the target"):
         splits_of(table([6] * 30), split_by="label")
 
 
