@@ -15,10 +15,10 @@ from datasets import Dataset, DatasetDict
 
 from hf_transfer.arguments import Arguments, ModelArguments, fitting
 from hf_transfer.errors import Failure, InputError, logger
-from hf_transfer.evaluation.bootstrap import Resampled
-from hf_transfer.evaluation.figures import figure
+from hf_transfer.evaluation.bootstrap import ResampledMetrics
+from hf_transfer.evaluation.metric_format import format_metric
 from hf_transfer.evaluation.metric_names import greater_is_better
-from hf_transfer.evaluation.several_runs import measure_several, recommend
+from hf_transfer.evaluation.run_comparison import compare_runs, recommend
 from hf_transfer.finetuning import finetune
 from hf_transfer.models import load_config
 from hf_transfer.parsing import build_arguments, keyword_arguments
@@ -145,7 +145,7 @@ def _ways(methods: Sequence[str], models: Sequence[Any]) -> dict[str, tuple[Any,
 
 def _line(report: Mapping[str, Any]) -> str:
     key, name = report["data"]["answer"]
-    return f"{name} {figure(report['metrics'][key], key)}, {duration(report['seconds']['total'])}."
+    return f"{name} {format_metric(report['metrics'][key], key)}, {duration(report['seconds']['total'])}."
 
 
 def _of_source(reports: list[dict[str, Any]], metric: str) -> dict[str, float] | None:
@@ -196,7 +196,7 @@ def _all_predictions(task: Any, done: Mapping[str, list[Finetuned]]) -> dict[str
 
 
 def _measured(
-    answer: tuple[str, str], headline: Sequence[str], predictions: Mapping[str, Sequence[Resampled]]
+    answer: tuple[str, str], headline: Sequence[str], predictions: Mapping[str, Sequence[ResampledMetrics]]
 ) -> tuple[str, str]:
     """The metric that the comparison is by, and its name: the usual one, or the first that the test examples tell.
 
@@ -225,7 +225,7 @@ def _report(
     facts = first[0]["data"]
     predictions = _all_predictions(task, done)
     metric, metric_name = _measured(facts["answer"], first[0]["headline"], predictions)
-    measured = measure_several(predictions, metric, greater_is_better=greater_is_better(metric), seed=seed)
+    measured = compare_runs(predictions, metric, greater_is_better=greater_is_better(metric), seed=seed)
     found = {
         name: {
             "model": ways[name][0],

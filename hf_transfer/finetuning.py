@@ -26,7 +26,7 @@ from hf_transfer.data.splits import SPLITS
 from hf_transfer.data.tables import show_progress_bars_for
 from hf_transfer.data.units import noun_of_resampling_units, unit_column
 from hf_transfer.errors import Failure, InputError, disk_trouble, logger
-from hf_transfer.evaluation.before_after import before_and_after
+from hf_transfer.evaluation.before_after import measure_before_and_after
 from hf_transfer.methods.anatomy import Anatomy
 from hf_transfer.methods.lora import merged_copy, unreachable_layers
 from hf_transfer.methods.trainable import apply_method, check_method_fits, count_parameters
@@ -136,7 +136,7 @@ def _run(
             after = predict(trainer, {name: run.inputs[name] for name in run.inputs if name != "train"}, precomputed)
             decision = task.decide(after.get("validation"), run.splits.get("validation"), model.config)
             found = {
-                name: before_and_after(task, before[name], after[name], split, model.config, training.seed)
+                name: measure_before_and_after(task, before[name], after[name], split, model.config, training.seed)
                 for name, split in measured.items()
             }
         report = {

@@ -12,8 +12,8 @@ from datasets import Dataset, DatasetDict
 
 from hf_transfer.arguments import fitting
 from hf_transfer.errors import Failure, InputError, logger
-from hf_transfer.evaluation.figures import figure
 from hf_transfer.evaluation.learning_curve import describe_curves
+from hf_transfer.evaluation.metric_format import format_metric
 from hf_transfer.evaluation.metric_names import greater_is_better
 from hf_transfer.finetuning import finetune
 from hf_transfer.parsing import build_arguments, keyword_arguments
@@ -123,7 +123,7 @@ class _Runs:
                 stream.write(json.dumps(found) + "\n")
         said = found.get("failed")
         if said is None:
-            said = f"{found['metric_name']} {figure(found['metrics'][found['metric']], found['metric'])}"
+            said = f"{found['metric_name']} {format_metric(found['metrics'][found['metric']], found['metric'])}"
         logger.info("%s%s, %s examples, draw %d: %s", place, method, size or "all", draw + 1, said)
         return found
 

@@ -14,8 +14,8 @@ from speech import write_clips
 
 from hf_transfer import InputError, TextClassification, compare, study
 from hf_transfer.comparing import _measured
-from hf_transfer.evaluation.bootstrap import Resampled
-from hf_transfer.evaluation.several_runs import measure_several, recommend
+from hf_transfer.evaluation.bootstrap import ResampledMetrics
+from hf_transfer.evaluation.run_comparison import compare_runs, recommend
 from hf_transfer.parsing import parse_arguments
 from hf_transfer.targets.labels import regression
 from hf_transfer.targets.labels.labels import LabelTarget
@@ -250,7 +250,7 @@ def test_a_wrong_flag_is_one_sentence(command, tiny, tmp_path, flag, meant):
 
 def of(right):
     """A run whose accuracy is that of `right` [n]."""
-    return Resampled(np.arange(len(right)), lambda w: {"accuracy": (w @ right) / w.sum(axis=-1)})
+    return ResampledMetrics(np.arange(len(right)), lambda w: {"accuracy": (w @ right) / w.sum(axis=-1)})
 
 
 def test_all_models_are_looked_for_before_the_first_is_trained(tiny, tmp_path, caplog):
@@ -276,7 +276,7 @@ def test_chance_and_difference_are_told_apart():
     flipped = generator.choice(2000, 8, replace=False)
     alike[flipped] = 1 - alike[flipped]
     bad = (generator.random(2000) < 0.8).astype(float)
-    found = measure_several(
+    found = compare_runs(
         {"good": [of(good)] * 2, "alike": [of(alike)] * 2, "bad": [of(bad)] * 2}, "accuracy",
         greater_is_better=True, seed=0,
     )  # fmt: skip
@@ -297,7 +297,7 @@ def test_the_best_of_several_that_are_alike_is_seldom_called_better():
     called = 0
     for draw in range(100):
         ways = {str(k): [of((generator.random(200) < 0.8).astype(float))] for k in range(4)}
-        found = measure_several(ways, "accuracy", greater_is_better=True, seed=draw)
+        found = compare_runs(ways, "accuracy", greater_is_better=True, seed=draw)
         called += any(one["against_best"][1] < 0 for one in found.values())
     assert called <= 10
 
@@ -306,7 +306,7 @@ def test_seeds_that_differ_widen_the_interval():
     generator = np.random.default_rng(0)
     runs = [of((generator.random(5000) < share).astype(float)) for share in (0.7, 0.8, 0.9)]
     even = [of((generator.random(5000) < 0.8).astype(float)) for _ in range(3)]
-    found = measure_several({"uneven": runs, "even": even}, "accuracy", greater_is_better=True, seed=0)
+    found = compare_runs({"uneven": runs, "even": even}, "accuracy", greater_is_better=True, seed=0)
     widths = {name: np.subtract(*one["confidence"]["accuracy"][::-1]) for name, one in found.items()}
     assert widths["uneven"] > 3 * widths["even"]
 
@@ -364,7 +364,7 @@ def test_what_one_of_the_runs_does_not_tell_is_not_compared_by():
 def test_of_a_correlation_that_never_varies_nothing_is_known():
     """A classifier that always gives one answer: 0 of it is no share of the examples."""
     run = as_resampled([{**of_ham(False), "label": ("ham", "spam")[i % 3 == 0]} for i in range(24)])
-    found = measure_several({"a": [run]}, "accuracy", greater_is_better=True, seed=0)["a"]["confidence"]
+    found = compare_runs({"a": [run]}, "accuracy", greater_is_better=True, seed=0)["a"]["confidence"]
     assert found["matthews_correlation"] == [-1, 1]
 
 
@@ -374,8 +374,8 @@ def test_errors_of_numbers_may_be_above_one():
     guess = truth + 1.2 * generator.normal(size=40)
     ends = {}
     for unit in (1.0, 100.0):
-        run = Resampled(np.arange(40), regression.weighted_metrics(truth * unit, guess * unit))
-        found = measure_several({"a": [run]}, "mean_absolute_error", greater_is_better=False, seed=0)
+        run = ResampledMetrics(np.arange(40), regression.weighted_metrics(truth * unit, guess * unit))
+        found = compare_runs({"a": [run]}, "mean_absolute_error", greater_is_better=False, seed=0)
         ends[unit] = np.array(found["a"]["confidence"]["mean_absolute_error"]) / unit
     assert ends[1.0][1] > 1
     assert ends[1.0] == pytest.approx(ends[100.0])

@@ -84,7 +84,7 @@ def test_a_signal_in_an_evaluation_ends_within_a_batch_and_nothing_is_lost(setti
 
 
 @pytest.mark.parametrize(
-    ("moment", "method"), [("before_and_after", "full"), ("_write_model", "lora"), ("model_card", "frozen")]
+    ("moment", "method"), [("measure_before_and_after", "full"), ("_write_model", "lora"), ("model_card", "frozen")]
 )
 def test_a_number_is_finished_once_wherever_the_run_is_stopped(settings, tmp_path, monkeypatch, method, moment):
     """The head is written in the unit of the labels in the end: a checkpoint is from before that."""

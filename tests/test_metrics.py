@@ -7,8 +7,8 @@ from scipy.stats import binomtest
 from sklearn import metrics as reference
 
 from hf_transfer.evaluation import metrics
-from hf_transfer.evaluation.bootstrap import Resampled, bootstrap
-from hf_transfer.evaluation.figures import between, figure
+from hf_transfer.evaluation.bootstrap import ResampledMetrics, bootstrap
+from hf_transfer.evaluation.metric_format import format_interval, format_metric
 from hf_transfer.targets.labels.classification import compute_metrics, intervals
 from hf_transfer.targets.labels.decision import (
     Decision,
@@ -104,7 +104,7 @@ def test_bootstrap_covers_the_truth_as_often_as_it_says():
     held = 0
     for draw in range(100):
         right = (generator.random(200) < 0.8).astype(float)
-        accuracy = Resampled(np.arange(200), lambda weights, right=right: {"accuracy": weights @ right / 200})
+        accuracy = ResampledMetrics(np.arange(200), lambda weights, right=right: {"accuracy": weights @ right / 200})
         ends = bootstrap(accuracy, seed=draw)["accuracy"]
         held += ends[0] <= 0.8 <= ends[1]
     assert 88 <= held <= 100
@@ -146,14 +146,19 @@ def test_thresholds_do_what_was_asked():
 def test_a_perfect_score_is_not_certain():
     """60 right of 60: the exact interval begins near 0.94."""
     right = np.ones(60)
-    accuracy = Resampled(np.arange(60), lambda weights: {"accuracy": weights @ right / weights.sum(axis=1)})
+    accuracy = ResampledMetrics(np.arange(60), lambda weights: {"accuracy": weights @ right / weights.sum(axis=1)})
     found = bootstrap(accuracy, seed=0)
     assert found["accuracy"] == [pytest.approx(0.9404, abs=1e-4), 1.0]
-    gains = Resampled(np.arange(60), lambda weights: {("gain", "accuracy"): weights @ right / weights.sum(axis=1),
-                                                      ("gain", "lost"): -(weights @ right) / weights.sum(axis=1),
-                                                      ("gain", "same"): 0 * (weights @ right),
-                                                      ("gain", "unknown"): 0 * (weights @ right)},
-                      changed={"same": np.zeros(60, dtype=bool)})  # fmt: skip
+    gains = ResampledMetrics(
+        np.arange(60),
+        lambda weights: {
+            ("gain", "accuracy"): weights @ right / weights.sum(axis=1),
+            ("gain", "lost"): -(weights @ right) / weights.sum(axis=1),
+            ("gain", "same"): 0 * (weights @ right),
+            ("gain", "unknown"): 0 * (weights @ right),
+        },
+        changed={"same": np.zeros(60, dtype=bool)},
+    )
     changed = bootstrap(gains, seed=0)
     assert changed["gain", "accuracy"] == found["accuracy"]  # from none right to all
     assert changed["gain", "lost"] == [-1.0, pytest.approx(-0.9404, abs=1e-4)]
@@ -219,5 +224,5 @@ def test_measuring_writes_nothing(monkeypatch):
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("metric", ["accuracy", "mean_squared_error"])
 def test_what_is_no_number_is_shown_as_a_dash(value, metric):
-    assert figure(value, metric) == "–"
-    assert between([value, 1.0], metric).startswith("[–, ")
+    assert format_metric(value, metric) == "–"
+    assert format_interval([value, 1.0], metric).startswith("[–, ")

@@ -5,8 +5,8 @@ import pytest
 from scipy.special import expit, softmax
 from scipy.stats import norm
 
-from hf_transfer.evaluation.bootstrap import Resampled
-from hf_transfer.evaluation.several_runs import measure_several
+from hf_transfer.evaluation.bootstrap import ResampledMetrics
+from hf_transfer.evaluation.run_comparison import compare_runs
 from hf_transfer.targets.labels.classification import intervals, share_interval
 from hf_transfer.targets.labels.decision import (
     Decision,
@@ -283,7 +283,9 @@ def compared(generator, ways, seeds, between_seeds, better=0.0, n=300):
 
 
 def of(right):
-    return Resampled(np.arange(len(right)), lambda weights: {"accuracy": weights @ right / weights.sum(axis=-1)})
+    return ResampledMetrics(
+        np.arange(len(right)), lambda weights: {"accuracy": weights @ right / weights.sum(axis=-1)}
+    )
 
 
 @pytest.mark.parametrize(("ways", "seeds", "between_seeds"), [
@@ -293,7 +295,7 @@ def test_equal_ways_are_seldom_called_different(ways, seeds, between_seeds, fewe
     generator = np.random.default_rng(7)
     called = 0
     for draw in range(DRAWS):
-        found = measure_several(
+        found = compare_runs(
             compared(generator, ways, seeds, between_seeds), "accuracy", greater_is_better=True, seed=draw
         )
         called += any(one["against_best"][1] < 0 for one in found.values())
@@ -306,7 +308,7 @@ def test_a_way_that_wavers_is_not_judged_by_those_that_are_steady(fewer_resample
     called = 0
     for draw in range(DRAWS):
         runs = compared(generator, 3, 3, 0.1, n=300) | {"3": compared(generator, 1, 3, 0.3, n=300)["0"]}
-        found = measure_several(runs, "accuracy", greater_is_better=True, seed=draw)
+        found = compare_runs(runs, "accuracy", greater_is_better=True, seed=draw)
         called += any(one["against_best"][1] < 0 for one in found.values())
     assert called / DRAWS <= 0.09
 
@@ -316,7 +318,7 @@ def test_a_standard_error_is_no_less_than_between_examples(fewer_resamples):
     generator = np.random.default_rng(14)
     for draw in range(20):
         runs = compared(generator, 2, 2, 0.0, n=40)
-        several = measure_several(runs, "accuracy", greater_is_better=True, seed=draw)
+        several = compare_runs(runs, "accuracy", greater_is_better=True, seed=draw)
         rows = np.random.default_rng(0).integers(40, size=(500, 40))
         weights = np.apply_along_axis(np.bincount, 1, rows, minlength=40)
         means = [np.mean([run.metrics(weights)["accuracy"] for run in each], axis=0) for each in runs.values()]
@@ -330,7 +332,7 @@ def test_the_standard_error_of_a_difference_is_its_spread(fewer_resamples):
     differences, errors = [], []
     for draw in range(400):
         runs = compared(generator, 2, 3, 0.1, n=100)
-        found = measure_several(runs, "accuracy", greater_is_better=True, seed=draw)
+        found = compare_runs(runs, "accuracy", greater_is_better=True, seed=draw)
         first, second = (found[way]["metrics"]["accuracy"] for way in "01")
         differences.append(first - second)
         errors.append(max(one["standard_error"] for one in found.values()) ** 2)
@@ -345,7 +347,7 @@ def test_what_is_said_to_be_detectable_is_detected(fewer_resamples):
     true = norm.cdf((0.9 + better) / spread) - norm.cdf(0.9 / spread)
     detected, detectable = [], []
     for draw in range(DRAWS):
-        found = measure_several(
+        found = compare_runs(
             compared(generator, 2, 1, 0.0, better=better), "accuracy", greater_is_better=True, seed=draw
         )
         detected.append(any(one["against_best"][1] < 0 for one in found.values()))

@@ -60,7 +60,7 @@ def test_a_working_folder_without_the_mark_is_refused_and_untouched(train, tmp_p
 
 def test_what_is_put_into_a_runs_working_folder_stays(train, tiny, tmp_path, caplog):
     """Beside the checkpoints, in them, and as a copy of one under another name; all through the end of the run."""
-    with interrupted_in("hf_transfer.finetuning.before_and_after"):
+    with interrupted_in("hf_transfer.finetuning.measure_before_and_after"):
         train(max_steps=6, save_steps=2, save_total_limit=1)
     work = tmp_path / "exp.partial"
     assert (work / RUN_MARKER).is_file()
@@ -92,7 +92,7 @@ def interrupted_in(function):
 
 
 def test_a_working_folder_from_before_there_were_marks_is_gone_on_with(train, tmp_path):
-    with interrupted_in("hf_transfer.finetuning.before_and_after"):
+    with interrupted_in("hf_transfer.finetuning.measure_before_and_after"):
         train()
     (tmp_path / "exp.partial" / RUN_MARKER).unlink()
     with pytest.raises(InputError, match="an unfinished run lies in"):

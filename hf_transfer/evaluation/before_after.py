@@ -8,7 +8,9 @@ from hf_transfer.data.units import resamples_single_examples, unit_names
 from hf_transfer.evaluation.groups import measure_groups, rows_by_group
 
 
-def before_and_after(task: Any, before: Any, after: Any, split: Dataset, config: Any, seed: int) -> dict[str, Any]:
+def measure_before_and_after(
+    task: Any, before: Any, after: Any, split: Dataset, config: Any, seed: int
+) -> dict[str, Any]:
     """What a report says of a split: metrics before and after, their intervals, groups, and the task's own findings.
 
     Where intervals are over whole patients, groups of too few of them have none.

@@ -18,7 +18,7 @@ _CELLS_AT_ONCE = 4_000_000
 
 
 @dataclass(frozen=True)
-class Resampled:
+class ResampledMetrics:
     """What a bootstrap needs.
 
     Attributes:
@@ -49,7 +49,7 @@ class Resampled:
         return self.support.get(metric, np.array([self.drawn]))
 
 
-def bootstrap(resampled: Resampled, *, seed: int) -> dict[Any, list[float]]:
+def bootstrap(resampled: ResampledMetrics, *, seed: int) -> dict[Any, list[float]]:
     """95 % intervals of every metric.
 
     Args:
@@ -84,7 +84,7 @@ def bootstrap(resampled: Resampled, *, seed: int) -> dict[Any, list[float]]:
     return found
 
 
-def paired(
+def paired_metrics(
     before: Callable[[Array], dict[str, Array]], after: Callable[[Array], dict[str, Array]]
 ) -> Callable[[Array], dict[Any, Array]]:
     """From weights to each metric, ``("after", name)``, and its gain on the same examples, ``("gain", name)``."""
@@ -96,7 +96,7 @@ def paired(
     return both
 
 
-def by_kind(found: Mapping[Any, list[float]]) -> dict[str, dict[str, list[float]]]:
+def split_by_kind(found: Mapping[Any, list[float]]) -> dict[str, dict[str, list[float]]]:
     """The intervals of metrics from `paired`: those ``after``, and those of the ``gain``."""
     return {kind: {key[1]: ends for key, ends in found.items() if key[0] == kind} for kind in ("after", "gain")}
 
@@ -108,7 +108,7 @@ def over_weights(statistic: Callable[[Array], dict[Any, Array]], weights: Iterab
 
 
 def multiplicities(units: Array, seed: int) -> Iterator[Array]:
-    """How often each example is drawn in each resample, [some resamples, n] at a time; see `Resampled`."""
+    """How often each example is drawn in each resample, [some resamples, n] at a time; see `ResampledMetrics`."""
     generator, n = np.random.default_rng(seed), int(units.max()) + 1
     at_once = max(1, min(RESAMPLES, _CELLS_AT_ONCE // len(units)))
     for start in range(0, RESAMPLES, at_once):

@@ -36,7 +36,7 @@ def rows_by_group(split: Dataset) -> dict[str, np.ndarray]:
     return {group: np.flatnonzero(groups == group) for group in sorted(set(groups.tolist()))}
 
 
-def over_groups(task: Any, groups: dict[str, Any]) -> dict[str, float]:
+def group_summary_metrics(task: Any, groups: dict[str, Any]) -> dict[str, float]:
     """For choosing a checkpoint: the task's first metric of each group, of the worst one, and their mean."""
     if not groups:
         return {}

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_transfer.evaluation.figures import between, figure
+from hf_transfer.evaluation.metric_format import format_interval, format_metric
 from hf_transfer.reporting.report import duration
 
 
@@ -13,17 +13,20 @@ def reason(report: Mapping[str, Any]) -> str:
     untrained = report["untrained"].get(report["runs"][report["recommended"]]["model"])
     if report["runs"][report["recommended"]]["learned"] or untrained is None:
         return _why(report)
-    shown = figure(untrained, report["metric"])
+    shown = format_metric(untrained, report["metric"])
     return f"{_why(report)} But it is no better than before training ({shown}) beyond chance."
 
 
 def _why(report: Mapping[str, Any]) -> str:
     runs, best, taken = report["runs"], report["best"], report["recommended"]
     name, metric = report["metric_name"], report["metric"]
-    value = f"{name} {figure(runs[taken]['metrics'][metric], metric)}"
+    value = f"{name} {format_metric(runs[taken]['metrics'][metric], metric)}"
     if taken != best:
         ratio = runs[taken]["training_seconds"] / max(runs[best]["training_seconds"], 1e-9)
-        error, top = figure(runs[taken]["standard_error"], metric), figure(runs[best]["metrics"][metric], metric)
+        error, top = (
+            format_metric(runs[taken]["standard_error"], metric),
+            format_metric(runs[best]["metrics"][metric], metric),
+        )
         return (
             f"{value} is within a standard error ({error}) of the best ({best}, {top}), in {ratio:.2f} of its "
             f"training time. It trains {runs[taken]['trained_share']:.1%} of the weights ({best}: "
@@ -37,8 +40,8 @@ def _why(report: Mapping[str, Any]) -> str:
     unclear = [way for way in others if way not in beyond]
     said = [f"better than {', '.join(beyond)} beyond chance (95 %)"] if beyond else []
     behind = [
-        f"{way} ({figure(runs[way]['difference'], metric, sign=True)}, standard error "
-        f"{figure(runs[way]['standard_error'], metric)})"
+        f"{way} ({format_metric(runs[way]['difference'], metric, sign=True)}, standard error "
+        f"{format_metric(runs[way]['standard_error'], metric)})"
         for way in unclear
     ]
     said += (
@@ -50,7 +53,7 @@ def _why(report: Mapping[str, Any]) -> str:
 
 
 def _to(values: Sequence[float], metric: str, *, sign: bool = False) -> str:
-    return " to ".join(figure(value, metric, sign=sign) for value in values)
+    return " to ".join(format_metric(value, metric, sign=sign) for value in values)
 
 
 def size(count: float) -> str:
@@ -67,8 +70,8 @@ def summary(report: Mapping[str, Any], folder: Path) -> str:
     rows = [head]
     for way, run in report["runs"].items():
         rows.append((
-            way + (" *" if way == report["recommended"] else ""), figure(run["metrics"][metric], metric),
-            between(run["confidence"].get(metric), metric),
+            way + (" *" if way == report["recommended"] else ""), format_metric(run["metrics"][metric], metric),
+            format_interval(run["confidence"].get(metric), metric),
             "best" if way == report["best"] else _to(run["against_best"], metric, sign=True),
             *([_to((run["source"]["before"], run["source"]["after"]), metric)] if source else []),
             f"{run['trained_share']:.1%}", duration(run["training_seconds"]), duration(run["seconds"]),
@@ -83,14 +86,15 @@ def summary(report: Mapping[str, Any], folder: Path) -> str:
         + (" How much seeds differ is not known." if seeds == 1 else ""),
         *(
             [
-                f"A difference of {figure(report['detectable'], metric)} would be told from chance in four of five "
-                "such comparisons."
+                f"A difference of {format_metric(report['detectable'], metric)} would be told from chance in four of "
+                "five such comparisons."
             ]
             if report["detectable"]
             else []
         ),
         *(
-            f"Before training{' of ' + str(model) if len(report['untrained']) > 1 else ''}: {figure(value, metric)}."
+            f"Before training{' of ' + str(model) if len(report['untrained']) > 1 else ''}: "
+            f"{format_metric(value, metric)}."
             for model, value in report["untrained"].items()
             if value is not None
         ),

@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader
 
 from hf_transfer.evaluation.bootstrap import RESAMPLES
-from hf_transfer.evaluation.figures import between, figure
+from hf_transfer.evaluation.metric_format import format_interval, format_metric
 from hf_transfer.evaluation.metric_names import IN_LABEL_UNIT
 from hf_transfer.reporting.publishing import is_local_dataset, is_local_model, last_part, model_name
 
@@ -80,9 +80,9 @@ def model_card(report: dict[str, Any], arguments: dict[str, Any]) -> str:
             resamples=RESAMPLES,
             before=_before(report),
             cell=cell,
-            label=lambda value: figure(value, "mean_absolute_error"),
-            number=lambda value, metric="": "" if value is None else figure(value, metric),
-            interval=lambda key, of=report: between(of["confidence"].get(key), key),
+            label=lambda value: format_metric(value, "mean_absolute_error"),
+            number=lambda value, metric="": "" if value is None else format_metric(value, metric),
+            interval=lambda key, of=report: format_interval(of["confidence"].get(key), key),
         )
     )
     text = re.sub(r"\|\n\n\|", "|\n|", re.sub(r"\n{3,}", "\n\n", text))

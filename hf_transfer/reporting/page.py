@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from hf_transfer.evaluation.figures import between, figure
+from hf_transfer.evaluation.metric_format import format_interval, format_metric
 from hf_transfer.evaluation.metric_names import IN_LABEL_UNIT, unit_of
 from hf_transfer.reporting.publishing import is_local_dataset, last_part, model_name
 from hf_transfer.reporting.report import answer, source_change, verdict
@@ -87,8 +87,8 @@ def _templates() -> Environment:
         undefined=StrictUndefined,
     )
     own = {
-        "figure": figure,
-        "between": between,
+        "format_metric": format_metric,
+        "format_interval": format_interval,
         "shell": quote,
         "brief": brief,
         "number": number,

@@ -18,7 +18,7 @@ import torch
 import yaml
 from markupsafe import escape
 
-from hf_transfer.evaluation.figures import between, figure
+from hf_transfer.evaluation.metric_format import format_interval, format_metric
 from hf_transfer.evaluation.metric_names import greater_is_better
 
 # The packages whose versions decide what a run gives.
@@ -82,7 +82,8 @@ def answer(report: Mapping[str, Any]) -> str:
     key, name = report["data"]["answer"]
     before, after = report["baseline"].get(key), report["metrics"][key]
     ends = report["confidence"].get(key)
-    shown = f"{name} {figure(before, key, 2)} → {figure(after, key, 2)} {between(ends, key, 2)}".rstrip()
+    change = f"{format_metric(before, key, 2)} → {format_metric(after, key, 2)}"
+    shown = f"{name} {change} {format_interval(ends, key, 2)}".rstrip()
     share = 100 * report["parameters"]["trainable"] / report["parameters"]["total"]
     trained = f"{share:.2g}" if share < 10 else f"{share:.0f}"
     return f"{shown} with {trained} % of the weights trained, in {duration(report['seconds']['total'])}."
@@ -130,8 +131,8 @@ def summary(report: dict[str, Any], folder: Path) -> str:
     parts = {"": report} | ({"source ": report["source"]} if "source" in report else {})
     for part, of in parts.items():
         for name in report["headline"]:
-            values = (figure(of[when][name], name) for when in ("baseline", "metrics"))
-            rows.append((part + name, *values, between(of["confidence"].get(name), name)))
+            values = (format_metric(of[when][name], name) for when in ("baseline", "metrics"))
+            rows.append((part + name, *values, format_interval(of["confidence"].get(name), name)))
     width, wide = max(len(row[0]) for row in rows), max(6, *(len(value) for row in rows for value in row[1:3]))
     lines = [f"{'':{width}}  {'before':>{wide}}  {'after':>{wide}}   95 % interval"]
     lines += [f"{name:{width}}  {before:>{wide}}  {after:>{wide}}   {ends}" for name, before, after, ends in rows]
@@ -155,7 +156,7 @@ def source_change(report: Mapping[str, Any]) -> str:
     change = of["metrics"][name] - of["baseline"][name]
     low, high = of["gain"].get(name, (change, change))
     chance = ", within chance" if low <= 0 <= high else ""
-    shown, least, most = (figure(value, name, sign=True) for value in (change, low, high))
+    shown, least, most = (format_metric(value, name, sign=True) for value in (change, low, high))
     return f"On the source examples {name} changed by {shown} ({least} to {most}, 95 %){chance}."
 
 
@@ -211,9 +212,9 @@ def verdict(report: Mapping[str, Any]) -> Verdict:
     if report["data"]["examples"]["test"] < FEWEST:
         return Verdict("unclear", "too few to tell whether anything was gained.")
     if low <= 0 <= high:
-        ends = " to ".join(figure(end, name, sign=True) for end in (low, high))
+        ends = " to ".join(format_metric(end, name, sign=True) for end in (low, high))
         return Verdict("unclear", f"the change of {name} is within chance ({ends}, 95 %).")
-    least, most = (figure(value, name) for value in sorted((abs(low), abs(high))))
+    least, most = (format_metric(value, name) for value in sorted((abs(low), abs(high))))
     rose = low > 0
     change = f"{'rose' if rose else 'fell'} by between {least} and {most} (95 %)"
     if rose == greater_is_better(name):

@@ -5,13 +5,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hf_transfer.evaluation.figures import figure
 from hf_transfer.evaluation.learning_curve import FEWEST_DRAWS
+from hf_transfer.evaluation.metric_format import format_metric
 
 
 def summary(report: Mapping[str, Any], folder: Path) -> str:
     """The curves as a table, and what follows from them."""
-    curves, shown = report["curves"], partial(figure, metric=report["metric"])
+    curves, shown = report["curves"], partial(format_metric, metric=report["metric"])
     sizes = sorted({n for curve in curves.values() for n in curve["examples"]})
     rows = [("examples", *curves)]
     for n in sizes:
@@ -53,7 +53,7 @@ def sentences(report: Mapping[str, Any]) -> list[str]:
         number = "One draw" if report["draws"] == 1 else f"{report['draws']} draws"
         found.append(f"{number} of each size: chance may have decided this.")
     for method, ahead in report["forecast"].items():
-        shown = {key: figure(value, report["metric"]) for key, value in ahead.items()}
+        shown = {key: format_metric(value, report["metric"]) for key, value in ahead.items()}
         between = f"between {shown['low']} and {shown['high']}, " if "low" in ahead else ""
         found.append(
             f"{method}: another {ahead['examples'] // 2:,} labels would probably bring {report['metric_name']} from "

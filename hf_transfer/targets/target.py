@@ -8,7 +8,7 @@ from datasets import Dataset, DatasetDict
 
 from hf_transfer.arguments import DataArguments, ModelArguments
 from hf_transfer.data.column_readers import LeaveOut, TargetEncoding, TargetReader
-from hf_transfer.evaluation.bootstrap import Resampled
+from hf_transfer.evaluation.bootstrap import ResampledMetrics
 from hf_transfer.training.loss import Loss, Readout
 
 
@@ -169,7 +169,7 @@ class Target(Protocol):
     def records(self, outputs: Any, split: Dataset, config: Any) -> list[dict[str, Any]]:
         """What is known of each example: its target, what was predicted, scores. JSON-ready."""
 
-    def resampled_metrics(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> Resampled:
+    def resampled_metrics(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> ResampledMetrics:
         """The metrics of such records, under resampling.
 
         Args:

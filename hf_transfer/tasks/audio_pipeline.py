@@ -13,10 +13,10 @@ from hf_transfer.inputs.audio.decoding import Reading, as_floats
 from hf_transfer.inputs.audio.models import shortest_input
 from hf_transfer.inputs.audio.pipeline import ClipPipeline, shown
 from hf_transfer.inputs.audio.sources import UnusableAudio
-from hf_transfer.targets.labels.answers import LabelAnswers
+from hf_transfer.targets.labels.pipeline_mixin import LabelPipelineMixin
 
 
-class DecidingAudioClassificationPipeline(LabelAnswers, ClipPipeline, AudioClassificationPipeline):
+class DecidingAudioClassificationPipeline(LabelPipelineMixin, ClipPipeline, AudioClassificationPipeline):
     """`transformers.AudioClassificationPipeline` that hears what training heard, and decides as it was measured.
 
     As there, a file (or its bytes, or ``{"array", "sampling_rate"}``) gives ``[{"label", "score"}]`` for the five
@@ -63,10 +63,10 @@ class DecidingAudioClassificationPipeline(LabelAnswers, ClipPipeline, AudioClass
         """See the class."""
         if function_to_apply is not None:
             return super().postprocess(model_outputs, top_k, function_to_apply)
-        found = self.answer(model_outputs["logits"])
+        found = self.label_scores(model_outputs["logits"])
         if self.predicts_number:
             return found
-        decided_for = self.given(found)
+        decided_for = self.predicted_labels(found)
         return (decided_for + [one for one in found if one not in decided_for])[:top_k]
 
     def output(self, samples: np.ndarray) -> np.ndarray:
@@ -76,5 +76,5 @@ class DecidingAudioClassificationPipeline(LabelAnswers, ClipPipeline, AudioClass
 
     def record(self, reading: Reading, source: Any, batch_size: int) -> dict[str, Any]:
         """``label``, ``score`` and ``scores``; or ``prediction``, a number."""
-        (record,) = self.records([self(reading, top_k=None)])
+        (record,) = self.prediction_records([self(reading, top_k=None)])
         return record

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from hf_transfer.targets.labels import labels_or_number
+from hf_transfer.targets.labels import target_for_problem_type
 from hf_transfer.targets.labels.settings import LabelSettings
 from hf_transfer.targets.target import Target
 from hf_transfer.tasks.task import Task
@@ -17,8 +17,8 @@ class ClassificationTask(LabelSettings, Task):
 
     @property
     def target(self) -> Target:
-        return labels_or_number(self)
+        return target_for_problem_type(self)
 
     @classmethod
     def settings_from_config(cls, config: PretrainedConfig) -> dict[str, Any]:
-        return LabelSettings.of(config)
+        return LabelSettings.from_model_config(config)

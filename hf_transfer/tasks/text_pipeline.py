@@ -8,10 +8,10 @@ from transformers import TextClassificationPipeline
 from hf_transfer.data.values import is_blank, read_text
 from hf_transfer.errors import InputError, logger
 from hf_transfer.inputs.text.models import DEFAULT_LENGTH, NO_LIMIT, longest_input, settle_padding
-from hf_transfer.targets.labels.answers import LabelAnswers
+from hf_transfer.targets.labels.pipeline_mixin import LabelPipelineMixin
 
 
-class DecidingTextClassificationPipeline(LabelAnswers, TextClassificationPipeline):
+class DecidingTextClassificationPipeline(LabelPipelineMixin, TextClassificationPipeline):
     """`transformers.TextClassificationPipeline` with the temperature and threshold kept in the model's config.
 
     As there, a text gives ``[{"label", "score"}]`` and a list of texts such a dictionary each: here the label is the
@@ -59,13 +59,13 @@ class DecidingTextClassificationPipeline(LabelAnswers, TextClassificationPipelin
         scored_by_transformers = self.model.config.num_labels == 1 and not self.predicts_number  # a cross-encoder
         if function_to_apply is not None or scored_by_transformers:
             return super().postprocess(model_outputs, function_to_apply, top_k, _legacy)
-        found = self.answer(model_outputs["logits"])
+        found = self.label_scores(model_outputs["logits"])
         if self.predicts_number:
             return found[0] if top_k == 1 and _legacy else found
         if self.decision.multi_label and top_k == 1 and _legacy:
-            return self.given(found)
+            return self.predicted_labels(found)
         if not self.decision.multi_label and top_k == 1:
-            best = self.given(found)[0]
+            best = self.predicted_labels(found)[0]
             return best if _legacy else [best]
         return found[:top_k]
 
@@ -92,7 +92,7 @@ class DecidingTextClassificationPipeline(LabelAnswers, TextClassificationPipelin
             texts = [{name: text for name, (text, _) in read[i].items()} for i in there]
             alone = getattr(self.model.config, "padding_changes_outputs", False)
             scores = self(texts, top_k=None, batch_size=1 if alone else batch_size)
-            for i, record in zip(there, self.records(scores), strict=True):
+            for i, record in zip(there, self.prediction_records(scores), strict=True):
                 found[i] = record
         return found
 

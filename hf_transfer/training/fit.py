@@ -15,7 +15,7 @@ from transformers import EarlyStoppingCallback
 
 from hf_transfer.arguments import Arguments, MethodArguments
 from hf_transfer.errors import Failure, InputError, logger, nearest
-from hf_transfer.evaluation.groups import measure_groups, over_groups
+from hf_transfer.evaluation.groups import group_summary_metrics, measure_groups
 from hf_transfer.evaluation.metric_names import greater_is_better
 from hf_transfer.methods.anatomy import Anatomy
 from hf_transfer.methods.trainable import apply_method, default_learning_rate, frozen_modules
@@ -71,7 +71,9 @@ def make_trainer(
 
     def compute_metrics(found: Any) -> dict[str, float]:
         groups = measure_groups(task, None, found.predictions, validation, None)
-        measured = task.target.compute_metrics(found.predictions, validation, None) | over_groups(task, groups)
+        measured = task.target.compute_metrics(found.predictions, validation, None) | group_summary_metrics(
+            task, groups
+        )
         # Of what nothing is known, no evaluation is better than another.
         return {name: 0.0 if math.isnan(value) else value for name, value in measured.items()}
 
@@ -147,7 +149,7 @@ def settle_best_metric(arguments: Arguments, metrics: dict[str, float], splits: 
     name = training.metric_for_best_model.removeprefix("eval_")
     validation = splits.get("validation")
     groups = set(validation["group"]) if validation is not None and "group" in validation.column_names else set()
-    known = ["loss", *metrics, *over_groups(task, dict.fromkeys(sorted(groups), metrics))]
+    known = ["loss", *metrics, *group_summary_metrics(task, dict.fromkeys(sorted(groups), metrics))]
     if name not in known:
         raise InputError(f"--metric_for_best_model {name}: evaluation gives {', '.join(known)}.{nearest(name, known)}")
     of_groups = name not in ("loss", *metrics)

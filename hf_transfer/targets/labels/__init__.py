@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from hf_transfer.targets.target import Target
 
 
-def labels_or_number(settings: "LabelSettings") -> "Target":
+def target_for_problem_type(settings: "LabelSettings") -> "Target":
     """The target that ``--problem_type`` names."""
     from hf_transfer.targets.labels.labels import LabelTarget
     from hf_transfer.targets.labels.number import PROBLEM_TYPE, NumberTarget

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from hf_transfer.data.units import resampling_units
 from hf_transfer.errors import InputError, logger
-from hf_transfer.evaluation.bootstrap import NORMAL_95, Resampled, bootstrap, by_kind, paired
+from hf_transfer.evaluation.bootstrap import NORMAL_95, ResampledMetrics, bootstrap, paired_metrics, split_by_kind
 from hf_transfer.evaluation.metrics import (
     LABEL_METRICS,
     RANKING_METRICS,
@@ -194,8 +194,8 @@ def intervals(
     differs = labels_before != labels
     changed = dict.fromkeys(OF_LABELS, differs.any(axis=1) if differs.ndim == 2 else differs)
     rests_on = support(truth, labels, num_labels, together)
-    found = bootstrap(Resampled(together, paired(earlier, later), rests_on, changed), seed=seed)
-    after_ends, gain = by_kind(found).values()
+    found = bootstrap(ResampledMetrics(together, paired_metrics(earlier, later), rests_on, changed), seed=seed)
+    after_ends, gain = split_by_kind(found).values()
     shares = proportions(truth, labels, num_labels)
     by_example = difference_of_shares(_right(truth, labels_before), _right(truth, labels))
     if together.max() + 1 == len(together):
@@ -386,7 +386,7 @@ def _false_positives(taken: Array, negative: Array, together: Array) -> dict[str
             return {"rate": (weights * taken).sum(axis=1) / weights.sum(axis=1)}
 
     held = {"rate": np.array([len(np.unique(together[negative]))])}
-    ends = bootstrap(Resampled(together, rate, held), seed=0)["rate"]
+    ends = bootstrap(ResampledMetrics(together, rate, held), seed=0)["rate"]
     return {"count": count, "of": of, "interval": wider(exact, ends)}
 
 

@@ -16,7 +16,7 @@ from hf_transfer.data.column_readers import LeaveOut
 from hf_transfer.data.splits import find_column
 from hf_transfer.data.units import resampling_units, unit_names, unit_numbers_of_split, unit_of_record
 from hf_transfer.errors import InputError, logger
-from hf_transfer.evaluation.bootstrap import Resampled
+from hf_transfer.evaluation.bootstrap import ResampledMetrics
 from hf_transfer.targets.labels import classification
 from hf_transfer.targets.labels.decision import Decision, forget_decision
 from hf_transfer.targets.labels.encoding import LabelEncoding, OneHot
@@ -279,7 +279,7 @@ class LabelTarget:
             for label, record in zip(split["label"][:], records, strict=True)
         ]
 
-    def resampled_metrics(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> Resampled:
+    def resampled_metrics(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> ResampledMetrics:
         names = facts["labels"]
 
         def ids(values: list[Any]) -> np.ndarray:
@@ -290,7 +290,7 @@ class LabelTarget:
         scores = np.array([[record["scores"][name] for name in names] for record in records])
         truth, labels = (ids([record[key] for record in records]) for key in ("label", "prediction"))
         together = resampling_units([unit_of_record(record) for record in records], len(records))
-        return Resampled(
+        return ResampledMetrics(
             together,
             classification.weighted_metrics(truth, labels, scores),
             classification.support(truth, labels, scores.shape[1], together),

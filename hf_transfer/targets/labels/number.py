@@ -16,8 +16,8 @@ from hf_transfer.data.column_readers import LeaveOut
 from hf_transfer.data.splits import find_column
 from hf_transfer.data.units import resampling_units, unit_names, unit_of_record
 from hf_transfer.errors import InputError, logger
-from hf_transfer.evaluation.bootstrap import Resampled
-from hf_transfer.evaluation.figures import figure
+from hf_transfer.evaluation.bootstrap import ResampledMetrics
+from hf_transfer.evaluation.metric_format import format_metric
 from hf_transfer.targets.labels import regression
 from hf_transfer.targets.labels.decision import forget_decision
 from hf_transfer.targets.labels.encoding import LabelEncoding
@@ -216,7 +216,7 @@ class NumberTarget:
         name, constant = "mean_squared_error", report["data"]["always_mean"]
         told = (
             "Always answering the mean of the training labels, "
-            f"{figure(constant['value'], 'mean_absolute_error')}: {name} {figure(constant[name], name)}."
+            f"{format_metric(constant['value'], 'mean_absolute_error')}: {name} {format_metric(constant[name], name)}."
         )
         own = report["metrics"][name]
         worse = f" That is {'better' if own > constant[name] else 'as good'}: do not ship this."
@@ -226,10 +226,10 @@ class NumberTarget:
         labels = split["label"][:]
         return [{"label": label, "prediction": float(one)} for label, one in zip(labels, outputs, strict=True)]
 
-    def resampled_metrics(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> Resampled:
+    def resampled_metrics(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> ResampledMetrics:
         truth, numbers = (_floats([record[key] for record in records]) for key in ("label", "prediction"))
         units = resampling_units([unit_of_record(record) for record in records], len(records))
-        return Resampled(units, regression.weighted_metrics(truth, numbers))
+        return ResampledMetrics(units, regression.weighted_metrics(truth, numbers))
 
 
 def _form(split: Dataset, name: str, column: str) -> NumberForm:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hf_transfer.data.units import resampling_units
-from hf_transfer.evaluation.bootstrap import Resampled, bootstrap, by_kind, paired
+from hf_transfer.evaluation.bootstrap import ResampledMetrics, bootstrap, paired_metrics, split_by_kind
 from hf_transfer.evaluation.metrics import Array, MetricInMemory
 
 # How many examples a report shows as the worst, and how many points a chart.
@@ -134,8 +134,8 @@ def intervals(
         units: the patient, speaker or camera of each example [n], where they are known.
     """
     earlier, later = weighted_metrics(truth, before), weighted_metrics(truth, after)
-    resampled = Resampled(resampling_units(units, len(truth)), paired(earlier, later))
-    return by_kind(bootstrap(resampled, seed=seed))
+    resampled = ResampledMetrics(resampling_units(units, len(truth)), paired_metrics(earlier, later))
+    return split_by_kind(bootstrap(resampled, seed=seed))
 
 
 def findings(predictions: Array, truth: Array) -> dict[str, Any]:

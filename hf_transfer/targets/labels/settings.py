@@ -62,7 +62,7 @@ class LabelSettings:
             raise InputError(f"--max_false_positive_rate is {self.max_false_positive_rate}: expected 0 to 1.")
 
     @staticmethod
-    def of(config: Any) -> dict[str, Any]:
+    def from_model_config(config: Any) -> dict[str, Any]:
         """The settings that the config of a fine-tuned model decides."""
         return {"problem_type": "regression"} if config.problem_type == "regression" else {}
 

@@ -11,7 +11,7 @@ import jiwer
 import numpy as np
 
 from hf_transfer.data.units import resampling_units
-from hf_transfer.evaluation.bootstrap import Resampled, bootstrap, by_kind, paired
+from hf_transfer.evaluation.bootstrap import ResampledMetrics, bootstrap, paired_metrics, split_by_kind
 from hf_transfer.evaluation.metrics import Array, MetricInMemory
 
 COMMONEST, WORST = 20, 10
@@ -126,9 +126,9 @@ def intervals(
     earlier, later = count_errors(references, before), count_errors(references, after)
 
     changed = {rate: earlier[errors] != later[errors] for rate, (errors, _) in RATES.items()}
-    metrics = paired(partial(rates, earlier), partial(rates, later))
-    resampled = Resampled(resampling_units(speakers, len(references)), metrics, changed=changed)
-    return by_kind(bootstrap(resampled, seed=seed))
+    metrics = paired_metrics(partial(rates, earlier), partial(rates, later))
+    resampled = ResampledMetrics(resampling_units(speakers, len(references)), metrics, changed=changed)
+    return split_by_kind(bootstrap(resampled, seed=seed))
 
 
 def commonest_errors(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, list[dict[str, Any]]]:

@@ -17,7 +17,7 @@ from hf_transfer.data.splits import find_column
 from hf_transfer.data.units import resampling_units, unit_names, unit_of_record
 from hf_transfer.data.values import is_blank, is_missing, read_text
 from hf_transfer.errors import InputError, logger
-from hf_transfer.evaluation.bootstrap import Resampled
+from hf_transfer.evaluation.bootstrap import ResampledMetrics
 from hf_transfer.models import output_lengths
 from hf_transfer.targets.transcripts import error_rates
 from hf_transfer.targets.transcripts.ctc_loss import CTCLoss, spelling_frames
@@ -256,7 +256,7 @@ class TranscriptTarget:
             for i, (reference, text) in enumerate(zip(references, outputs, strict=True))
         ]
 
-    def resampled_metrics(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> Resampled:
+    def resampled_metrics(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> ResampledMetrics:
         """As of `Target`."""
         counts = {
             name: np.array([record[name] for record in records], dtype=float)
@@ -264,7 +264,7 @@ class TranscriptTarget:
             for name in pair
         }
         together = resampling_units([unit_of_record(record) for record in records], len(records))
-        return Resampled(together, lambda weights: error_rates.rates(counts, weights))
+        return ResampledMetrics(together, lambda weights: error_rates.rates(counts, weights))
 
 
 @dataclass(frozen=True)

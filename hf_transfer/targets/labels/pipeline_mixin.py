@@ -9,7 +9,7 @@ from hf_transfer.targets.labels.decision import Decision
 from hf_transfer.targets.labels.number import PROBLEM_TYPE, numbers_of
 
 
-class LabelAnswers:
+class LabelPipelineMixin:
     """Of a `transformers.Pipeline` whose model predicts labels or a number: how its logits become answers."""
 
     model: Any
@@ -29,7 +29,7 @@ class LabelAnswers:
         """The labels, by id."""
         return [self.model.config.id2label[i] for i in range(self.model.config.num_labels)]
 
-    def answer(self, logits: Any) -> list[dict[str, Any]]:
+    def label_scores(self, logits: Any) -> list[dict[str, Any]]:
         """``label`` and ``score`` of every label, the likeliest first, of logits [1, labels]; or the number."""
         if self.predicts_number:
             (number,) = numbers_of(logits, self.model.config).tolist()
@@ -38,13 +38,13 @@ class LabelAnswers:
         by_name = dict(zip(self.names, probabilities[0].tolist(), strict=True))
         return [{"label": name, "score": score} for name, score in sorted(by_name.items(), key=lambda one: -one[1])]
 
-    def given(self, scores: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def predicted_labels(self, scores: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Of such answers those that are decided for: one, or any number where an example may have several labels."""
-        (record,) = self.records([scores])
+        (record,) = self.prediction_records([scores])
         decided_for = record["label"] if self.decision.multi_label else [record["label"]]
         return [one for one in scores if one["label"] in decided_for]
 
-    def records(self, scores: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    def prediction_records(self, scores: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
         """What ``predict`` writes of each input: ``label``, ``score`` and ``scores``; or ``prediction``."""
         if self.model.config.num_labels == 1:
             return [{"prediction": number["score"]} for (number,) in scores]

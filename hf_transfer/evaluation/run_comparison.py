@@ -10,7 +10,7 @@ from scipy.stats import chi2, norm, t
 
 from hf_transfer.evaluation.bootstrap import (
     NORMAL_95,
-    Resampled,
+    ResampledMetrics,
     accelerated_interval,
     left_out,
     multiplicities,
@@ -103,8 +103,8 @@ class _Spread:
         return float((1 + added / examples) ** 0.5 * t.ppf(0.975, freedom)) / NORMAL_95
 
 
-def measure_several(
-    runs: Mapping[str, Sequence[Resampled]], metric: str, *, greater_is_better: bool, seed: int
+def compare_runs(
+    runs: Mapping[str, Sequence[ResampledMetrics]], metric: str, *, greater_is_better: bool, seed: int
 ) -> dict[str, dict[str, Any]]:
     """Every metric of each way, averaged over its seeds, and its distance to the best way in `metric`.
 
@@ -168,7 +168,7 @@ def measure_several(
 
 
 def _interval(
-    runs: Sequence[Resampled], name: str, value: float, drawn: Array, left: Array, widening: float
+    runs: Sequence[ResampledMetrics], name: str, value: float, drawn: Array, left: Array, widening: float
 ) -> list[float]:
     """The 95 % interval of the mean of a metric over seeds: of a single one that of its report."""
     counts = np.mean([run.counts(name) for run in runs], axis=0)
@@ -222,7 +222,7 @@ def recommend(measured: Mapping[str, Mapping[str, Any]], costs: Mapping[str, flo
     error of the paired difference, which is the smaller one.
 
     Args:
-        measured: from `measure_several`.
+        measured: from `compare_runs`.
         costs: of each way.
     """
     best = next(way for way, found in measured.items() if found["difference"] == 0)

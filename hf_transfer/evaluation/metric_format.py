@@ -10,7 +10,7 @@ SIGNIFICANT = 4
 LARGEST, SMALLEST = 7, -5
 
 
-def figure(value: Any, metric: str, digits: int = 3, *, sign: bool = False) -> str:
+def format_metric(value: Any, metric: str, digits: int = 3, *, sign: bool = False) -> str:
     """A value of a metric, or a difference of two; a dash for what is not there or is no number.
 
     Args:
@@ -30,6 +30,6 @@ def figure(value: Any, metric: str, digits: int = 3, *, sign: bool = False) -> s
     return f"{value:{plus}.{max(0, SIGNIFICANT - 1 - power)}f}"
 
 
-def between(ends: Any, metric: str, digits: int = 3, *, sign: bool = False) -> str:
+def format_interval(ends: Any, metric: str, digits: int = 3, *, sign: bool = False) -> str:
     """``[low, high]`` of a metric, or nothing."""
-    return f"[{', '.join(figure(end, metric, digits, sign=sign) for end in ends)}]" if ends else ""
+    return f"[{', '.join(format_metric(end, metric, digits, sign=sign) for end in ends)}]" if ends else ""
