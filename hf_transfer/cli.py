@@ -181,7 +181,7 @@ def _train(arguments: argparse.Namespace) -> None:
 def _predict(arguments: argparse.Namespace) -> None:
     from hf_transfer.data.tables import SUFFIXES, read_rows
     from hf_transfer.inference import columns_as_trained, load_finetuned, predict, task_class_of
-    from hf_transfer.reporting.output_folder import written_whole
+    from hf_transfer.reporting.atomic_writes import atomic_file
 
     errors.signals.follow()
     if bool(arguments.inputs) == bool(arguments.file):
@@ -221,7 +221,7 @@ def _predict(arguments: argparse.Namespace) -> None:
             yield record
 
     if arguments.output:
-        with written_whole(Path(arguments.output)) as stream:
+        with atomic_file(Path(arguments.output)) as stream:
             _write_lines(counted(), stream, show=sys.stderr.isatty())
     else:
         _write_lines(counted(), sys.stdout, show=False)
@@ -270,10 +270,10 @@ def _chain(first: dict[str, Any], rest: Iterator[dict[str, Any]]) -> Iterator[di
 def _write_lines(records: Iterator[dict[str, Any]], stream: Any, *, show: bool) -> None:
     from tqdm import tqdm
 
-    from hf_transfer.reporting.output_folder import as_json_line
+    from hf_transfer.reporting.json_files import as_json_line
 
     for record in tqdm(records, disable=not show, delay=2, unit=" inputs"):
-        stream.write(as_json_line(record, ascii_only=not _prints_all(stream)))
+        stream.write(as_json_line(record, ensure_ascii=not _prints_all(stream)))
 
 
 def _prints_all(stream: Any) -> bool:
@@ -283,7 +283,8 @@ def _prints_all(stream: Any) -> bool:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from hf_transfer.inference import evaluate
-    from hf_transfer.reporting.output_folder import as_json, written_whole
+    from hf_transfer.reporting.atomic_writes import atomic_file
+    from hf_transfer.reporting.json_files import as_json
 
     errors.signals.follow()
     ours = ("run", "command", "takes", "model", "test_file", "output")
@@ -291,10 +292,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     _refuse_output(arguments.output, arguments.model, [arguments.test_file])
     found = evaluate(arguments.model, arguments.test_file, **settings)
     if arguments.output:
-        with written_whole(Path(arguments.output)) as stream:
+        with atomic_file(Path(arguments.output)) as stream:
             stream.write(as_json(found))
     else:
-        sys.stdout.write(as_json(found, only_ascii=not _prints_all(sys.stdout)))
+        sys.stdout.write(as_json(found, ensure_ascii=not _prints_all(sys.stdout)))
 
 
 def _compare(arguments: argparse.Namespace) -> None:

@@ -33,8 +33,9 @@ from hf_transfer.methods.trainable import apply_method, check_method_fits, count
 from hf_transfer.models import pin_to_commit, quiet
 from hf_transfer.parity import check_parity
 from hf_transfer.parsing import make_arguments
+from hf_transfer.reporting.json_files import ENCODING_ERRORS, write_json, write_jsonl
 from hf_transfer.reporting.model_card import model_card
-from hf_transfer.reporting.output_folder import ESCAPED, OutputFolder, write_json, write_jsonl
+from hf_transfer.reporting.output_folder import OutputFolder
 from hf_transfer.reporting.page import report_page
 from hf_transfer.reporting.publishing import is_local
 from hf_transfer.reporting.report import Finetuned, describe_lengths, device_name, versions
@@ -130,7 +131,7 @@ def _run(
         cost = fit(trainer, run.anatomy, method, precomputed, checkpoint)
     meter.add("training", trainer.progress.seconds_of_stopped())
     model = in_float32(trainer)
-    with checkpoint_when_stopped(trainer, output.is_delivered), task.target.finalised(model):
+    with checkpoint_when_stopped(trainer, output.is_result_in_place), task.target.finalised(model):
         with meter.stage("after"):
             require_finite(model, training.learning_rate or 0.0, str(output.work))
             after = predict(trainer, {name: run.inputs[name] for name in run.inputs if name != "train"}, precomputed)
@@ -293,7 +294,7 @@ def _deliver(
             yaml.safe_dump(told, sort_keys=False, allow_unicode=True), encoding="utf-8"
         )
         write_jsonl(folder / "predictions.jsonl", predictions)
-        (folder / "README.md").write_text(model_card(report, told), encoding="utf-8", errors=ESCAPED)
+        (folder / "README.md").write_text(model_card(report, told), encoding="utf-8", errors=ENCODING_ERRORS)
         _write_page(folder / "report.html", task, run, report, told)
         # In this order where the folder is removed: what lists the files goes last.
         report["files"] = [*sorted(file.name for file in folder.iterdir()), "report.json"]
@@ -303,7 +304,7 @@ def _deliver(
 def _write_page(file: Path, task: Task, run: _PreparedRun, report: dict[str, Any], told: dict[str, Any]) -> None:
     try:
         media = task.input.media_data_uris(run.inputs["test"], [one["row"] for one in report.get("worst", [])])
-        file.write_text(report_page(report, told, media), encoding="utf-8", errors=ESCAPED)
+        file.write_text(report_page(report, told, media), encoding="utf-8", errors=ENCODING_ERRORS)
     except Exception as error:  # a page is not worth a trained model
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk: the result as a whole cannot be written

@@ -14,15 +14,9 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from hf_transfer.errors import Failure, InputError, logger
 from hf_transfer.inference import load_finetuned
 from hf_transfer.models import quiet
+from hf_transfer.reporting.atomic_writes import atomic_folder
+from hf_transfer.reporting.json_files import ENCODING_ERRORS, as_json, write_json
 from hf_transfer.reporting.model_card import model_card
-from hf_transfer.reporting.output_folder import (
-    ESCAPED,
-    LOGS,
-    as_json,
-    write_json,
-    written_files,
-    written_whole_folder,
-)
 from hf_transfer.reporting.page import report_page
 from hf_transfer.reporting.publishing import (
     is_local,
@@ -32,6 +26,7 @@ from hf_transfer.reporting.publishing import (
     published_report,
     without_paths,
 )
+from hf_transfer.reporting.run_files import LOG_FOLDER, result_files
 
 # The test split's texts are the user's own and stay at home.
 KEPT = ("predictions.jsonl",)
@@ -141,7 +136,7 @@ def push(
 
 def _published(source: Path, repository: str, named: tuple[str, str] | None) -> dict[str, Any]:
     """The files of a commit: a path, or the content where the folder's own says what stays at home."""
-    files: dict[str, Any] = {name: source / name for name in written_files(source) if name not in KEPT}
+    files: dict[str, Any] = {name: source / name for name in result_files(source) if name not in KEPT}
     report, told = _report_of(source), _told(source)
     known = known_paths(source, told)
     if named is not None:
@@ -187,7 +182,7 @@ def _refuse_local_base(folder: Path) -> None:
 
 
 def _say_what_stays(folder: Path) -> None:
-    ours = {*written_files(folder), LOGS}
+    ours = {*result_files(folder), LOG_FOLDER}
     others = sorted(path.name for path in folder.iterdir() if path.name not in ours)
     if others:
         shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
@@ -203,14 +198,14 @@ def write_merged(folder: Path, target: Path) -> None:
     if not (folder / "adapter_config.json").is_file():
         raise InputError(f"{folder}: expected a run with an adapter; found no adapter_config.json.")
     plain = load_finetuned(folder, merge=True, device="cpu").model
-    with written_whole_folder(target) as staged:
-        for name in written_files(folder):
+    with atomic_folder(target) as staged:
+        for name in result_files(folder):
             if not ADAPTER.fullmatch(name):
                 shutil.copyfile(folder / name, staged / name)
         with quiet():
             plain.save_pretrained(staged)
         report = {**_report_of(staged), "adapter": False}
-        (staged / "README.md").write_text(model_card(report, _told(staged)), encoding="utf-8", errors=ESCAPED)
+        (staged / "README.md").write_text(model_card(report, _told(staged)), encoding="utf-8", errors=ENCODING_ERRORS)
         files = sorted(file.name for file in staged.iterdir() if file.name != "report.json")
         write_json(staged / "report.json", {**report, "files": [*files, "report.json"]})
 

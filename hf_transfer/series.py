@@ -16,7 +16,8 @@ from filelock import FileLock, Timeout
 from hf_transfer.arguments import OF_NO_EFFECT, differences
 from hf_transfer.data.tables import file_digest
 from hf_transfer.errors import InputError, Interrupted, logger
-from hf_transfer.reporting.output_folder import as_json, written_whole
+from hf_transfer.reporting.atomic_writes import atomic_file
+from hf_transfer.reporting.json_files import as_json
 from hf_transfer.reporting.page import render
 from hf_transfer.run_folders import remove_empty_folders
 
@@ -200,9 +201,9 @@ def _state(path: Path, output: Path) -> Any:
 
 def write_record(folder: Path, name: str, report: Mapping[str, Any], template: str, **shown: Any) -> None:
     """The result as JSON and as a page, each whole or absent."""
-    with written_whole(folder / name) as stream:
+    with atomic_file(folder / name) as stream:
         stream.write(as_json(report))
-    with written_whole(folder / "report.html") as stream:
+    with atomic_file(folder / "report.html") as stream:
         stream.write(render(template, title=folder.name, report=report, **shown))
 
 

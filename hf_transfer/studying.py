@@ -17,9 +17,10 @@ from hf_transfer.evaluation.metric_format import format_metric
 from hf_transfer.evaluation.metric_names import greater_is_better
 from hf_transfer.finetuning import finetune
 from hf_transfer.parsing import build_arguments, keyword_arguments
-from hf_transfer.reporting.output_folder import remove_run, written_whole
+from hf_transfer.reporting.atomic_writes import atomic_file
 from hf_transfer.reporting.publishing import local_name
 from hf_transfer.reporting.report import in_notebook, training_seconds
+from hf_transfer.reporting.run_files import remove_run_folder
 from hf_transfer.reporting.study import from_scratch, sentences, summary
 from hf_transfer.series import checked_methods, claimed, said_once, write_record
 
@@ -130,7 +131,7 @@ class _Runs:
     def _run(self, method: str, size: int | None, draw: int) -> dict[str, Any]:
         work = self.folder / "run"
         for left in (work, work.with_name("run.partial")):  # by a study that was stopped
-            remove_run(left)
+            remove_run_folder(left)
         own = {
             "method": method,
             "seed": self.values["seed"] + draw,
@@ -145,7 +146,7 @@ class _Runs:
             if not self.done:
                 raise
             return {"method": method, "size": size, "draw": draw, "failed": str(error)}
-        remove_run(work)
+        remove_run_folder(work)
         return _kept(result.report, method, size, draw)
 
 
@@ -212,7 +213,7 @@ def _read(file: Path) -> dict[tuple[str, int | None, int], dict[str, Any]]:
             found[one["method"], one["size"], one["draw"]] = one
         rest = "".join(f"{line}\n" for line in whole)
         if rest != text:
-            with written_whole(file) as stream:
+            with atomic_file(file) as stream:
                 stream.write(rest)
     return found
 

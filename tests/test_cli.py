@@ -427,7 +427,7 @@ def test_train_does_what_a_recipe_does_from_any_folder(tiny, command, tmp_path):
     flags = ["--train_file", file, "--model_name_or_path", tiny(), "--max_steps", 2, "--disable_tqdm", "true"]
     result = command("train", "text-classification", *flags, "--output_dir", tmp_path / "out")
     assert result.code == 0, result.err
-    assert "The model lies in" in result.out
+    assert "The model is in" in result.out
     assert "hf-transfer predict" in result.out
     told = fork("recipes/spam.py", *flags, "--output_dir", tmp_path / "recipe")
     assert told.returncode == 0, told.stderr
@@ -459,7 +459,7 @@ def test_train_starts_several_processes_that_are_joined(tiny, tmp_path):
                  "--model_name_or_path", tiny(), "--max_steps", 2, "--per_device_train_batch_size", 8, "--output_dir",
                  tmp_path / "two", "--disable_tqdm", "true", OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("The model lies in") == 1
+    assert done.stdout.count("The model is in") == 1
     one = fork("-m", "hf_transfer.cli", "train", "text-classification", "--train_file", file, "--model_name_or_path",
                tiny(), "--max_steps", 2, "--per_device_train_batch_size", 16, "--output_dir", tmp_path / "one",
                "--disable_tqdm", "true")  # fmt: skip

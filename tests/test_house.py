@@ -38,7 +38,7 @@ ALLOWED = {
         ": an audiofolder without training data: expected metadata.csv, or train/metadata.csv.",
         ": an audiofolder's table needs a column file_name; it has ",
     },
-    "reporting/output_folder.py": {"tokenizer.json", "tokenizer_config.json"},
+    "reporting/run_files.py": {"tokenizer.json", "tokenizer_config.json"},
     "reporting/report.py": {"torchaudio"},
 }
 

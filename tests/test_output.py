@@ -288,7 +288,7 @@ def test_a_polite_stop_writes_a_checkpoint_and_the_run_goes_on(tiny, recipe, tmp
     assert not (tmp_path / "out").exists()
     refused = recipe("spam", *common)
     assert refused.code == 2
-    assert "an unfinished run lies in" in refused.err
+    assert "there is an unfinished run in" in refused.err
     newest = max(int(path.name.split("-")[1]) for path in (tmp_path / "out.partial").glob("checkpoint-*"))
     resumed = recipe("spam", *common, "--resume_from_checkpoint", "true", "--max_steps", newest + 5)
     assert resumed.code == 0, resumed.err
@@ -358,7 +358,7 @@ def test_a_threshold_is_obeyed_everywhere(train, command, tmp_path):
 
 def test_a_folder_that_nothing_can_replace_is_refused_before_training(train, tmp_path, monkeypatch):
     monkeypatch.chdir(_made(tmp_path / "here"))
-    with pytest.raises(InputError, match="cannot take that folder's place"):
+    with pytest.raises(InputError, match="cannot be replaced by the result"):
         train(output_dir=".")
     (tmp_path / "link").symlink_to(_made(tmp_path / "elsewhere"))
     train(output_dir=str(tmp_path / "link"))
@@ -403,7 +403,7 @@ def test_two_runs_at_once_do_not_share_a_folder(train, tmp_path):
         for checkpoint in (False, True):
             if checkpoint:
                 _made(tmp_path / "out.partial" / "checkpoint-5")
-            with pytest.raises(InputError, match="another run is writing it"):
+            with pytest.raises(InputError, match="another run is writing there"):
                 train()
         assert (tmp_path / "out.partial").is_dir()  # the other run's
 

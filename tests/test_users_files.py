@@ -52,7 +52,7 @@ def test_a_working_folder_without_the_mark_is_refused_and_untouched(train, tmp_p
         (work / name).parent.mkdir(parents=True, exist_ok=True)
         (work / name).write_text("mine")
     before = contents(work)
-    with pytest.raises(InputError, match=r"exp\.partial, which is not a run's folder \(it holds "):
+    with pytest.raises(InputError, match=r"exp\.partial, which was not made by a run \(it holds "):
         train(resume_from_checkpoint=resume)
     assert contents(work) == before
     assert not (tmp_path / "exp").exists()
@@ -72,7 +72,7 @@ def test_what_is_put_into_a_runs_working_folder_stays(train, tiny, tmp_path, cap
     train(max_steps=8, save_steps=2, save_total_limit=1, resume_from_checkpoint="true")
     assert (tmp_path / "exp" / "report.json").is_file()
     assert {name: content for name, content in contents(work).items() if name != "checkpoint-6/manifest.json"} == mine
-    assert "stays: no run has written" in caplog.text
+    assert "is kept: it holds files that no run has written" in caplog.text
 
 
 @contextlib.contextmanager
@@ -95,7 +95,7 @@ def test_a_working_folder_from_before_there_were_marks_is_gone_on_with(train, tm
     with interrupted_in("hf_transfer.finetuning.measure_before_and_after"):
         train()
     (tmp_path / "exp.partial" / RUN_MARKER).unlink()
-    with pytest.raises(InputError, match="an unfinished run lies in"):
+    with pytest.raises(InputError, match="there is an unfinished run in"):
         train()
     assert train(resume_from_checkpoint="true").report["metrics"]
     assert not (tmp_path / "exp.partial").exists()
@@ -110,7 +110,7 @@ def test_what_takes_the_results_place_while_it_trains_costs_neither(train, with_
         return "<p>a page</p>"
 
     monkeypatch.setattr("hf_transfer.finetuning.report_page", late)
-    with pytest.raises(Failure, match=r"It lies in .*result: move it from"):
+    with pytest.raises(Failure, match=r"It is in .*result: move it from"):
         train()
     assert contents(tmp_path / "exp") == {"thesis.tex": b"mine"}
     result = tmp_path / "exp.partial" / "result"
@@ -152,7 +152,7 @@ def test_a_study_removes_its_runs_and_nothing_else(tiny, tmp_path):
     (folder / "run").mkdir()
     (folder / "run" / "notes.txt").write_text("mine")
     (folder / "runs.jsonl").write_text("")  # all is to be done again
-    with pytest.raises(InputError, match=r"holds what no run has written \(notes\.txt\)"):
+    with pytest.raises(InputError, match=r"holds files that no run has written \(notes\.txt\)"):
         study(TextClassification(), **settings)
     assert contents(folder / "run") == {"notes.txt": b"mine"}
     shutil.rmtree(folder / "run")

@@ -145,7 +145,7 @@ def summary(report: dict[str, Any], folder: Path) -> str:
         f"Method {report['method']}: {parameters['trainable']:,} of {parameters['total']:,} weights trained "
         f"({share:.1%}) in {training['seconds']:.0f} s of training, {report['seconds']['total']:.0f} s in all.",
         throughput(report),
-        f"The model lies in {folder}, with a page about it: {folder / 'report.html'}",
+        f"The model is in {folder}, with a page about it: {folder / 'report.html'}",
     ]
     return "\n".join(lines)
 

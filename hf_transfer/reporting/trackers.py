@@ -20,9 +20,10 @@ from transformers.integrations.integration_utils import get_reporting_integratio
 from hf_transfer.arguments import Arguments
 from hf_transfer.errors import InputError, logger, short_path
 from hf_transfer.reporting.model_card import cell, model_card
-from hf_transfer.reporting.output_folder import LOGS, OutputFolder
+from hf_transfer.reporting.output_folder import OutputFolder
 from hf_transfer.reporting.page import report_page
 from hf_transfer.reporting.publishing import published_arguments, published_report
+from hf_transfer.reporting.run_files import LOG_FOLDER
 
 # Those that get results; transformers' other trackers get what Trainer gives them.
 TRACKERS = ("tensorboard", "trackio", "wandb")
@@ -167,7 +168,7 @@ class Tracking(TrainerCallback):
         told, goes_on = published_arguments(self.arguments.as_dict()), again or state.global_step > 0
         if isinstance(callback, TensorBoardCallback):
             if not goes_on:
-                shutil.rmtree(self.output.work / LOGS, ignore_errors=True)
+                shutil.rmtree(self.output.work / LOG_FOLDER, ignore_errors=True)
             # Steps that were logged after the checkpoint come again.
             callback.tb_writer = _writer(
                 self._logs(callback, self.output.work), purge_step=state.global_step + 1 if goes_on else None
@@ -177,7 +178,7 @@ class Tracking(TrainerCallback):
             callback.tb_writer.add_text("arguments", f"| argument | value |\n|---|---|\n{rows}")
             if os.environ.get("TENSORBOARD_LOGGING_DIR"):
                 return f"tensorboard --logdir {short_path(callback.logging_dir)}"
-            here, there = (short_path(folder / LOGS) for folder in (self.output.work, self.output.path))
+            here, there = (short_path(folder / LOG_FOLDER) for folder in (self.output.work, self.output.path))
             return f"tensorboard --logdir {here} (in the end {there})"
         if isinstance(callback, TrackioCallback):
             import trackio
@@ -210,7 +211,7 @@ class Tracking(TrainerCallback):
         """TensorBoard's folder for this run, while the run's own folder is `folder`."""
         if os.environ.get("TENSORBOARD_LOGGING_DIR"):
             return Path(callback.logging_dir)
-        return folder / LOGS / (re.sub(r"[^\w.-]+", "-", self.name).strip(".") or "run")
+        return folder / LOG_FOLDER / (re.sub(r"[^\w.-]+", "-", self.name).strip(".") or "run")
 
     def _identity(self, goes_on: bool) -> str:
         """What wandb knows the run by; kept for when it is gone on with."""
