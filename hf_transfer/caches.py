@@ -1,4 +1,4 @@
-"""Cache folders of `datasets` and `evaluate`, and temporary ones where theirs cannot be written."""
+"""Moves the cache folders of `datasets` and `evaluate` to a temporary folder where they cannot be written."""
 
 import functools
 import os
@@ -9,35 +9,36 @@ from hf_transfer.errors import Failure, logger, strerror
 
 
 def ensure_writable_caches() -> None:
-    """Have what the libraries write lie in a temporary folder, until the process ends, where their own caches cannot.
+    """Point `datasets`, `evaluate` and matplotlib to a temporary folder where their own caches cannot be written.
 
-    As in a container whose home is read-only or absent. What the Hub's cache holds is read where it lies.
+    In a container, the home folder may be read-only or absent. The temporary folder is removed when the process ends.
+    The Hub's cache is left alone: models and datasets in it can be read without writing.
 
     Raises:
-        Failure: there is no temporary folder either.
+        Failure: no temporary folder can be made either.
     """
     import datasets
     import evaluate
 
-    # matplotlib looks for its folder where home is, and says at length when there is none.
+    # matplotlib keeps its settings in the home folder, and prints a long warning where there is none.
     if "MPLCONFIGDIR" not in os.environ and not os.access(os.path.expanduser("~"), os.W_OK):
-        os.environ["MPLCONFIGDIR"] = str(_temporary() / "matplotlib")
-    for config, name in ((datasets.config, "HF_DATASETS_CACHE"), (evaluate.config, "HF_METRICS_CACHE")):
-        folder = Path(getattr(config, name))
-        problem = _problem(folder)
-        if problem is None:
+        os.environ["MPLCONFIGDIR"] = str(_temporary_folder() / "matplotlib")
+    for config, setting in ((datasets.config, "HF_DATASETS_CACHE"), (evaluate.config, "HF_METRICS_CACHE")):
+        folder = Path(getattr(config, setting))
+        reason = _why_not_writable(folder)
+        if reason is None:
             continue
-        place = _temporary() / folder.name
-        if name == "HF_DATASETS_CACHE":  # the only one that it would be of use to keep
+        replacement = _temporary_folder() / folder.name
+        if setting == "HF_DATASETS_CACHE":  # the metrics cache is small: its loss needs no message
             logger.info(
-                "The cache %s cannot be written (%s): %s takes its place until this run ends. HF_HOME names a folder "
-                "for the next.", folder, problem, place,
+                "The cache %s cannot be written (%s): %s takes its place until this run ends. Set HF_HOME to a "
+                "writable folder to keep the cache for the next run.", folder, reason, replacement,
             )  # fmt: skip
-        setattr(config, name, place)
+        setattr(config, setting, replacement)
 
 
-def _problem(folder: Path) -> str | None:
-    """Why nothing can be written into a folder, or below the one that is to hold it; None where it can."""
+def _why_not_writable(folder: Path) -> str | None:
+    """Return the reason why files cannot be written into a folder (made if absent), or None if they can."""
     if str(folder).startswith("~"):
         return "there is no home folder"
     try:
@@ -50,16 +51,17 @@ def _problem(folder: Path) -> str | None:
 
 
 @functools.cache
-def _temporary() -> Path:
+def _temporary_folder() -> Path:
     try:
-        # Held by the cache: it is removed when the process ends.
-        made = tempfile.TemporaryDirectory(prefix="hf-transfer-")
+        folder = tempfile.TemporaryDirectory(prefix="hf-transfer-")
     except OSError as error:
         raise Failure(
-            f"There is no folder for temporary files: {strerror(error)}. TMPDIR names one, HF_HOME one for caches."
+            f"No temporary folder can be made: {strerror(error)}. Set TMPDIR to a folder for temporary files, or "
+            "HF_HOME to one for caches."
         ) from error
-    _held.append(made)
-    return Path(made.name)
+    _temporary_folders.append(folder)
+    return Path(folder.name)
 
 
-_held: list[tempfile.TemporaryDirectory[str]] = []
+# A `TemporaryDirectory` is removed with its last reference: this one lasts until the process ends.
+_temporary_folders: list[tempfile.TemporaryDirectory[str]] = []

@@ -1,4 +1,4 @@
-"""fsync of files and folders."""
+"""fsync of files and folders, so that they survive a loss of power."""
 
 import contextlib
 import os
@@ -6,15 +6,16 @@ from pathlib import Path
 
 
 def fsync_path(path: Path) -> None:
-    """Have a file, or the names in a folder, survive a machine that loses its power.
+    """Flush a file, or the names in a folder, to the disk.
 
-    Folders as far as the system can: Windows opens none, some network file systems take no fsync of one.
+    Folders are flushed where the system can: Windows does not open folders, and some network file systems refuse to
+    fsync them.
     """
     if path.is_dir():
         with contextlib.suppress(OSError):
             _fsync(path, os.O_RDONLY)
     else:
-        # Windows flushes only what is open for writing.
+        # Windows flushes only files that are open for writing.
         _fsync(path, os.O_RDWR | getattr(os, "O_BINARY", 0) if os.name == "nt" else os.O_RDONLY)
 
 

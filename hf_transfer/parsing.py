@@ -21,7 +21,7 @@ from hf_transfer.arguments import (
     fitting,
 )
 from hf_transfer.errors import InputError, logger, nearest
-from hf_transfer.yaml_text import NULLS, Written, read_yaml
+from hf_transfer.yaml_text import NULL_SCALARS, YamlScalar, read_yaml
 
 # What names the data: flags for some of it take the place of a file's for all of it.
 DATA_NAMED = ("dataset_name", "dataset_config_name", "dataset_revision", "train_file", "validation_file", "test_file",
@@ -263,6 +263,6 @@ class _Parser(HfArgumentParser):
 
 def _is_nothing(key: str, value: Any) -> bool:
     """Whether a YAML value leaves an argument open."""
-    if not isinstance(value, Written) or not value.plain:
+    if not isinstance(value, YamlScalar) or not value.is_unquoted:
         return value is None or value == []
-    return value == "" or (value in NULLS and not key.endswith(WORDS_OF_THE_DATA))
+    return value == "" or (value in NULL_SCALARS and not key.endswith(WORDS_OF_THE_DATA))

@@ -1,4 +1,4 @@
-"""Removal of folders that runs have made, sparing what anybody else has put there."""
+"""Removes folders that runs have made, and spares files that anybody else has put there."""
 
 import contextlib
 import json
@@ -7,14 +7,14 @@ import re
 import shutil
 from pathlib import Path
 
-# A file with this name in a folder says that a run made it; without it a folder is the user's and stays untouched.
+# A folder that holds a file with this name was made by a run; a folder without it is the user's and stays untouched.
 RUN_MARKER = ".hf-transfer-run"
-# Lists the files of a checkpoint.
+# The file that lists all files of a checkpoint.
 MANIFEST = "manifest.json"
 
 
 def write_run_marker(folder: Path) -> None:
-    """Write the mark of a run's folder."""
+    """Write the file that marks a folder as made by a run."""
     (folder / RUN_MARKER).write_text(
         "hf-transfer-learning works in this folder, and removes its files when the result is complete.\n",
         encoding="utf-8",
@@ -24,13 +24,14 @@ def write_run_marker(folder: Path) -> None:
 def remove_folder(folder: Path) -> None:
     """Remove a folder that a run has made.
 
-    Where it has a manifest, the files listed there go; others stay, and the folder and its manifest with them.
+    If the folder has a manifest, only the files that it lists are removed; if others remain, the folder and its
+    manifest stay.
     """
-    listed = manifest_files(folder)
-    if listed is None or folder.is_symlink():
+    names = manifest_files(folder)
+    if names is None or folder.is_symlink():
         shutil.rmtree(folder, ignore_errors=True)
         return
-    for name in listed:
+    for name in names:
         with contextlib.suppress(OSError):
             (folder / name).unlink()
     if all(path.is_dir() or path == folder / MANIFEST for path in folder.rglob("*")):
@@ -38,29 +39,34 @@ def remove_folder(folder: Path) -> None:
     remove_empty_folders(folder)
 
 
-def remove_entries(folder: Path, names: str) -> None:
-    """Remove the entries of a folder whose whole name matches a regular expression, then the folder if it is empty."""
+def remove_entries(folder: Path, name_pattern: str) -> None:
+    """Remove the files and folders in a folder whose names match a pattern, then the folder itself if it is empty.
+
+    Args:
+        folder: may be absent.
+        name_pattern: regular expression that the whole name has to match.
+    """
     for entry in list(folder.iterdir()) if folder.is_dir() else []:
-        if not re.fullmatch(names, entry.name):
+        if not re.fullmatch(name_pattern, entry.name):
             continue
-        with contextlib.suppress(OSError):  # another run may do the same
+        with contextlib.suppress(OSError):  # another run may remove the same entry
             if entry.is_dir() and not entry.is_symlink():
                 remove_folder(entry)
             else:
                 entry.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # there is something left in it
+    with contextlib.suppress(OSError):  # the folder is not empty
         folder.rmdir()
 
 
 def remove_empty_folders(folder: Path) -> None:
-    """Remove a folder and the folders in it as far as there are no files in them."""
-    for place, _, _ in os.walk(folder, topdown=False):
-        with contextlib.suppress(OSError):  # there is something in it
-            os.rmdir(place)
+    """Remove a folder and all folders in it that hold no files."""
+    for subfolder, _, _ in os.walk(folder, topdown=False):
+        with contextlib.suppress(OSError):  # the folder is not empty
+            os.rmdir(subfolder)
 
 
 def manifest_files(folder: Path) -> list[str] | None:
-    """The files that the manifest of a folder lists, by their paths in it; None where there is no whole manifest."""
+    """Return the relative paths that a folder's manifest lists, or None if it has no readable manifest."""
     try:
         names = list(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""YAML files in which a value is the text that was written: ``no`` is the label no, and ``010`` the column 010."""
+"""Reads YAML files with each value as the text that was written: ``no`` is the label no, ``010`` the column 010."""
 
 import re
 from pathlib import Path
@@ -8,73 +8,80 @@ import yaml
 
 from hf_transfer.errors import InputError
 
-# What means "nothing" where it is not quoted.
-NULLS = ("", "~", "null", "Null", "NULL")
+# Scalars that mean "no value" if they are not quoted.
+NULL_SCALARS = ("", "~", "null", "Null", "NULL")
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
-class Written(str):
-    """A scalar as it was written.
+class YamlScalar(str):
+    """The text of a YAML scalar as it was written.
 
     Attributes:
-        plain: whether it was written without quotes.
+        is_unquoted: whether it was written without quotes.
     """
 
-    plain: bool
+    is_unquoted: bool
 
 
-class _Loader(yaml.SafeLoader):
-    """`yaml.SafeLoader` that takes no plain scalar for a number, a truth value, a date or nothing."""
+class _TextLoader(yaml.SafeLoader):
+    """A `yaml.SafeLoader` that turns no unquoted scalar into a number, a truth value, a date or null."""
 
 
-# All that is still resolved is the merge key.
-_Loader.yaml_implicit_resolvers = {"<": [("tag:yaml.org,2002:merge", re.compile("^<<$"))]}
+# Only the merge key (``<<``) is still resolved.
+_TextLoader.yaml_implicit_resolvers = {"<": [("tag:yaml.org,2002:merge", re.compile("^<<$"))]}
 
 
-def _written(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Written:
-    text = Written(node.value)
-    text.plain = node.style is None
-    return text
+def _construct_scalar(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> YamlScalar:
+    scalar = YamlScalar(node.value)
+    scalar.is_unquoted = node.style is None
+    return scalar
 
 
-_Loader.add_constructor("tag:yaml.org,2002:str", _written)
+_TextLoader.add_constructor("tag:yaml.org,2002:str", _construct_scalar)
 
 
 def read_yaml(file: str) -> dict[str, Any]:
-    """The mapping in a YAML file: text as `Written`, lists of it, and nested mappings with numbers and truth values.
+    """Read the mapping in a YAML file.
+
+    Args:
+        file: path that the user gave as --config.
+
+    Returns:
+        A dictionary of `YamlScalar` and lists of them. Nested mappings hold settings of a library, not labels or
+        columns: their values are numbers, truth values and text, as YAML defines them.
 
     Raises:
-        InputError: the file cannot be read, or holds something else.
+        InputError: the file cannot be read, is not YAML or does not hold a mapping.
     """
     try:
-        # A byte order mark is taken off; the loader itself would take bytes in other encodings too.
-        values = yaml.load(Path(file).read_text(encoding="utf-8-sig"), Loader=_Loader)
+        # "utf-8-sig" removes a byte order mark. The text is decoded here, as YAML would accept other encodings too.
+        values = yaml.load(Path(file).read_text(encoding="utf-8-sig"), Loader=_TextLoader)
     except OSError as error:
         raise InputError(f"--config {file} cannot be read: {error.strerror}.") from error
-    except Exception as error:  # besides YAMLError, what Python raises for an explicit tag that does not fit
+    except Exception as error:  # YAMLError, and whatever Python raises for an explicit tag that does not fit its value
         raise InputError(f"--config {file} is not YAML: {' '.join(str(error).split())}") from error
-    if values is None or (isinstance(values, Written) and not values):
+    if values is None or (isinstance(values, YamlScalar) and not values):
         return {}
     if not isinstance(values, dict):
-        found = "text" if isinstance(values, str) else f"a {type(values).__name__}"
-        raise InputError(f"--config {file} holds {found}: expected lines of `name: value`.")
+        content = "text" if isinstance(values, str) else f"a {type(values).__name__}"
+        raise InputError(f"--config {file} holds {content}: expected lines of `name: value`.")
     try:
-        return {str(key): _resolved(value) if isinstance(value, dict) else value for key, value in values.items()}
+        return {str(key): _resolve(value) if isinstance(value, dict) else value for key, value in values.items()}
     except RecursionError as error:
-        raise InputError(f"--config {file}: a value holds itself (an alias, *name).") from error
+        raise InputError(f"--config {file}: a value holds itself (an alias, *name). Write the value out.") from error
 
 
-def _resolved(value: Any) -> Any:
-    """What a nested value means in YAML: of those that hold settings of a library, none is a label or a column."""
+def _resolve(value: Any) -> Any:
+    """Return a nested value with its unquoted scalars as the numbers, truth values and nulls that YAML defines."""
     if isinstance(value, dict):
-        return {str(key): _resolved(inner) for key, inner in value.items()}
+        return {str(key): _resolve(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_resolved(inner) for inner in value]
-    if not isinstance(value, Written) or not value.plain:
+        return [_resolve(inner) for inner in value]
+    if not isinstance(value, YamlScalar) or not value.is_unquoted:
         return value
     if _EXPONENT.fullmatch(value):
-        return float(value)  # which YAML 1.1 takes for text unless it has a point and a sign
+        return float(value)  # YAML 1.1 reads 1e-5 as text: it wants a point and a sign
     loader = yaml.SafeLoader("")
     tag = loader.resolve(yaml.ScalarNode, str(value), (True, False))
-    meant = loader.construct_object(yaml.ScalarNode(tag, str(value)))
-    return meant if meant is None or isinstance(meant, (bool, int, float)) else str(value)
+    resolved = loader.construct_object(yaml.ScalarNode(tag, str(value)))
+    return resolved if resolved is None or isinstance(resolved, (bool, int, float)) else str(value)

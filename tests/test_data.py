@@ -235,7 +235,7 @@ def test_examples_of_no_group_are_told_beside_a_source_group(train, tmp_path, ca
     rows = [{**row, "channel": "" if i % 8 == 1 else row["channel"]} for i, row in enumerate(ROWS)]
     train(train_file=str(write_csv(tmp_path / "m.csv", rows)), group_column_name="channel", source_group="chat")
     unnamed = sum(not row["channel"] for row in rows)
-    assert f"{unnamed} examples name no group (channel)" in caplog.text
+    assert f"{unnamed} examples have no group in the column channel" in caplog.text
 
 
 def test_long_texts_are_cut_and_said(train, tmp_path, caplog):

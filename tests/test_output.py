@@ -201,7 +201,7 @@ def test_what_flatters_or_narrows_the_result_is_on_the_page_and_the_card(train, 
     test = write_csv(tmp_path / "test.csv", rows[90:])
     report = train(rows=train_rows, test_file=str(test), validation_size=0).report
     assert report["data"]["caveats"] == [
-        "10 of 30 test examples occur in training as well: they do not tell how it does on new ones.",
+        "10 of 30 test examples occur in training as well: they do not show how the model does on new examples.",
         "No test example is 'odd': how well that is told is not measured.",
         "2 texts have different labels in different rows: no model can be right about both.",
     ]

@@ -75,10 +75,10 @@ def test_sizes_are_the_nearest_that_whole_units_reach():
         owner = np.repeat(np.arange(len(sizes)), sizes)
         wanted = max(1, round(len(owner) * float(source.choice([0.05, 0.1, 0.2, 0.5]))))
         drawn = hold_out(owner, [0] * len(owner), wanted, number)
-        assert sorted(drawn.kept + drawn.taken) == list(range(len(owner)))
-        assert not set(owner[drawn.taken]) & set(owner[drawn.kept])
+        assert sorted(drawn.remaining + drawn.held_out) == list(range(len(owner)))
+        assert not set(owner[drawn.held_out]) & set(owner[drawn.remaining])
         best = abs(reachable(sizes) - wanted).min()
-        assert abs(len(drawn.taken) - wanted) <= best + 0.02 * wanted, (sizes, wanted)
+        assert abs(len(drawn.held_out) - wanted) <= best + 0.02 * wanted, (sizes, wanted)
 
 
 def test_strata_have_their_shares_on_both_sides():
@@ -94,7 +94,7 @@ def test_strata_have_their_shares_on_both_sides():
         )
         strata = np.array([source.choice(4, p=shares[unit]) for unit in owner])
         wanted = len(owner) // 5
-        taken = hold_out(owner, strata.tolist(), wanted, number).taken
+        taken = hold_out(owner, strata.tolist(), wanted, number).held_out
         assert abs(len(taken) - wanted) <= 1
         for stratum in range(4):
             has, expected = (strata[taken] == stratum).sum(), 0.2 * (strata == stratum).sum()
@@ -109,9 +109,9 @@ def test_rare_strata_are_on_both_sides():
         drawn = hold_out(owner, strata.tolist(), 69, number)
         for stratum in range(4):
             if len(set(owner[strata == stratum])) > 1:
-                assert (strata[drawn.taken] == stratum).any()
-                assert (strata[drawn.kept] == stratum).any()
-        assert abs(len(drawn.taken) - 69) <= 3
+                assert (strata[drawn.held_out] == stratum).any()
+                assert (strata[drawn.remaining] == stratum).any()
+        assert abs(len(drawn.held_out) - 69) <= 3
 
 
 def test_a_stratum_of_one_unit_is_learned():
@@ -119,7 +119,7 @@ def test_a_stratum_of_one_unit_is_learned():
     strata = np.where(owner == 4, 2, np.arange(300) % 2)
     for seed in range(20):
         drawn = hold_out(owner, strata.tolist(), 60, seed)
-        assert (strata[drawn.kept] == 2).sum() == 10
+        assert (strata[drawn.remaining] == 2).sum() == 10
 
 
 def test_every_example_is_held_out_as_often():
@@ -128,7 +128,7 @@ def test_every_example_is_held_out_as_often():
     strata = (np.arange(300) % 3 == 0).tolist()
     counts = np.zeros(300)
     for seed in range(300):
-        counts[hold_out(owner, strata, 60, seed).taken] += 1
+        counts[hold_out(owner, strata, 60, seed).held_out] += 1
     assert abs(counts[:100].mean() / 300 - 0.2) < 0.02
     assert abs(counts[100:].mean() / 300 - 0.2) < 0.02
     assert counts.std() < 2 * np.sqrt(300 * 0.2 * 0.8)  # binomial, and the five of a unit go together
@@ -424,7 +424,7 @@ def test_test_examples_that_are_validated_on_are_said_and_removed(caplog):
         assert (
             f"{len(both)} of {len(splits['validation'])} validation examples are test examples as well" in caplog.text
         )
-        assert sum("what is chosen on them fits the test" in caveat for caveat in facts["caveats"]) == 1
+        assert sum("so results may be too good" in caveat for caveat in facts["caveats"]) == 1
         splits, facts = splits_of(given, deduplicate=True)
     assert not set(texts(splits["test"])) & {*texts(splits["validation"]), *texts(splits["train"])}
     assert facts["also_in_training"]["removed_from_validation"] == len(both)

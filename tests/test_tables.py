@@ -87,7 +87,7 @@ def test_every_writer_gives_the_same_rows(tmp_path_factory, pairs):
     rows = [{"text": text, "label": label} for text, label in pairs]
     folder = tmp_path_factory.mktemp("written")
     for name, write in WRITERS.items():
-        found = list(read_rows(write(folder / name, rows), say=False))
+        found = list(read_rows(write(folder / name, rows), log_remarks=False))
         assert found == rows, name
 
 

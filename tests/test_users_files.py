@@ -9,9 +9,9 @@ import pytest
 from conftest import message_rows, write_csv
 from speech import write_clips
 
-import hf_transfer.data.cache_cleanup as kept
 from hf_transfer import Failure, InputError, TextClassification, finetune
 from hf_transfer.comparing import compare
+from hf_transfer.data import cache_cleanup
 from hf_transfer.reporting.output_folder import OutputFolder
 from hf_transfer.run_folders import RUN_MARKER
 from hf_transfer.studying import study
@@ -172,7 +172,7 @@ def test_only_what_runs_have_cached_is_removed_after_a_month(tmp_path):
         os.utime(path, (0, 0), follow_symlinks=False)
     now = tmp_path / ("4" * 32)
     now.mkdir()
-    kept.mark_used_and_clean_up(now)
+    cache_cleanup.mark_used_and_clean_up(now)
     assert sorted(contents(tmp_path)) == sorted(set(names) - {f"{b}/samples.int16"})
     assert not (tmp_path / b).exists()
     assert (tmp_path / ("3" * 32)).is_symlink()

@@ -1,1 +1,1 @@
-"""From files and Hub datasets to checked splits."""
+"""Reads files and Hub datasets into splits, and checks them."""

@@ -1,134 +1,143 @@
-"""The user's rows under our names: a reader for each column, and what happens to rows that cannot be used."""
+"""Reads the user's columns into standard columns, and refuses or leaves out rows that cannot be used.
+
+Standard columns have fixed names (``text``, ``label``, ``group``, ...), whatever the user's columns are called.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
-from datasets import Dataset, DatasetDict, Features, Value
+from datasets import Dataset, DatasetDict, Features, List, Value
 
 from hf_transfer.data.groups import group_name
-from hf_transfer.data.tables import READER
+from hf_transfer.data.tables import READER_VERSION
 from hf_transfer.data.values import quoted
 from hf_transfer.errors import InputError, logger
 
-# ``leave_out(split_name, split, fits, reason, remedy)``: the rows of a split that fit; the others are named and said.
+# ``leave_out(split_name, split, fits, reason, remedy)`` returns the rows of a split that fit, and logs the others.
 LeaveOut = Callable[[str, Dataset, list[bool], str, str], Dataset]
 
 
 class CellReader(Protocol):
-    """How the cells of a column are read."""
+    """Reads the cells of a column."""
 
     @property
-    def feature(self) -> Any:
-        """Of the `datasets` column that `read` fills."""
+    def feature(self) -> Value | List:
+        """The `datasets` feature of what `read` returns."""
 
     def read(self, value: Any) -> tuple[Any, str | None]:
-        """What a cell holds; and what is wrong, if something is."""
+        """Return the content of a cell, and what is wrong with it, or None."""
 
     def unusable_column_message(self, split: str, problem: str) -> str | None:
-        """A message instead of a list, where `problem` is wrong with every cell of a split; or None."""
+        """Return an error message for a split in which every cell of the column has this problem.
+
+        None if a list of single rows is the better message.
+        """
 
     def hint(self, problems: list[str], contents: list[Any]) -> str:
-        """What to do about the problems of some cells, or nothing.
+        """Return a sentence with a remedy for the problems of cells, or an empty string.
 
         Args:
-            problems: of cells that cannot be used, perhaps of other columns.
-            contents: of every cell of this column.
+            problems: of the cells that cannot be used, in this column or in others.
+            contents: of all cells in this column.
         """
 
 
 class TargetReader(CellReader, Protocol):
-    """How the target's column is read, and what of an input does not fit it."""
+    """Reads the cells of the target's column, and checks them against the inputs."""
 
     @property
     def required(self) -> bool:
-        """Whether a cell that cannot be used is refused, unless --drop_incomplete is given.
+        """Whether a cell that cannot be used is an error, unless --drop_incomplete is given.
 
-        Elsewhere its example is left out, counted and said, for the reason `missing_reason`.
+        Otherwise its example is left out, and counted under `missing_reason`.
         """
 
     @property
     def missing_reason(self) -> str:
-        """In a word or two, that there is nothing to learn."""
+        """A word or two that say that an example has no target."""
 
     @property
     def unique_per_input(self) -> bool:
-        """Whether inputs that are the same cannot have different targets."""
+        """Whether equal inputs must have the same target."""
 
     @property
     def pace_description(self) -> str:
-        """In a clause, what `has_unusual_pace` means."""
+        """A clause that says what `has_unusual_pace` means, and its likely causes."""
 
     def log_changes(self, split: str, cells: list[Any], contents: list[Any]) -> None:
-        """Say with an example what reading does to the cells of a split, if it does anything."""
+        """Log with an example how reading changes the cells of a split, if it does."""
 
     def has_unusual_pace(self, content: Any, seconds: float) -> bool:
-        """Whether what was read does not fit the duration of its clip."""
+        """Check whether the content of a cell is too long or too short for the duration of its recording."""
 
 
 class TargetEncoding(Protocol):
-    """What a model's loss compares its outputs with.
+    """Encodes targets as the ``labels`` that a model's loss compares its outputs with.
 
     Attributes:
-        unfit_reason: in a word or two, what is wrong with an example whose `positions` are more than the model makes.
-        remedy: what to look for then.
+        unfit_reason: a word or two on what is wrong with an example that requires more positions than the model has.
+        remedy: what the user should check then.
     """
 
     unfit_reason: ClassVar[str]
     remedy: ClassVar[str]
 
     def respell(self, splits: DatasetDict) -> DatasetDict:
-        """The splits as the model that was made for them can write what is learned."""
+        """Return the splits with targets spelled as the model can write them."""
 
     def __call__(self, split: Dataset) -> Sequence[Any]:
-        """The ``labels`` of each example."""
+        """Return the ``labels`` of each example."""
 
     def required_positions(self, labels: Any) -> int:
-        """Positions of the model's output that an example's `labels` need."""
+        """Return how many positions the model's output needs to have for an example's `labels`."""
 
 
 class GroupReader:
-    """Cells that name a group, a speaker or a patient."""
+    """Reads cells that name a group, a speaker or a patient."""
 
     feature = Value("string")
 
     def read(self, value: Any) -> tuple[str, str | None]:
+        """Return the name; an empty cell is no problem."""
         return group_name(value), None
 
     def unusable_column_message(self, split: str, problem: str) -> str | None:
+        """Return None: every cell can be used."""
         return None
 
     def hint(self, problems: list[str], contents: list[Any]) -> str:
+        """Return nothing: every cell can be used."""
         return ""
 
 
 def read_columns(
     split: Dataset, name: str, columns: Mapping[str, str], readers: Mapping[str, CellReader], *, drop: bool
 ) -> Dataset:
-    """A split with the columns that `columns` names, as their readers read them.
+    """Return a split with the standard columns, read from the user's.
 
     Args:
         split: the user's rows.
         name: of the split, for messages.
-        columns: the user's column for each of ours.
-        readers: of our columns; all others hold names of groups, speakers or patients.
+        columns: the user's column for each standard column.
+        readers: of standard columns; all others hold names of groups, speakers or patients.
         drop: leave out rows that cannot be used, instead of refusing them.
 
     Raises:
-        InputError: rows cannot be used; the message names the first of them.
+        InputError: rows cannot be used; the message quotes the first of them.
     """
-    every = {own: readers.get(own, GroupReader()) for own in columns}
-    features = {own: reader.feature for own, reader in every.items()}
+    readers_of_all: dict[str, CellReader] = {standard: readers.get(standard, GroupReader()) for standard in columns}
+    features = {standard: reader.feature for standard, reader in readers_of_all.items()}
     read = split.map(
         _read_batch,
         batched=True,
         remove_columns=split.column_names,
         features=Features({**features, "problem": Value("string")}),
-        fn_kwargs={"columns": dict(columns), "readers": every, "version": READER},
+        fn_kwargs={"columns": dict(columns), "readers": readers_of_all, "version": READER_VERSION},
     )
     problems = read["problem"][:]
     if any(problems):
-        contents = {own: read[own][:] for own in readers}
+        contents = {standard: read[standard][:] for standard in readers}
         refuse_or_leave_out(name, problems, readers, contents, drop=drop)
         read = read.select([i for i, problem in enumerate(problems) if not problem])
     return read.remove_columns("problem")
@@ -142,54 +151,54 @@ def refuse_or_leave_out(
     *,
     drop: bool,
 ) -> None:
-    """Refuse a split with rows that cannot be used or, if asked to leave them out, say how many there are.
+    """Raise an error about rows that cannot be used, or log how many are left out if the user asked for that.
 
     Args:
-        split: its name.
-        problems: of each row, None where there is none.
-        readers: of our columns.
-        contents: what they have read.
-        drop: whether to leave them out.
+        split: name of the split.
+        problems: what is wrong with each row, or None.
+        readers: of standard columns.
+        contents: of all cells in these columns.
+        drop: whether the rows are to be left out.
 
     Raises:
-        InputError: they are not to be left out, or there are no others.
+        InputError: there are such rows and `drop` is False, or no other rows are left.
     """
     rows = [i for i, problem in enumerate(problems) if problem]
-    told = [problem for problem in problems if problem]
+    found = [problem for problem in problems if problem]
     if len(rows) == len(problems):
         for reader in readers.values():
-            message = reader.unusable_column_message(split, told[0])
-            if message and all(reader.unusable_column_message(split, problem) for problem in told):
+            message = reader.unusable_column_message(split, found[0])
+            if message and all(reader.unusable_column_message(split, problem) for problem in found):
                 raise InputError(message)
     if rows and not drop:
         first = "; ".join(f"row {i + 1}: {problems[i]}" for i in rows[:5])
-        without = ", or leave them out with --drop_incomplete" if len(rows) < len(problems) else ""
-        hints = "".join(reader.hint(told, contents[own]) for own, reader in readers.items())
+        or_leave_out = ", or leave them out with --drop_incomplete" if len(rows) < len(problems) else ""
+        hints = "".join(reader.hint(found, contents[standard]) for standard, reader in readers.items())
         raise InputError(
             f"{len(rows)} of {len(problems)} rows in the {split} split cannot be used ({first}; rows counted from 1, "
-            f"without the header). Mend them{without}.{hints}"
+            f"without the header). Correct them{or_leave_out}.{hints}"
         )
     if rows:
-        kinds = Counter(problem.split(":")[0] for problem in told)
+        kinds = Counter(problem.split(":")[0] for problem in found)
         counts = ", ".join(f"{n} x {kind}" for kind, n in kinds.items())
         logger.info("Left out of %s: %s (--drop_incomplete).", split, counts)
     if len(rows) == len(problems):
-        raise InputError(f"The {split} split has no usable rows left.")
+        raise InputError(f"The {split} split has no usable rows left. Check the columns, or give another file.")
 
 
 def _read_batch(
     batch: dict[str, list[Any]],
     columns: dict[str, str],
     readers: dict[str, CellReader],
-    version: int,  # part of the cache's fingerprint, as in `load_tables`
+    version: int,  # only part of the cache's fingerprint, as in `load_tables`
 ) -> dict[str, list[Any]]:
-    read: dict[str, list[Any]] = {own: [] for own in [*columns, "problem"]}
+    read: dict[str, list[Any]] = {standard: [] for standard in [*columns, "problem"]}
     for i in range(len(next(iter(batch.values())))):
         problems = []
-        for own, column in columns.items():
+        for standard, column in columns.items():
             value = batch[column][i]
-            content, problem = readers[own].read(value)
-            read[own].append(content)
+            content, problem = readers[standard].read(value)
+            read[standard].append(content)
             if problem:
                 problems.append(f"{problem}: {column} is {quoted(value)}")
         read["problem"].append(problems[0] if problems else None)

@@ -1,8 +1,8 @@
-"""Splits that are drawn where the user gives none, and examples drawn where fewer are wanted."""
+"""Draws the missing validation and test splits from training, and cuts splits to a wanted number of examples."""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from datasets import Dataset, DatasetDict
@@ -14,164 +14,215 @@ from hf_transfer.data.splits import SPLITS
 from hf_transfer.data.units import UNIT, unit_noun, unit_numbers
 from hf_transfer.errors import InputError, logger
 
-# More than this says little more about temperature and threshold, and is missed in training.
+# Without --validation_size, no more than so many examples are held out: more would hardly improve the choice of
+# temperature and threshold, and training needs them.
 ENOUGH_TO_VALIDATE = 400
-# With fewer speakers (patients, cameras), one that is held out unasked is too much of what is learned.
+# If --split_by is not given and there are fewer units, these are not kept whole: one would be too much of the data.
 ENOUGH_UNITS = 5
-# A split is near to the size asked for if it has no less than its half and no more than its double.
+# A split is near the wanted size if it has at least a half and at most the double of it.
 NEAR = 2
+
+
+# How a split was drawn, for the report. `from` is a keyword, so the class syntax of TypedDict cannot be used.
+DrawnSplit = TypedDict(
+    "DrawnSplit",
+    {"from": str, "share": float, "asked": float, "seed": int, "split_by": str | None, "whole": str | None},
+)
 
 
 def complete_splits(
     splits: DatasetDict,
-    strata: Mapping[str, list[Any]],
+    strata: Mapping[str, list[Hashable]],
     identities: Mapping[str, list[str]],
     data: DataArguments,
     seed: int,
     *,
     asked: bool,
-) -> tuple[DatasetDict, dict[str, Any]]:
-    """Make the splits that are missing: stratified, seeded, equal examples and whole units on one side.
+) -> tuple[DatasetDict, dict[str, DrawnSplit]]:
+    """Draw the missing test and validation splits from training: stratified, with equal examples and units whole.
 
     Args:
         splits: at least ``train``; its column ``unit`` has the values of --split_by.
-        strata: for each split, what each example is stratified by.
-        identities: for each split, what makes two examples equal.
-        data: shares, and the column of the units.
+        strata: for each split the stratum of each example.
+        identities: for each split a key for each example; examples with the same key are equal.
+        data: with --test_size, --validation_size and --split_by.
         seed: of the draw.
-        asked: whether the user named that column. One that was found is passed over where it leaves too little choice.
+        asked: whether the user named --split_by. A column of units that was found by its name is ignored if it leaves
+            too little choice.
 
     Returns:
-        The splits with ``test`` and, unless its share is 0, ``validation``; and what was made from what.
+        The splits with ``test`` and, unless its share is 0, ``validation``; and how each drawn split was drawn.
 
     Raises:
-        InputError: no choice of whole units is near the size that is asked for.
+        InputError: whole units cannot give a split near the wanted size, or there is no test split.
     """
-    made: dict[str, Any] = {}
+    drawn: dict[str, DrawnSplit] = {}
     train = splits["train"]
     complete = DatasetDict({name: split for name, split in splits.items() if name != "train"})
     rows = np.arange(len(train))
-    units = [value for value in train[UNIT] if value != NAMELESS] if UNIT in train.column_names else []
-    column = data.split_by if asked or len(set(units)) >= ENOUGH_UNITS else None
-    draws = [name for name in ("test", "validation") if name not in splits]
-    if units and column is None and draws:
-        logger.info("%d %s in the column %r are too few to keep whole unasked (--split_by %s does).",
-                    len(set(units)), unit_noun(str(data.split_by)), data.split_by, data.split_by)  # fmt: skip
+    column = _column_to_keep_whole(splits, data, asked=asked)
     for name, share in (("test", data.test_size), ("validation", data.validation_size)):
         if name in splits or share == 0:
             continue
         pool = _Pool(name, share, train.select(rows), [strata["train"][i] for i in rows],
                      [identities["train"][i] for i in rows], data, seed)  # fmt: skip
-        drawn, by = pool.held_out(column, asked=asked)
-        if drawn is None:
+        holdout, by = pool.hold_out(column, asked=asked)
+        if holdout is None:
             continue
-        complete[name] = train.select(rows[drawn.taken])
-        made[name] = {"from": "train", "share": len(drawn.taken) / len(rows), "asked": pool.wanted / len(rows),
-                      "seed": seed, "split_by": by, "whole": unit_noun(by) if by else None}  # fmt: skip
-        rows = rows[drawn.kept]
+        complete[name] = train.select(rows[holdout.held_out])
+        drawn[name] = {"from": "train", "share": len(holdout.held_out) / len(rows), "asked": pool.wanted / len(rows),
+                       "seed": seed, "split_by": by, "whole": unit_noun(by) if by else None}  # fmt: skip
+        rows = rows[holdout.remaining]
     if "test" not in complete:
         raise InputError("There is nothing to measure on: give --test_file, or --test_size above 0.")
-    complete["train"] = train.select(rows) if made else train
-    return DatasetDict({name: complete[name] for name in SPLITS if name in complete}), made
+    complete["train"] = train.select(rows) if drawn else train
+    return DatasetDict({name: complete[name] for name in SPLITS if name in complete}), drawn
+
+
+def _column_to_keep_whole(splits: DatasetDict, data: DataArguments, *, asked: bool) -> str | None:
+    """Return the user's column of units to keep whole; None if there is none, or a found one has too few units."""
+    train = splits["train"]
+    units = {value for value in train[UNIT] if value != NAMELESS} if UNIT in train.column_names else set()
+    if asked or len(units) >= ENOUGH_UNITS:
+        return data.split_by
+    if units and not {"test", "validation"} <= set(splits):
+        logger.info("%d %s in the column %r are too few to keep whole unasked (--split_by %s does).",
+                    len(units), unit_noun(str(data.split_by)), data.split_by, data.split_by)  # fmt: skip
+    return None
 
 
 class _Pool:
-    """Examples of which some are to be held out for a split; None as the share asks for what is usual."""
+    """The training examples of which some are to be held out for another split.
+
+    Args:
+        name: of the split to draw.
+        share: of the examples to hold out; None for the default share of a validation split.
+        train: the training examples.
+        strata: the stratum of each.
+        identities: a key for each; examples with the same key are equal.
+        data: with --split_by and --group_column_name.
+        seed: of the draw.
+    """
 
     def __init__(
         self,
         name: str,
         share: float | None,
         train: Dataset,
-        strata: list[Any],
-        identities: list[str],
+        strata: Sequence[Hashable],
+        identities: Sequence[str],
         data: DataArguments,
         seed: int,
     ):
         count = len(train)
         self.name, self.share, self.seed = name, share, seed
         self.train, self.strata, self.identities = train, strata, identities
-        part = count * (min(0.1, ENOUGH_TO_VALIDATE / count) if share is None else share)
-        self.wanted = max(1, math.ceil(round(part, 6)))  # 100 * 0.07 is a little more than 7
+        wanted = count * (min(0.1, ENOUGH_TO_VALIDATE / count) if share is None else share)
+        self.wanted = max(1, math.ceil(round(wanted, 6)))  # in floating point, 100 * 0.07 is a little more than 7
         if self.wanted >= count:
-            raise InputError(f"{count} examples are too few to take {self.wanted} of them for another split.")
+            raise InputError(
+                f"{count} examples are too few to take {self.wanted} of them for the {name} split. Give more "
+                f"examples, or a smaller --{name}_size."
+            )
         if data.split_by is not None and data.split_by == data.group_column_name and strata == train["group"][:]:
-            self.strata = [None] * count  # what is kept on one side cannot be on both
+            self.strata = [None] * count  # a group that is kept on one side cannot be balanced over both
 
-    def held_out(self, column: str | None, *, asked: bool) -> tuple[Holdout | None, str | None]:
-        """The examples of the split, and the column whose values it has whole; no examples where none can be.
+    def hold_out(self, column: str | None, *, asked: bool) -> tuple[Holdout | None, str | None]:
+        """Hold out the examples of the split.
+
+        Args:
+            column: the user's column of units to keep whole, if any.
+            asked: whether the user named it.
+
+        Returns:
+            The examples, or None if no split near the wanted size is possible; and the column, if units were kept
+            whole.
 
         Raises:
-            InputError: there can be none, and the split was asked for.
+            InputError: no split near the wanted size is possible, and the user asked for it.
         """
         if column is not None:
             units = unit_numbers(self.identities, self.train[UNIT][:])
-            drawn = hold_out(units, self.strata, self.wanted, self.seed)
-            if self._is_near(drawn) and (asked or drawn.one_sided <= RARE):
-                self._say(drawn, f"whole {unit_noun(column)}: --split_by {column}")
-                return drawn, column
+            holdout = hold_out(units, self.strata, self.wanted, self.seed)
+            if self._is_near(holdout) and (asked or holdout.one_sided <= RARE):
+                self._log(holdout, f"whole {unit_noun(column)}: --split_by {column}")
+                return holdout, column
             if asked:
-                self._go_without(units, drawn, column)
+                self._go_without(units, holdout, column)
                 return None, None
             logger.info(
-                "Whole %s (column %r) leave no %s split near %d examples with each kind of them: they are on both "
-                "sides of it (--split_by %s keeps them whole).",
+                "Whole %s (column %r) give no %s split near %d examples with all labels or groups on both sides: they "
+                "are not kept whole (--split_by %s keeps them whole).",
                 unit_noun(column), column, self.name, self.wanted, column,
             )  # fmt: skip
         units = unit_numbers(self.identities)
-        drawn = hold_out(units, self.strata, self.wanted, self.seed)
-        if not self._is_near(drawn):
-            self._go_without(units, drawn, None)
+        holdout = hold_out(units, self.strata, self.wanted, self.seed)
+        if not self._is_near(holdout):
+            self._go_without(units, holdout, None)
             return None, None
-        how = "stratified" if drawn.stratified else "at random, as some kinds are too rare"
-        self._say(drawn, how if units.max() + 1 == len(units) else f"{how}, equal examples together")
-        return drawn, None
+        how = "stratified" if holdout.stratified else "at random, as some labels or groups are too rare"
+        self._log(holdout, how if units.max() + 1 == len(units) else f"{how}, equal examples together")
+        return holdout, None
 
-    def _is_near(self, drawn: Holdout) -> bool:
-        """Whether there are about as many as wanted; fewer will do where nobody has named a number."""
-        taken = len(drawn.taken)
-        return 0 < taken <= NEAR * self.wanted and (self.share is None or NEAR * taken >= self.wanted)
+    def _is_near(self, holdout: Holdout) -> bool:
+        """Check whether there are about as many examples as wanted; fewer will do if the user named no number."""
+        count = len(holdout.held_out)
+        return 0 < count <= NEAR * self.wanted and (self.share is None or NEAR * count >= self.wanted)
 
-    def _say(self, drawn: Holdout, how: str) -> None:
-        taken = len(drawn.taken)
-        asked = "" if taken == self.wanted else f", where {self.wanted} were asked for"
+    def _log(self, holdout: Holdout, how: str) -> None:
+        count = len(holdout.held_out)
+        difference = "" if count == self.wanted else f", where {self.wanted} were asked for"
         logger.info(
             "No %s split: %d examples of the training split are kept for it%s (%s, seed %d; --%s_size).",
-            self.name, taken, asked, how, self.seed, self.name,
+            self.name, count, difference, how, self.seed, self.name,
         )  # fmt: skip
 
-    def _go_without(self, units: np.ndarray, drawn: Holdout, column: str | None) -> None:
-        """Say that there is no such split.
+    def _go_without(self, units: np.ndarray, holdout: Holdout, column: str | None) -> None:
+        """Log that there is no such split, or refuse if the user asked for it.
+
+        Args:
+            units: the number of each example's unit, [n].
+            holdout: the nearest that is possible.
+            column: the user's column of units to keep whole, if any.
 
         Raises:
-            InputError: it was asked for.
+            InputError: the user asked for the split.
         """
         largest, count = int(np.bincount(units).max()), len(units)
-        kept = f"whole {unit_noun(column)} (--split_by {column})" if column else "equal examples on one side"
+        condition = f"whole {unit_noun(column)} (--split_by {column})" if column else "equal examples on one side"
         most = f"the largest of the {unit_noun(column)} has" if column else "the most that are equal are"
-        found = f"with {kept} there is no {self.name} split near {self.wanted} of {count} examples: {most} {largest}"
+        problem = (
+            f"with {condition} there is no {self.name} split near {self.wanted} of {count} examples: {most} {largest}"
+        )
         if self.share is None:
-            logger.info("No validation split: %s. Nothing is chosen or calibrated (--validation_size).", found)
+            logger.info("No validation split: %s. Nothing is chosen or calibrated (--validation_size).", problem)
             return
-        reached = len(drawn.taken) / count
+        reached = len(holdout.held_out) / count
         nearest = f" The nearest is --{self.name}_size {reached:.2g}." if 0 < reached < 0.9 else ""
         other = "Name a file (--test_file FILE)" if self.name == "test" else "Do without (--validation_size 0)"
         without = ", or leave --split_by out" if column else ""
-        raise InputError(f"--{self.name}_size {self.share:g}: {found}.{nearest} {other}{without}.")
+        raise InputError(f"--{self.name}_size {self.share:g}: {problem}.{nearest} {other}{without}.")
 
 
 def cut_to_sizes(
     splits: DatasetDict, strata: Mapping[str, Sequence[Hashable]], data: DataArguments, seed: int, split_seed: int
 ) -> DatasetDict:
-    """The splits with no more examples than --max_train_samples (by `seed`) and --max_eval_samples, stratified.
+    """Return the splits with no more examples than --max_train_samples and --max_eval_samples, stratified.
 
-    What is cut off is in no split, so that nothing has to be kept together.
+    Units are not kept whole: examples that are cut off are in no split.
+
+    Args:
+        splits: all splits.
+        strata: for each split the stratum of each example.
+        data: with --max_train_samples and --max_eval_samples.
+        seed: of the draw of training examples.
+        split_seed: of the draw of others.
     """
     limits = dict.fromkeys(SPLITS, data.max_eval_samples) | {"train": data.max_train_samples, "replay": None}
     cut = DatasetDict(splits)
     for name, split in splits.items():
         limit = limits[name]
         if limit is not None and limit < len(split):
-            drawn = hold_out(np.arange(len(split)), strata[name], limit, seed if name == "train" else split_seed)
-            cut[name] = split.select(drawn.taken)
+            holdout = hold_out(np.arange(len(split)), strata[name], limit, seed if name == "train" else split_seed)
+            cut[name] = split.select(holdout.held_out)
     return cut

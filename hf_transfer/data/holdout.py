@@ -1,4 +1,7 @@
-"""Held-out examples chosen at random: whole units, near the size that is asked for and the shares of the strata."""
+"""Chooses examples to hold out for a split: whole units, near a wanted number, and with the strata in proportion.
+
+It is what `sklearn.model_selection.StratifiedShuffleSplit` and `GroupShuffleSplit` do, at once.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
@@ -6,217 +9,255 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# So many of the commonest strata are looked at, each by itself; the rarer ones are taken together.
-MOST_STRATA = 200
-# Strata of a single unit cannot be on both sides. While they hold no more of the examples, they stay in training.
+# Only so many of the commonest strata are balanced one by one; the rarer ones are balanced as one stratum.
+MAX_STRATA = 200
+# Strata with a single unit cannot be on both sides. If they hold no more than this share of the examples, all of them
+# stay in training.
 RARE = 0.1
-# An example too many or too few in all counts as much as so many that are of another stratum than they should be.
+# The cost of one example too many or too few, where the cost of one example of the wrong stratum is 1.
 SIZE_WEIGHT = 2.0
-# For a stratum on both sides instead of one, the size may miss by this share of what is asked for.
-MISSING = 0.5
-# Of several searches, all that come this near to the best are as good: the seed decides, and not the last example.
+# To get a stratum on both sides, the size may miss the wanted one by this share of it.
+SIZE_FOR_BOTH_SIDES = 0.5
+# Searches whose costs differ by no more than this share of the wanted size count as equally good: of these, the seed
+# decides, so that no example is held out more often than others.
 AS_GOOD = 0.02
 SEARCHES = 24
-# Units of no more than this share of what is wanted are small.
+# Units with no more than this share of the wanted examples are small.
 SMALL = 0.1
-# Exchanges of two units that are looked at in one step of a search.
-EXCHANGES = 4096
+# Most exchanges of two units that a step of a search looks at.
+MAX_EXCHANGES = 4096
 ROUNDING = 1e-9
+
+# The kinds of units that a step of a search removes and adds.
+_Step = tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True)
 class Holdout:
-    """Examples that stay and examples that are held out.
+    """Examples that are held out, and those that remain.
 
     Attributes:
-        kept: indices of those that stay, ascending.
-        taken: indices of those that are held out, ascending.
-        stratified: whether the strata were aimed at: there may be too many.
-        one_sided: share of the examples whose stratum has two examples or more and is on one side only.
+        remaining: indices of the examples that remain, ascending.
+        held_out: indices of the examples that are held out, ascending.
+        stratified: whether strata were balanced; they are not if there are too many of them.
+        one_sided: share of the examples whose stratum has two examples or more, and all of them on one side.
     """
 
-    kept: list[int]
-    taken: list[int]
+    remaining: list[int]
+    held_out: list[int]
     stratified: bool
     one_sided: float
 
 
 def hold_out(units: np.ndarray, strata: Sequence[Hashable], wanted: int, seed: int) -> Holdout:
-    """Hold out about `wanted` examples: no unit on both sides, each stratum on both and in its share where it can be.
+    """Hold out about `wanted` examples: no unit is on both sides, and each stratum is on both in proportion if it can.
 
-    A local search from random starts, which adds, removes and exchanges units. Where each unit is one example, size
-    and strata are met to rounding.
+    A local search from random starts adds, removes and exchanges units. If each unit is a single example, size and
+    strata are exact up to rounding.
 
     Args:
-        units: the number of each example's unit, [n], from 0 on without gaps.
-        strata: what each example is stratified by, [n].
+        units: the number of each example's unit, [n], from 0 without gaps.
+        strata: the stratum of each example, [n].
         wanted: number of examples to hold out, from 1 to n - 1.
-        seed: of the draw.
+        seed: of the random starts.
     """
-    source = np.random.default_rng(seed)
-    columns, target = _columns(units, strata, wanted)
-    vectors, available, kind = _kinds(units, columns)
-    several = np.bincount(np.unique(np.stack([columns, units]), axis=1)[0], minlength=len(target)) > 1
-    # Two units or more of a stratum can be on both sides; what has the target 0 has to stay.
-    cost = _Cost(target, vectors.T @ available, wanted, both_sides=several & (target > 0))
-    chosen = _nearest(vectors, available, cost, source)
-    held_out = _of_each_kind(kind, chosen, source)[units]
+    generator = np.random.default_rng(seed)
+    stratum_of, target = _targets(units, strata, wanted)
+    contents, available, kind_of = _kinds(units, stratum_of)
+    units_of_stratum = np.bincount(
+        np.unique(np.stack([stratum_of, units]), axis=1)[0],
+        minlength=len(target),
+    )
+    # Strata with the target 0 have to stay in training; others can be on both sides if they have two units or more.
+    cost = _Cost(target, contents.T @ available, wanted, both_sides=(units_of_stratum > 1) & (target > 0))
+    chosen = _choose_counts(contents, available, cost, generator)
+    is_held_out = _choose_units(kind_of, chosen, generator)[units]
     return Holdout(
-        np.flatnonzero(~held_out).tolist(),
-        np.flatnonzero(held_out).tolist(),
+        np.flatnonzero(~is_held_out).tolist(),
+        np.flatnonzero(is_held_out).tolist(),
         stratified=len(target) > 1 or len(set(strata)) == 1,
-        one_sided=_one_sided(strata, held_out),
+        one_sided=_one_sided_share(strata, is_held_out),
     )
 
 
-def _columns(units: np.ndarray, strata: Sequence[Hashable], wanted: int) -> tuple[np.ndarray, np.ndarray]:
-    """The number of each example's stratum, [n], rare ones taken together; and how many of each to hold out."""
-    examples = Counter(strata)
-    holders: dict[Hashable, set[int]] = defaultdict(set)
-    for key, unit in zip(strata, units.tolist(), strict=True):
-        holders[key].add(unit)
-    # A stratum of one example is as good on one side as on the other; one of several is to be learned.
-    alone = [key for key in examples if len(holders[key]) == 1 and examples[key] > 1]
-    staying = set(alone) if sum(examples[key] for key in alone) <= RARE * len(strata) else set()
-    common = [key for key, _ in examples.most_common() if len(holders[key]) > 1][:MOST_STRATA]
-    numbers = {key: i for i, key in enumerate(common)}
-    rare, stay = len(common), len(common) + 1
-    columns = np.array([stay if key in staying else numbers.get(key, rare) for key in strata])
-    if len(np.unique(columns)) > min(wanted, len(strata) - wanted):  # more strata than examples on one of the sides
-        columns = np.zeros(len(strata), dtype=int)
-        return columns, np.array([float(wanted)])
-    there, columns = np.unique(columns, return_inverse=True)
-    counts = np.bincount(columns).astype(float)
-    counts[there == stay] = 0
-    return columns, wanted * counts / counts.sum()
-
-
-def _kinds(units: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Units that hold the same numbers of the same strata, as one kind.
+def _targets(units: np.ndarray, strata: Sequence[Hashable], wanted: int) -> tuple[np.ndarray, np.ndarray]:
+    """Number the strata, rare ones as one, and return how many examples of each to hold out.
 
     Returns:
-        How many examples of each stratum a unit of each kind holds, [kinds, strata]; how many units there are of it,
-        [kinds]; and the kind of each unit.
+        The number of each example's stratum, [n], and the examples to hold out of each stratum, [strata].
     """
-    strata = int(columns.max()) + 1
-    pairs, counts = np.unique(units.astype(np.int64) * strata + columns, return_counts=True)
-    content: list[list[tuple[int, int]]] = [[] for _ in range(int(units.max()) + 1)]
+    sizes = Counter(strata)
+    units_of: dict[Hashable, set[int]] = defaultdict(set)
+    for stratum, unit in zip(strata, units.tolist(), strict=True):
+        units_of[stratum].add(unit)
+    # A stratum of one example may be on either side; one of several examples in a single unit should be learned.
+    of_one_unit = [stratum for stratum in sizes if len(units_of[stratum]) == 1 and sizes[stratum] > 1]
+    are_rare = sum(sizes[stratum] for stratum in of_one_unit) <= RARE * len(strata)
+    staying = set(of_one_unit) if are_rare else set()
+    common = [stratum for stratum, _ in sizes.most_common() if len(units_of[stratum]) > 1][:MAX_STRATA]
+    numbers = {stratum: i for i, stratum in enumerate(common)}
+    rare, stay = len(common), len(common) + 1
+    stratum_of = np.array([stay if stratum in staying else numbers.get(stratum, rare) for stratum in strata])
+    if len(np.unique(stratum_of)) > min(wanted, len(strata) - wanted):  # more strata than examples on one of the sides
+        return np.zeros(len(strata), dtype=int), np.array([float(wanted)])
+    present, stratum_of = np.unique(stratum_of, return_inverse=True)
+    counts = np.bincount(stratum_of).astype(float)
+    counts[present == stay] = 0
+    return stratum_of, wanted * counts / counts.sum()
+
+
+def _kinds(units: np.ndarray, stratum_of: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Group the units into kinds: units of a kind hold the same number of examples of each stratum.
+
+    Returns:
+        How many examples of each stratum a unit of each kind holds, [kinds, strata]; how many units of each kind there
+        are, [kinds]; and the kind of each unit, [units].
+    """
+    strata = int(stratum_of.max()) + 1
+    pairs, counts = np.unique(units.astype(np.int64) * strata + stratum_of, return_counts=True)
+    content_of: list[list[tuple[int, int]]] = [[] for _ in range(int(units.max()) + 1)]
     for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
-        content[pair // strata].append((pair % strata, count))
-    numbers: dict[tuple[tuple[int, int], ...], int] = {}
-    kind = np.array([numbers.setdefault(tuple(one), len(numbers)) for one in content])
-    vectors = np.zeros((len(numbers), strata))
-    for held, row in numbers.items():
-        for column, count in held:
-            vectors[row, column] = count
-    return vectors, np.bincount(kind), kind
+        content_of[pair // strata].append((pair % strata, count))
+    kinds: dict[tuple[tuple[int, int], ...], int] = {}
+    kind_of = np.array([kinds.setdefault(tuple(content), len(kinds)) for content in content_of])
+    contents = np.zeros((len(kinds), strata))
+    for content, kind in kinds.items():
+        for stratum, count in content:
+            contents[kind, stratum] = count
+    return contents, np.bincount(kind_of), kind_of
 
 
 class _Cost:
-    """How far a choice is from what is asked for: examples too many or too few, in all and of each stratum."""
+    """The distance of a choice from what is wanted: examples too many or too few, in all and of each stratum.
+
+    Args:
+        target: examples to hold out of each stratum, [strata].
+        total: examples of each stratum, [strata].
+        wanted: examples to hold out in all.
+        both_sides: whether each stratum can be on both sides, [strata].
+    """
 
     def __init__(self, target: np.ndarray, total: np.ndarray, wanted: int, both_sides: np.ndarray):
         self.target, self.total, self.wanted, self.both_sides = target, total, wanted, both_sides
-        self.missing = SIZE_WEIGHT * MISSING * wanted
-        self.impossible = (SIZE_WEIGHT + 1) * float(total.sum()) + self.missing * total.size  # above all other costs
+        self.one_sided = SIZE_WEIGHT * SIZE_FOR_BOTH_SIDES * wanted
+        # Of a choice that leaves one side empty: above all other costs.
+        self.impossible = (SIZE_WEIGHT + 1) * float(total.sum()) + self.one_sided * total.size
 
-    def __call__(self, taken: np.ndarray) -> np.ndarray:
-        """Of the numbers of examples taken from each stratum, [..., strata]."""
-        size = taken.sum(axis=-1)
-        absent = ((taken <= 0) | (taken >= self.total)) & self.both_sides
-        broken = absent.sum(axis=-1) + ((self.target == 0) & (taken > 0)).sum(axis=-1)
-        distance = SIZE_WEIGHT * abs(size - self.wanted) + abs(taken - self.target).sum(axis=-1)
-        return distance + self.missing * broken + self.impossible * ((size <= 0) | (size >= self.total.sum()))
+    def __call__(self, held_out: np.ndarray) -> np.ndarray:
+        """Return the costs [...] of holding out these numbers of examples of each stratum, [..., strata]."""
+        size = held_out.sum(axis=-1)
+        absent = ((held_out <= 0) | (held_out >= self.total)) & self.both_sides
+        misplaced = absent.sum(axis=-1) + ((self.target == 0) & (held_out > 0)).sum(axis=-1)
+        distance = SIZE_WEIGHT * abs(size - self.wanted) + abs(held_out - self.target).sum(axis=-1)
+        return distance + self.one_sided * misplaced + self.impossible * ((size <= 0) | (size >= self.total.sum()))
 
-    def lowest(self) -> float:
-        """What no choice is below."""
+    def lower_bound(self) -> float:
+        """Return a cost that no choice is below."""
         return float(abs(self.target - np.round(self.target)).sum())
 
 
-def _nearest(vectors: np.ndarray, available: np.ndarray, cost: _Cost, source: np.random.Generator) -> np.ndarray:
-    """How many units of each kind to take, [kinds]: one of the best of several searches."""
+def _choose_counts(
+    contents: np.ndarray, available: np.ndarray, cost: _Cost, generator: np.random.Generator
+) -> np.ndarray:
+    """Return how many units of each kind to hold out, [kinds], from one of the best of several searches."""
     results: list[tuple[float, np.ndarray]] = []
     share = cost.wanted / cost.total.sum()
-    small = np.flatnonzero(vectors.sum(axis=1) <= SMALL * cost.wanted)
+    all_kinds = np.arange(len(available))
+    small_kinds = np.flatnonzero(contents.sum(axis=1) <= SMALL * cost.wanted)
     for _ in range(SEARCHES):
-        chosen = np.floor(available * share + source.random(len(available))).astype(int)
-        # The small ones are fitted to the large that chance has chosen, before it is asked whether others do better.
-        _, chosen = _search(vectors, available, chosen, cost, small, source)
-        results.append(_search(vectors, available, chosen, cost, np.arange(len(available)), source))
-        if results[-1][0] <= cost.lowest() + AS_GOOD * cost.wanted:
+        chosen = np.floor(available * share + generator.random(len(available))).astype(int)
+        # First, small units are fitted to the large ones that chance has chosen: each large unit gets its chance.
+        _, chosen = _search(contents, available, chosen, cost, small_kinds, generator)
+        results.append(_search(contents, available, chosen, cost, all_kinds, generator))
+        if results[-1][0] <= cost.lower_bound() + AS_GOOD * cost.wanted:
             return results[-1][1]
-    best = min(value for value, _ in results)
-    return next(chosen for value, chosen in results if value <= best + AS_GOOD * cost.wanted)
+    lowest = min(value for value, _ in results)
+    return next(chosen for value, chosen in results if value <= lowest + AS_GOOD * cost.wanted)
 
 
 def _search(
-    vectors: np.ndarray,
+    contents: np.ndarray,
     available: np.ndarray,
     chosen: np.ndarray,
     cost: _Cost,
     kinds: np.ndarray,
-    source: np.random.Generator,
+    generator: np.random.Generator,
 ) -> tuple[float, np.ndarray]:
-    """Add, remove or exchange a unit of `kinds` while that brings the choice nearer: its cost in the end, and it."""
+    """Add, remove or exchange single units of `kinds` while that lowers the cost.
+
+    Returns:
+        The cost in the end, and how many units of each kind are chosen then, [kinds].
+    """
     chosen = np.minimum(chosen, available)
-    taken = chosen @ vectors
-    now = float(cost(taken))
+    held_out = chosen @ contents
+    current = float(cost(held_out))
     while len(kinds):
-        out, into = kinds[chosen[kinds] > 0], kinds[chosen[kinds] < available[kinds]]
-        step = _better(vectors, taken, now, cost, out, into) or _exchange(vectors, taken, now, cost, out, into, source)
+        removable, addable = kinds[chosen[kinds] > 0], kinds[chosen[kinds] < available[kinds]]
+        step = _best_single(contents, held_out, current, cost, removable, addable) or _best_exchange(
+            contents, held_out, current, cost, removable, addable, generator
+        )
         if step is None:
             break
         removed, added = step
         chosen[removed] -= 1
         chosen[added] += 1
-        taken = chosen @ vectors
-        now = float(cost(taken))
-    return now, chosen
+        held_out = chosen @ contents
+        current = float(cost(held_out))
+    return current, chosen
 
 
-def _better(
-    vectors: np.ndarray, taken: np.ndarray, now: float, cost: _Cost, out: np.ndarray, into: np.ndarray
-) -> tuple[list[int], list[int]] | None:
-    """The unit whose removal (of the kinds `out`) or addition (of `into`) brings a choice nearest, if any does."""
-    costs = np.concatenate([cost(taken - vectors[out]), cost(taken + vectors[into])])
-    best = int(costs.argmin())
-    if costs[best] >= now - ROUNDING:
-        return None
-    return ([int(out[best])], []) if best < len(out) else ([], [int(into[best - len(out)])])
-
-
-def _exchange(
-    vectors: np.ndarray,
-    taken: np.ndarray,
-    now: float,
+def _best_single(
+    contents: np.ndarray,
+    held_out: np.ndarray,
+    current: float,
     cost: _Cost,
-    out: np.ndarray,
-    into: np.ndarray,
-    source: np.random.Generator,
-) -> tuple[list[int], list[int]] | None:
-    """The exchange of two units that brings a choice nearest, of all or of many at random, if any does."""
-    if len(out) * len(into) <= EXCHANGES:
-        removed, added = np.repeat(out, len(into)), np.tile(into, len(out))
+    removable: np.ndarray,
+    addable: np.ndarray,
+) -> _Step | None:
+    """Return the removal or addition of one unit that lowers the cost most; None if none lowers it."""
+    costs = np.concatenate([cost(held_out - contents[removable]), cost(held_out + contents[addable])])
+    best = int(costs.argmin())
+    if costs[best] >= current - ROUNDING:
+        return None
+    if best < len(removable):
+        return [int(removable[best])], []
+    return [], [int(addable[best - len(removable)])]
+
+
+def _best_exchange(
+    contents: np.ndarray,
+    held_out: np.ndarray,
+    current: float,
+    cost: _Cost,
+    removable: np.ndarray,
+    addable: np.ndarray,
+    generator: np.random.Generator,
+) -> _Step | None:
+    """Return the exchange of two units that lowers the cost most, of all or `MAX_EXCHANGES` random ones, or None."""
+    if len(removable) * len(addable) <= MAX_EXCHANGES:
+        removed, added = np.repeat(removable, len(addable)), np.tile(addable, len(removable))
     else:
-        removed, added = source.choice(out, EXCHANGES), source.choice(into, EXCHANGES)
+        removed, added = generator.choice(removable, MAX_EXCHANGES), generator.choice(addable, MAX_EXCHANGES)
     if not len(removed):
         return None
-    costs = cost(taken - vectors[removed] + vectors[added])
+    costs = cost(held_out - contents[removed] + contents[added])
     best = int(costs.argmin())
-    return ([int(removed[best])], [int(added[best])]) if costs[best] < now - ROUNDING else None
+    return ([int(removed[best])], [int(added[best])]) if costs[best] < current - ROUNDING else None
 
 
-def _of_each_kind(kind: np.ndarray, chosen: np.ndarray, source: np.random.Generator) -> np.ndarray:
-    """Whether each unit is taken, [units]: of each kind as many as `chosen` says, by chance."""
-    order = source.permutation(len(kind))
-    order = order[np.argsort(kind[order], kind="stable")]  # kind after kind, each shuffled
-    first = np.searchsorted(kind[order], np.arange(len(chosen)))
-    place = np.empty(len(kind), dtype=int)
-    place[order] = np.arange(len(kind)) - first[kind[order]]
-    return place < chosen[kind]
+def _choose_units(kind_of: np.ndarray, chosen: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Choose as many units of each kind as `chosen` says at random; return whether each unit is chosen, [units]."""
+    order = generator.permutation(len(kind_of))
+    order = order[np.argsort(kind_of[order], kind="stable")]  # kind after kind, each shuffled
+    first = np.searchsorted(kind_of[order], np.arange(len(chosen)))
+    rank = np.empty(len(kind_of), dtype=int)
+    rank[order] = np.arange(len(kind_of)) - first[kind_of[order]]
+    return rank < chosen[kind_of]
 
 
-def _one_sided(strata: Sequence[Hashable], held_out: np.ndarray) -> float:
-    counts = Counter(strata)
-    taken = Counter(key for key, out in zip(strata, held_out.tolist(), strict=True) if out)
-    return sum(count for key, count in counts.items() if count > 1 and taken[key] in (0, count)) / len(strata)
+def _one_sided_share(strata: Sequence[Hashable], is_held_out: np.ndarray) -> float:
+    """Return the share of the examples whose stratum has two examples or more, and all of them on one side."""
+    sizes = Counter(strata)
+    held_out = Counter(stratum for stratum, out in zip(strata, is_held_out.tolist(), strict=True) if out)
+    one_sided = sum(size for stratum, size in sizes.items() if size > 1 and held_out[stratum] in (0, size))
+    return one_sided / len(strata)

@@ -1,4 +1,4 @@
-"""Leakage between splits: equal examples, and those of one speaker, patient or camera, on both sides."""
+"""Leakage between splits: examples, speakers, patients or cameras that are in both training and test."""
 
 import hashlib
 import unicodedata
@@ -11,19 +11,21 @@ from hf_transfer.data.groups import NAMELESS
 from hf_transfer.data.units import UNIT, few_units_caveats, unit_noun
 from hf_transfer.errors import InputError, logger
 
-# Of no width, and in no text a sign of its own: soft hyphen, zero-width space, word joiner, byte order mark.
+# Zero-width characters that change no text: soft hyphen, zero-width space, word joiner, byte order mark.
 INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
 
 
 def text_identity(*texts: str) -> str:
-    """A digest that is the same for texts that differ in case, spacing or Unicode form alone.
+    """Return a digest of texts that does not depend on their case, spaces and Unicode normalisation form.
 
-    Compatibility caseless matching of the Unicode Standard (section 3.13, D146), without spaces.
+    It compares texts by the compatibility caseless matching of the Unicode Standard (section 3.13, D146), without
+    spaces.
     """
-    return hashlib.blake2b("\0".join(map(_folded, texts)).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+    joined = "\0".join(map(_casefolded, texts))
+    return hashlib.blake2b(joined.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
-def _folded(text: str) -> str:
+def _casefolded(text: str) -> str:
     folded = text.lower() if text.isascii() else text.translate(INVISIBLE)
     if not folded.isascii():
         folded = unicodedata.normalize("NFD", folded).casefold()
@@ -32,109 +34,124 @@ def _folded(text: str) -> str:
 
 
 def unknown_units_caveats(splits: Sequence[str], column: str) -> list[str]:
-    """In a sentence, that some splits do not say whom their examples are of; none where all do.
+    """Return, and log, a sentence if splits lack the column of units; else an empty list.
 
     Args:
-        splits: names of those without the column.
+        splits: names of the splits without the column.
         column: of --split_by.
     """
     if not splits:
         return []
     have = "split has" if len(splits) == 1 else "splits have"
-    told = (
-        f"The {' and '.join(splits)} {have} no column {column!r}: whether their {unit_noun(column)} are in training "
-        "nobody can tell, and intervals are over examples."
+    sentence = (
+        f"The {' and '.join(splits)} {have} no column {column!r}: it is unknown whether their {unit_noun(column)} are "
+        "in training too, and intervals are over examples."
     )
-    logger.warning("%s", told)
-    return [told]
+    logger.warning("%s", sentence)
+    return [sentence]
 
 
 def shared_units_caveats(splits: DatasetDict, column: str) -> list[str]:
-    """What makes the result flatter or narrower than it looks: units in training and test, or a single one of them.
+    """Return, and log, sentences about units that are in training and test, and about splits of a single unit.
 
-    The values are named on the screen alone.
+    Both make results look better or more certain than they are. The log names the units; the sentences, which are
+    published, do not.
+
+    Args:
+        splits: with ``train`` and ``test``.
+        column: of --split_by.
     """
     if any(UNIT not in splits[name].column_names for name in ("train", "test")):
         return []
     train, test = (Counter(value for value in splits[name][UNIT] if value != NAMELESS) for name in ("train", "test"))
     shared, noun = sorted(train.keys() & test.keys()), unit_noun(column)
-    found = []
+    caveats = []
     if shared:
-        shown = ", ".join(shared[:5]) + (", ..." if len(shared) > 5 else "")
+        names = ", ".join(shared[:5]) + (", ..." if len(shared) > 5 else "")
         holds = f"the result holds for known {'voices' if noun == 'speakers' else 'ones'}."
-        logger.info("%d %s are in train and test (%s): %s", len(shared), noun, shown, holds)
-        found.append(f"{len(shared)} {noun} are in train and test: {holds}")
+        logger.info("%d %s are in train and test (%s): %s", len(shared), noun, names, holds)
+        caveats.append(f"{len(shared)} {noun} are in train and test: {holds}")
     for name, units in (("training", train), ("test", test)):
         if name == "test" and not shared:
-            found += few_units_caveats(splits["test"], column)
+            caveats += few_units_caveats(splits["test"], column)
         if len(units) == 1 and not shared:
             single = noun.replace("values", "value") if noun.startswith("values") else noun.removesuffix("s")
-            found.append(f"All {name} examples are of one {single}: with others the result may be another.")
-            logger.info("%s", found[-1])
-    return found
+            caveats.append(f"All {name} examples are of one {single}: with others the result may be another.")
+            logger.info("%s", caveats[-1])
+    return caveats
 
 
 def count_overlap(
     splits: DatasetDict, keys: dict[str, list[str]], *, remove: bool
 ) -> tuple[DatasetDict, dict[str, int], list[str]]:
-    """Count the examples that several splits hold, and leave each in one if asked.
+    """Count the examples that are in several splits, and remove them from training and validation if asked.
 
     Args:
         splits: with ``train`` and ``test``.
-        keys: for each split, what makes two examples the same, an entry an example.
-        remove: take out of ``train`` what others hold, and out of ``validation`` what ``test`` holds.
+        keys: for each split a key for each example; examples with the same key are equal.
+        remove: remove examples of other splits from ``train``, and those of ``test`` from ``validation``.
 
     Returns:
         The splits; how many examples of each held-out split are in training too, and how many were
-        ``removed_from_train`` and, where there are such, ``removed_from_validation``; what the test examples among
-        them make of the result, in sentences.
+        ``removed_from_train`` and, if any, ``removed_from_validation``; and sentences for the report about test
+        examples that stay in training or validation.
+
+    Raises:
+        InputError: no example would be left to train on, or to validate on.
     """
-    splits, counts_of_validation, caveats = _chosen_on(splits, keys, remove=remove)
+    splits, validation_counts, caveats = _count_overlap_of_validation(splits, keys, remove=remove)
     held_out = {key for name in splits if name != "train" for key in keys[name]}
-    seen_in_train = set(keys["train"])
-    counts = {name: sum(key in seen_in_train for key in keys[name]) for name in splits if name != "train"}
-    kept = [i for i, key in enumerate(keys["train"]) if key not in held_out]
-    shared = len(keys["train"]) - len(kept)
+    train_keys = set(keys["train"])
+    counts = {name: sum(key in train_keys for key in keys[name]) for name in splits if name != "train"}
+    remaining = [i for i, key in enumerate(keys["train"]) if key not in held_out]
+    shared = len(keys["train"]) - len(remaining)
     if shared:
-        found = ", ".join(f"{count} of {len(keys[name])} in {name}" for name, count in counts.items())
+        summary = ", ".join(f"{count} of {len(keys[name])} in {name}" for name, count in counts.items())
         if remove:
-            if not kept:
-                raise InputError("--deduplicate leaves nothing to train on: every training example is held out too.")
-            splits["train"] = splits["train"].select(kept)
-            logger.info("Also in training: %s. %d training examples are removed (--deduplicate).", found, shared)
+            if not remaining:
+                raise InputError(
+                    "--deduplicate leaves nothing to train on: every training example is in a held-out split too. "
+                    "Give other training data, or leave --deduplicate out."
+                )
+            splits["train"] = splits["train"].select(remaining)
+            logger.info("Also in training: %s. %d training examples are removed (--deduplicate).", summary, shared)
         else:
             logger.info(
-                "Also in training: %s. They do not tell how it does on new ones; --deduplicate removes them.", found
-            )
+                "Also in training: %s. They do not show how the model does on new examples; --deduplicate removes "
+                "them.", summary,
+            )  # fmt: skip
             if counts["test"]:
                 caveats.append(
                     f"{counts['test']} of {len(keys['test'])} test examples occur in training as well: they do not "
-                    "tell how it does on new ones."
+                    "show how the model does on new examples."
                 )
-    removed = {"removed_from_train": shared if remove else 0, **counts_of_validation}
+    removed = {"removed_from_train": shared if remove else 0, **validation_counts}
     return splits, {**counts, **removed}, caveats
 
 
-def _chosen_on(
+def _count_overlap_of_validation(
     splits: DatasetDict, keys: dict[str, list[str]], *, remove: bool
 ) -> tuple[DatasetDict, dict[str, int], list[str]]:
-    """As `overlap`, of the examples of validation that test holds as well."""
-    tested = set(keys["test"])
-    kept = [i for i, key in enumerate(keys.get("validation", [])) if key not in tested]
-    shared = len(keys.get("validation", [])) - len(kept)
+    """Do what `count_overlap` does for validation examples that are in test too; with `remove`, `keys` change."""
+    test_keys = set(keys["test"])
+    remaining = [i for i, key in enumerate(keys.get("validation", [])) if key not in test_keys]
+    shared = len(keys.get("validation", [])) - len(remaining)
     if not shared:
         return splits, {}, []
-    found = f"{shared} of {len(keys['validation'])} validation examples are test examples as well"
+    summary = f"{shared} of {len(keys['validation'])} validation examples are test examples as well"
     if not remove:
-        logger.info("%s: the thresholds and checkpoints that are chosen on them fit the test; --deduplicate removes "
-                    "them from validation.", found)  # fmt: skip
-        return splits, {}, [f"{found}: what is chosen on them fits the test."]
-    if not kept:
-        raise InputError("--deduplicate leaves nothing to validate on: every validation example is a test example.")
-    logger.info("%s: they are removed from validation (--deduplicate).", found)
-    keys["validation"] = [keys["validation"][i] for i in kept]
+        logger.info("%s: thresholds and checkpoints are chosen on them, so results may be too good; --deduplicate "
+                    "removes them from validation.", summary)  # fmt: skip
+        return splits, {}, [f"{summary}: thresholds and checkpoints are chosen on them, so results may be too good."]
+    if not remaining:
+        raise InputError(
+            "--deduplicate leaves nothing to validate on: every validation example is a test example. Give other "
+            "validation data, or leave --deduplicate out."
+        )
+    logger.info("%s: they are removed from validation (--deduplicate).", summary)
+    keys["validation"] = [keys["validation"][i] for i in remaining]
     return (
-        DatasetDict({**splits, "validation": splits["validation"].select(kept)}),
+        DatasetDict({**splits, "validation": splits["validation"].select(remaining)}),
         {"removed_from_validation": shared},
         [],
     )

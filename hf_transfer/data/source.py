@@ -1,4 +1,4 @@
-"""What the model knew before: set apart to measure forgetting, and replayed against it."""
+"""Source examples, of what the model knew before: set apart to measure forgetting, and replayed in training."""
 
 from collections.abc import Callable
 
@@ -10,87 +10,93 @@ from hf_transfer.data.holdout import hold_out
 from hf_transfer.data.units import UNIT, unit_numbers
 from hf_transfer.errors import InputError, logger
 
-# The column of training examples that says which are mixed in.
+# The training column that says which examples are replayed.
 REPLAYED = "replayed"
-# What the smaller half has at least: of whole speakers nobody asked for, and otherwise.
-NEARLY_HALF, LEAST_HALF = 0.4, 0.25
+# The smallest share of the smaller half: if whole units are kept although nobody asked for it, and otherwise.
+SMALLEST_HALF_OF_FOUND_UNITS, SMALLEST_HALF = 0.4, 0.25
 
 
 def separate_source(
     splits: DatasetDict, data: DataArguments, seed: int, identities: Callable[[Dataset], list[str]], *, asked: bool
 ) -> tuple[DatasetDict, Dataset | None]:
-    """Set apart the examples of what the model knew before.
+    """Move the source examples out of the splits: some to measure forgetting, others to replay.
 
-    Test examples of --source_group become the split ``source``; training examples of it wait for `replay`. A
-    --source_file is split in two halves where it has to serve both; equal examples, and those of one unit where whole
-    ones halve it nearly, are in the same half.
+    Test examples of --source_group become the split ``source``; its training examples can be replayed. A --source_file
+    is halved if it has to serve both. Equal examples stay in the same half, and so do those of one unit, if whole
+    units can be divided into near halves.
 
     Args:
-        splits: with ``train`` and ``test``; with ``source`` where there is a --source_file.
-        data: the source.
+        splits: with ``train`` and ``test``; with ``source`` if there is a --source_file, and perhaps ``replay``.
+        data: with --source_group, --source_file and --replay.
         seed: of the halves.
-        identities: what makes two examples equal.
+        identities: returns a key for each example; examples with the same key are equal.
         asked: whether the user named the column of the units.
 
     Returns:
-        The splits, and the examples that can be replayed.
+        The splits, and the examples that can be replayed, if any.
 
     Raises:
-        InputError: there is no such group, or nothing but it.
+        InputError: a split has no example of the source group, or no other; or --source_file cannot be halved.
     """
     pool = splits.pop("replay", None)
     if data.source_group is not None:
-        rows = {name: _rows_of_group(splits[name], data.source_group) for name in ("train", "test")}
-        for name, (others, source) in rows.items():
-            if not source or not others:
-                found = ", ".join(sorted(set(splits[name]["group"])))
-                raise InputError(
-                    f"--source_group {data.source_group}: the {name} split has {len(source)} examples of it and "
-                    f"{len(others)} others; expected both. Its groups: {found}."
-                )
-        pool = splits["train"].select(rows["train"][1])
-        splits["source"] = splits["test"].select(rows["test"][1])
-        splits["test"] = splits["test"].select(rows["test"][0])
-        splits["train"] = splits["train"].select(rows["train"][0])
-        nameless = sum(split["group"][:].count(NAMELESS) for split in splits.values() if "group" in split.column_names)
-        if nameless and data.source_group != NAMELESS:
-            logger.warning(
-                "%d examples name no group (%s): they count as new ones, whatever they are. --target_group names what "
-                "is wanted.", nameless, data.group_column_name,
-            )  # fmt: skip
-        logger.info(
-            "Source group %r: %d test examples measure it apart; %d training examples wait for --replay.",
-            data.source_group, len(splits["source"]), len(pool),
-        )  # fmt: skip
-    elif data.replay and pool is None and len(splits["source"]) < 2:
+        return _separate_source_group(splits, data, data.source_group)
+    if data.replay and pool is None and len(splits["source"]) < 2:
         raise InputError(
             "--source_file has one usable example; with --replay it needs two: one to measure, one to mix in."
         )
-    elif data.replay and pool is None:
+    if data.replay and pool is None:
         splits["source"], pool = _halves(splits["source"], seed, identities, asked=asked)
         logger.info(
-            "%d examples of --source_file are replayed from, the other %d measure.", len(pool), len(splits["source"])
-        )
+            "%d examples of --source_file can be replayed, the other %d measure forgetting.",
+            len(pool), len(splits["source"]),
+        )  # fmt: skip
+    return splits, pool
+
+
+def _separate_source_group(splits: DatasetDict, data: DataArguments, source_group: str) -> tuple[DatasetDict, Dataset]:
+    rows = {name: _rows_by_group(splits[name], source_group) for name in ("train", "test")}
+    for name, (others, source) in rows.items():
+        if not source or not others:
+            groups = ", ".join(sorted(set(splits[name]["group"])))
+            raise InputError(
+                f"--source_group {source_group}: the {name} split has {len(source)} examples of it and "
+                f"{len(others)} others; expected both. Its groups: {groups}."
+            )
+    pool = splits["train"].select(rows["train"][1])
+    splits["source"] = splits["test"].select(rows["test"][1])
+    splits["test"] = splits["test"].select(rows["test"][0])
+    splits["train"] = splits["train"].select(rows["train"][0])
+    nameless = sum(split["group"][:].count(NAMELESS) for split in splits.values() if "group" in split.column_names)
+    if nameless and source_group != NAMELESS:
+        logger.warning(
+            "%d examples have no group in the column %s: they count as new examples, not as source examples. Name "
+            "the groups to learn with --target_group to leave them out.", nameless, data.group_column_name,
+        )  # fmt: skip
+    logger.info(
+        "Source group %r: %d test examples measure it apart; %d training examples wait for --replay.",
+        source_group, len(splits["source"]), len(pool),
+    )  # fmt: skip
     return splits, pool
 
 
 def _halves(
     source: Dataset, seed: int, identities: Callable[[Dataset], list[str]], *, asked: bool
 ) -> tuple[Dataset, Dataset]:
-    """Two halves of a dataset without an example in common, nor a unit where whole ones are near to halves.
+    """Halve a dataset so that equal examples are in one half, and whole units too if they can be nearly halved.
 
     Raises:
         InputError: too many examples are equal, or of one unit.
     """
-    equal = identities(source)
-    choices = [(unit_numbers(equal), LEAST_HALF)]
+    keys = identities(source)
+    choices = [(unit_numbers(keys), SMALLEST_HALF)]
     if UNIT in source.column_names:
-        whole = unit_numbers(equal, source[UNIT][:])
-        choices = [(whole, LEAST_HALF)] if asked else [(whole, NEARLY_HALF), *choices]
-    for units, share in choices:
-        drawn = hold_out(units, [None] * len(source), len(source) // 2, seed)
-        if min(len(drawn.taken), len(drawn.kept)) >= share * len(source):
-            return source.select(drawn.kept), source.select(drawn.taken)
+        whole_units = unit_numbers(keys, source[UNIT][:])
+        choices = [(whole_units, SMALLEST_HALF)] if asked else [(whole_units, SMALLEST_HALF_OF_FOUND_UNITS), *choices]
+    for units, smallest in choices:
+        halves = hold_out(units, [None] * len(source), len(source) // 2, seed)
+        if min(len(halves.held_out), len(halves.remaining)) >= smallest * len(source):
+            return source.select(halves.remaining), source.select(halves.held_out)
     raise InputError(
         "--source_file cannot be halved, to measure on one half and --replay the other: too many of its examples are "
         "equal, or of one value of --split_by. Give it a column `split` with the values train and test."
@@ -104,45 +110,49 @@ def add_replay(
     seed: int,
     identities: Callable[[Dataset], list[str]],
 ) -> DatasetDict:
-    """Mix examples of what the model knew before into training, as many as --replay says; none that are held out.
+    """Add source examples to training, as many as --replay says, and none that are held out.
 
     Args:
         splits: with ``train``.
-        pool: what they are drawn from.
-        data: the share.
+        pool: the source examples that can be replayed.
+        data: with --replay, as a share of the training examples.
         seed: of the draw.
-        identities: what makes two examples equal.
+        identities: returns a key for each example; examples with the same key are equal.
 
     Returns:
-        The splits; where there are such examples, a column of training says which they are.
+        The splits. If examples were added, the training column ``replayed`` says which.
 
     Raises:
-        InputError: there are too few.
+        InputError: there are too few source examples.
     """
     if not data.replay or pool is None:
         return splits
     held_out = {key for name, split in splits.items() if name != "train" for key in identities(split)}
     pool = pool.select([i for i, key in enumerate(identities(pool)) if key not in held_out])
-    wanted = max(1, round(data.replay * len(splits["train"])))
-    if wanted > len(pool):
+    count = max(1, round(data.replay * len(splits["train"])))
+    if count > len(pool):
         raise InputError(
-            f"--replay {data.replay:g} of {len(splits['train'])} training examples are {wanted}; there are "
-            f"{len(pool)} source examples that are not held out to take them from."
+            f"--replay {data.replay:g} of {len(splits['train'])} training examples are {count}; there are only "
+            f"{len(pool)} source examples that are not held out. Lower --replay, or give more source examples."
         )
-    own, taken = splits["train"], _like(splits["train"], pool.shuffle(seed=seed).select(range(wanted)))
-    splits["train"] = concatenate_datasets([own, taken]).add_column(REPLAYED, [False] * len(own) + [True] * wanted)
-    logger.info("%d source examples are mixed into training (--replay).", wanted)
+    train = splits["train"]
+    replayed = _with_columns_of(train, pool.shuffle(seed=seed).select(range(count)))
+    splits["train"] = concatenate_datasets([train, replayed]).add_column(
+        REPLAYED, [False] * len(train) + [True] * count
+    )
+    logger.info("%d source examples are mixed into training (--replay).", count)
     return splits
 
 
-def _like(train: Dataset, taken: Dataset) -> Dataset:
-    """`taken` with the columns of `train`; what the source does not know of its examples is called ``source``."""
-    for name in set(train.column_names) - set(taken.column_names):
-        taken = taken.add_column(name, ["source"] * len(taken))
-    return taken.select_columns(train.column_names).cast(train.features)
+def _with_columns_of(train: Dataset, replayed: Dataset) -> Dataset:
+    """Return `replayed` with the columns of `train`; columns that it lacks are filled with ``source``."""
+    for name in set(train.column_names) - set(replayed.column_names):
+        replayed = replayed.add_column(name, ["source"] * len(replayed))
+    return replayed.select_columns(train.column_names).cast(train.features)
 
 
-def _rows_of_group(split: Dataset, group: str) -> tuple[list[int], list[int]]:
-    """Indices of the rows outside a group, and of those in it."""
+def _rows_by_group(split: Dataset, group: str) -> tuple[list[int], list[int]]:
+    """Return the indices of the rows outside a group, and of those in it."""
     groups = split["group"][:]
-    return [i for i, own in enumerate(groups) if own != group], [i for i, own in enumerate(groups) if own == group]
+    outside = [i for i, name in enumerate(groups) if name != group]
+    return outside, [i for i, name in enumerate(groups) if name == group]

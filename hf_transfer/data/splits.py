@@ -1,4 +1,4 @@
-"""The names of splits, and the columns that are looked for in them."""
+"""Names of splits, and the search for the user's columns in them."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -6,26 +6,27 @@ from datasets import Dataset
 
 from hf_transfer.errors import InputError, logger
 
-# `source` is what the model knew before, to be measured apart; `replay` more of it, to be mixed into training.
+# `source` holds examples of what the model knew before, to measure forgetting; `replay` holds further ones, to be
+# mixed into training.
 SPLITS = ("train", "validation", "test", "source", "replay")
 
 
 def require_columns(split: Dataset, name: str, columns: Mapping[str, str], flag: str | None = None) -> None:
-    """Refuse a split without one of the user's columns.
+    """Check that a split has all of the user's columns.
 
     Args:
         split: the user's rows.
-        name: of the split.
-        columns: by our names for them.
-        flag: that names the columns, where not each has one of its own.
+        name: of the split, for the message.
+        columns: the user's column for each of our standard columns.
+        flag: that names the columns; None where each standard column has its own, ``--NAME_column_name``.
 
     Raises:
-        InputError: it is absent.
+        InputError: a column is absent.
     """
-    for own, column in columns.items():
+    for standard, column in columns.items():
         if column not in split.column_names:
             raise InputError(
-                f"The {name} split has no column {column!r} (--{flag or f'{own}_column_name'}); it has: "
+                f"The {name} split has no column {column!r} (--{flag or f'{standard}_column_name'}); it has: "
                 f"{', '.join(split.column_names)}."
             )
 
@@ -38,17 +39,17 @@ def find_column(
     *,
     hint: Callable[[], str] = lambda: "",
 ) -> str:
-    """The column that the user names, or the first of the `usual` names that there is; and that is said.
+    """Return the column that the user names, or else the first column with a usual name, and log which it is.
 
     Args:
         columns: of the table.
-        given: the user's.
-        usual: names, the likeliest first.
-        flag: that names it.
-        hint: gives what else could be done where there is none.
+        given: the column that the user names, if any.
+        usual: usual names of such a column, in small letters, the likeliest first.
+        flag: that names the column.
+        hint: returns a further remedy for the message, if no column is found.
 
     Raises:
-        InputError: there is no such column; the message names those that there are.
+        InputError: there is no such column; the message lists the columns of the table.
     """
     if not columns:
         raise InputError(f"--{flag}: the table has no other column that it could be. Add one, named {usual[0]!r}.")

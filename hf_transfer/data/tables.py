@@ -1,11 +1,10 @@
-"""Local tables, row by row and as a `Dataset`: CSV, TSV, JSON, JSONL and Parquet, one file or several.
+"""Reads local tables, row by row and as a `Dataset`: CSV, TSV, JSON, JSONL and Parquet, one file or several.
 
-Rows are streamed, and every error says the file and the row. CSV cells stay text: a message "NA" or a label "01" is
-what it says.
+Rows are streamed, and every error names the file and the row. CSV cells stay text: a message "NA" is not a missing
+value, and a label "01" is not the number 1.
 """
 
 import hashlib
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -17,13 +16,14 @@ from datasets import Dataset, Features, Json, Value
 from tqdm.auto import tqdm
 
 from hf_transfer.data.delimited import examine_delimited
-from hf_transfer.data.encodings import TextFile, examine_text
+from hf_transfer.data.encodings import examine_text
+from hf_transfer.data.json_tables import json_rows, jsonl_rows
 from hf_transfer.data.values import as_text, is_missing, storable
 from hf_transfer.errors import Failure, InputError, disk_trouble, logger, nearest, reading
 
-# Changes with what is made of a file's rows: tables that an older version has cached are read anew.
-READER = 3
-# From so many rows on, each step of preparing them takes seconds.
+# Raised whenever rows are read differently, so that cached tables of older versions are read again.
+READER_VERSION = 3
+# From so many rows on, each step of preparing them takes seconds, and shows a progress bar.
 MANY_ROWS = 20_000
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 
@@ -33,26 +33,26 @@ def read_rows(
     *,
     column_names: Sequence[str] | None = None,
     delimiter: str | None = None,
-    say: bool = True,
+    log_remarks: bool = True,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of `file` as dictionaries, reading as it goes.
+    """Yield the rows of a table as dictionaries, without reading the whole file first.
 
     Args:
         file: path of a file with one of the endings in `SUFFIXES`.
-        column_names: names for the columns of a CSV or TSV file without a header.
-        delimiter: what separates the cells of a CSV or TSV file, if not the ending's own.
-        say: whether what is decided of the file (its encoding, columns left out) is said.
+        column_names: names of the columns of a CSV or TSV file without a header.
+        delimiter: between the cells of a CSV or TSV file, if it is not the one of the file's ending.
+        log_remarks: whether to log how the file is read: its encoding, columns that are left out.
 
     Raises:
-        InputError: the file is absent, empty, in no encoding or not to be read, or a row does not fit its header.
+        InputError: the file is absent, empty, damaged or unreadable, or a row does not fit the header.
     """
     path = Path(file)
     with reading(path):
-        yield from _read_rows(path, column_names, delimiter, say=say)
+        yield from _read_rows(path, column_names, delimiter, log_remarks=log_remarks)
 
 
 def _read_rows(
-    path: Path, column_names: Sequence[str] | None, delimiter: str | None, *, say: bool
+    path: Path, column_names: Sequence[str] | None, delimiter: str | None, *, log_remarks: bool
 ) -> Iterator[dict[str, Any]]:
     _require_table(path)
     if path.suffix.lower() == ".parquet":
@@ -63,8 +63,8 @@ def _read_rows(
         rows, remarks = delimited.rows(), delimited.remarks
     else:
         text = examine_text(path)
-        rows, remarks = _jsonl_rows(text) if path.suffix.lower() == ".jsonl" else _json_rows(text), text.remarks
-    for remark in remarks if say else ():
+        rows, remarks = jsonl_rows(text) if path.suffix.lower() == ".jsonl" else json_rows(text), text.remarks
+    for remark in remarks if log_remarks else ():
         logger.info("%s", remark)
     empty = True
     for row in rows:
@@ -80,69 +80,21 @@ def _require_table(path: Path) -> None:
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{path}: the ending is {path.suffix or 'missing'}; expected one of {', '.join(SUFFIXES)}.")
     if not path.is_file():
-        raise InputError(f"{path}: no such file.{_neighbours(path)}")
+        raise InputError(f"{path}: no such file.{_tables_beside(path)}")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty; expected rows of examples.")
-    with path.open("rb") as stream:  # libraries would take what forbids it for damage
+    with path.open("rb") as stream:  # libraries would take a missing permission for a damaged file
         stream.read(1)
 
 
-def _neighbours(path: Path) -> str:
+def _tables_beside(path: Path) -> str:
+    """Return a sentence with the tables in a file's folder, and the one with the nearest name."""
     if not path.parent.is_dir():
         return f" The folder {path.parent} does not exist either."
-    with suppress(OSError):  # a folder whose files may be read, and not be listed
+    with suppress(OSError):  # the folder's files may be readable although it cannot be listed
         tables = sorted(p.name for p in path.parent.iterdir() if p.suffix.lower() in SUFFIXES)
         return f"{nearest(path.name, tables)} In that folder: {', '.join(tables[:10])}." if tables else ""
     return ""
-
-
-def _jsonl_rows(text: TextFile) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(text.lines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{text.path}: line {number} is not JSON: {_not_json(error)}.") from error
-        if not isinstance(row, dict):
-            raise InputError(f'{text.path}: line {number} is not an object; expected {{"text": ..., "label": ...}}.')
-        yield row
-
-
-def _json_rows(text: TextFile) -> Iterator[dict[str, Any]]:
-    """Rows of a list of objects, of an object that holds one, or of columns as lists or as pandas writes them."""
-    try:
-        rows = json.loads("".join(text.lines()))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
-            yield from _jsonl_rows(text)  # an object a line, as NeMo names its manifests
-            return
-        raise InputError(
-            f"{text.path}: not JSON: {_not_json(error)}. One object a line belongs in a .jsonl file."
-        ) from error
-    if isinstance(rows, dict):
-        rows = _rows_of_columns(rows)
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"{text.path}: expected a list of objects, [{{...}}, {{...}}].")
-    yield from rows
-
-
-def _not_json(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} at line {error.lineno}, column {error.colno}"
-    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-
-
-def _rows_of_columns(table: dict[str, Any]) -> Any:
-    lists = [value for value in table.values() if isinstance(value, list)]
-    if len(lists) == 1 and all(isinstance(row, dict) for row in lists[0]):
-        return lists[0]  # {"data": [...]}, as the Hub's viewer and many tools write it
-    columns = list(table.values())
-    if columns and len(lists) == len(columns) and len({len(column) for column in lists}) == 1:
-        return [dict(zip(table, cells, strict=True)) for cells in zip(*lists, strict=True)]
-    if columns and all(isinstance(column, dict) and list(column) == list(columns[0]) for column in columns):
-        return [{name: column[key] for name, column in table.items()} for key in columns[0]]
-    return None
 
 
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -160,7 +112,7 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def show_progress_bars_for(rows: int) -> None:
-    """Bars of `datasets` on a terminal, where there are so many rows that they take seconds; none elsewhere."""
+    """Show the progress bars of `datasets` on a terminal if preparing so many rows takes seconds; else hide them."""
     if rows >= MANY_ROWS and sys.stderr.isatty():
         datasets.enable_progress_bars()
     else:
@@ -168,21 +120,26 @@ def show_progress_bars_for(rows: int) -> None:
 
 
 def load_table(file: str, *, column_names: Sequence[str] | None = None, delimiter: str | None = None) -> Dataset:
-    """A local table as a memory-mapped `Dataset`; read again only when the file has changed."""
+    """Load a local table as a memory-mapped `Dataset`, from the cache unless the file has changed."""
     return load_tables([file], column_names=column_names, delimiter=delimiter)
 
 
 def load_tables(
     files: Sequence[str | Path], *, column_names: Sequence[str] | None = None, delimiter: str | None = None
 ) -> Dataset:
-    """Local tables of one format and the same columns, one after another, as a memory-mapped `Dataset`.
+    """Load local tables of one format and the same columns, one after another, as a memory-mapped `Dataset`.
+
+    Args:
+        files: paths of the tables.
+        column_names: names of the columns of CSV or TSV files without a header.
+        delimiter: between the cells of CSV or TSV files, if it is not the one of the files' ending.
 
     Raises:
-        InputError: one of them cannot be read, or has other columns than the first.
+        InputError: a file cannot be read, or has other columns than the first.
     """
-    datasets.disable_progress_bars()  # reading has a bar of its own
+    datasets.disable_progress_bars()  # `_rows` has a progress bar of its own
     paths = [Path(file) for file in files]
-    columns = _columns(paths, column_names, delimiter)  # what cannot be read is refused with the reader's message
+    columns = _columns(paths, column_names, delimiter)  # raises the reader's own message for files it cannot read
     if paths[0].suffix.lower() == ".parquet":
         return _load_parquet(paths)
     try:
@@ -190,17 +147,16 @@ def load_tables(
             _rows,
             features=Features({name: Json() if nested else Value("string") for name, nested in columns.items()}),
             gen_kwargs={
-                # Tuples: `datasets` takes lists among the generator's arguments for shards and hands on a part.
+                # Tuples: `datasets` takes lists among the generator's arguments for shards, and passes on only a part.
                 "files": tuple(map(str, files)),
                 "column_names": None if column_names is None else tuple(column_names),
                 "delimiter": delimiter,
                 "columns": tuple(columns.items()),
-                # Part of the cache's fingerprint: files of other content, or another reader, are read anew.
-                "changed": (READER, *(file_digest(path) for path in paths)),
+                "cache_key": (READER_VERSION, *(file_digest(path) for path in paths)),
             },
         )
     except datasets.exceptions.DatasetGenerationError as error:
-        # `datasets` wraps what the reader raised; the reader's own message is the one that helps.
+        # `datasets` wraps what the reader raised; only the reader's own message helps.
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, (InputError, OSError)):
             cause = cause.__cause__ or cause.__context__
@@ -213,7 +169,7 @@ def _load_parquet(paths: list[Path]) -> Dataset:
     try:
         table = Dataset.from_parquet([str(path.resolve()) for path in paths])
         for name in table.column_names:
-            table.data.column(name).validate(full=True)  # texts are UTF-8
+            table.data.column(name).validate(full=True)  # that all texts are UTF-8
         return table
     except Exception as error:  # types that `datasets` does not have, files that do not fit together
         cause: BaseException = error
@@ -228,33 +184,33 @@ def _load_parquet(paths: list[Path]) -> Dataset:
 
 
 def file_digest(path: Path) -> str:
-    """What tells a file's content from all others."""
+    """Return a hash of a file's content."""
     with reading(path), path.open("rb") as stream:
         return hashlib.file_digest(stream, "blake2b").hexdigest()
 
 
 def _columns(paths: Sequence[Path], column_names: Sequence[str] | None, delimiter: str | None) -> dict[str, bool]:
-    """The columns of tables, and whether cells of them hold lists or objects; what is decided of the files is said.
+    """Return the columns of tables, and whether each holds lists or objects; log how the files are read.
 
     Raises:
         InputError: a table has other columns than the first.
     """
-    found: dict[str, bool] = {}
+    columns: dict[str, bool] = {}
     for path in paths:
         rows = read_rows(path, column_names=column_names, delimiter=delimiter)
-        if path.suffix.lower() in (".json", ".jsonl"):  # rows may lack some columns, and hold lists in the last alone
+        if path.suffix.lower() in (".json", ".jsonl"):  # any row may lack columns, and hold the only list of a column
             for row in rows:
                 for name, value in row.items():
-                    found[name] = found.get(name, False) or isinstance(value, (list, dict))
+                    columns[name] = columns.get(name, False) or isinstance(value, (list, dict))
             continue
-        there = list(next(rows))
-        if found and set(there) != set(found):
+        names = list(next(rows))
+        if columns and set(names) != set(columns):
             raise InputError(
-                f"{path} has the columns {', '.join(there)}, and {paths[0]} has {', '.join(found)}: expected the same "
-                "in all files of a split. Rename them, or name one file: --train_file."
+                f"{path} has the columns {', '.join(names)}, and {paths[0]} has {', '.join(columns)}: expected the "
+                "same in all files of a split. Rename them, or name one file: --train_file."
             )
-        found = found or dict.fromkeys(there, False)
-    return found
+        columns = columns or dict.fromkeys(names, False)
+    return columns
 
 
 def _rows(
@@ -262,16 +218,17 @@ def _rows(
     column_names: Sequence[str] | None,
     delimiter: str | None,
     columns: tuple[tuple[str, bool], ...],
-    changed: Any,
+    cache_key: tuple[int | str, ...],  # only part of the cache's fingerprint, so that changed files are read again
 ) -> Iterator[dict[str, Any]]:
     for file in files:
-        reading = read_rows(file, column_names=column_names, delimiter=delimiter, say=False)
-        for row in tqdm(reading, f"Reading {file}", unit=" rows", delay=2, leave=False,
+        rows = read_rows(file, column_names=column_names, delimiter=delimiter, log_remarks=False)
+        for row in tqdm(rows, f"Reading {file}", unit=" rows", delay=2, leave=False,
                         disable=not sys.stderr.isatty()):  # fmt: skip
-            yield {name: _stored(row.get(name), nested=nested) for name, nested in columns}
+            yield {name: _storable_cell(row.get(name), nested=nested) for name, nested in columns}
 
 
-def _stored(value: Any, *, nested: bool) -> Any:
+def _storable_cell(value: Any, *, nested: bool) -> Any:
+    """Return a cell as its column stores it: JSON in a nested column, text or None in others."""
     if nested:
         return storable(value)
     return None if is_missing(value) else storable(as_text(value))

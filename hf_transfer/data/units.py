@@ -1,4 +1,8 @@
-"""Units: the speakers, patients or cameras that examples come from, each kept in one split and resampled whole."""
+"""Units: the speakers, patients or cameras that examples come from, each kept in one split and resampled whole.
+
+Examples of one unit are alike. In training and test, they make results look better than they are; resampled one by one
+in a bootstrap, they make confidence intervals too narrow.
+"""
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -12,22 +16,22 @@ from hf_transfer.arguments import DataArguments
 from hf_transfer.data.groups import NAMELESS
 from hf_transfer.errors import InputError, logger, nearest
 
-# The column of a standardised split with the values of --split_by.
+# The standard column with the values of --split_by.
 UNIT = "unit"
-# Who or what is usually kept on one side, and the columns that name it, in small letters without signs between them.
+# Columns that usually name units: by the noun for these, in small letters without spaces and punctuation.
 USUAL_UNITS = {
     "speakers": ("speaker", "speakerid", "clientid"),
     "patients": ("patient", "patientid", "subjectid"),
     "cameras": ("camera", "cameraid"),
 }
-# From so many speakers, patients or cameras on, resampling whole ones tells how much they differ.
+# With fewer units, a bootstrap over whole units does not show how much they differ.
 ENOUGH_TO_RESAMPLE = 10
 
 
 def usual_unit_column(
     columns: Sequence[str], other: Sequence[str | None] = (), nouns: Sequence[str] = tuple(USUAL_UNITS)
 ) -> str | None:
-    """The first column named like a speaker, patient or camera, whatever its case and signs.
+    """Return the first column named like a speaker, patient or camera, ignoring case and punctuation; None if absent.
 
     Args:
         columns: of the table.
@@ -43,51 +47,61 @@ def usual_unit_column(
 
 
 def unit_names(split: Dataset) -> list[str] | None:
-    """Whom each example of a standardised split is of: the value of --split_by, or its speaker; None if unknown."""
-    known = next((name for name in (UNIT, "speaker") if name in split.column_names), None)
-    return None if known is None else split[known][:]
+    """Return the unit of each example [n]: the value of --split_by, or its speaker; None if no column has them."""
+    column = next((name for name in (UNIT, "speaker") if name in split.column_names), None)
+    return None if column is None else split[column][:]
 
 
 def unit_of_record(record: Mapping[str, Any]) -> str:
-    """Whom a record of ``predictions.jsonl`` is of: the value of --split_by, or its speaker; or `NAMELESS`."""
+    """Return the unit of a record of ``predictions.jsonl``: the value of --split_by, its speaker, or `NAMELESS`."""
     return record.get(UNIT, record.get("speaker", NAMELESS))
 
 
 def resampling_units(names: Sequence[str] | None, n: int) -> np.ndarray:
-    """For each of `n` examples the number of what is resampled together, [n]: its speaker, patient or camera.
+    """Return for each of `n` examples the number of its resampling unit, [n]: what a bootstrap draws as a whole.
 
-    Examples of one are alike. Where fewer than `ENOUGH_TO_RESAMPLE` are known, each example is resampled by itself.
+    It is the speaker, patient or camera if `ENOUGH_TO_RESAMPLE` of these are known, and else the example itself.
 
     Args:
-        names: of the speaker of each example; `NAMELESS` where there is none. None where they are not known at all.
+        names: the unit of each example, or `NAMELESS`; None if they are not known at all.
         n: number of examples.
     """
     if names is None or len({*names} - {NAMELESS}) < ENOUGH_TO_RESAMPLE:
         return np.arange(n)
-    alone = [f"{NAMELESS} {i}" if name == NAMELESS else name for i, name in enumerate(names)]
-    return np.unique(np.asarray(alone), return_inverse=True)[1]
+    distinct = [f"{NAMELESS} {i}" if name == NAMELESS else name for i, name in enumerate(names)]
+    return np.unique(np.asarray(distinct), return_inverse=True)[1]
 
 
 def resamples_single_examples(names: Sequence[str] | None, n: int) -> bool:
-    """Whether each of `n` examples is resampled by itself: see `resampling_units`."""
+    """Check whether a bootstrap draws each of `n` examples by itself: see `resampling_units`."""
     return int(resampling_units(names, n).max(initial=-1)) + 1 == n
 
 
 def noun_of_resampling_units(test: Dataset, column: str | None) -> str:
-    """What the intervals of a test split are over, in a word: ``examples``, or the whole ``patients`` of `column`."""
+    """Return the noun for what the intervals of a test split resample: ``examples``, ``speakers``, ``patients``.
+
+    Args:
+        test: the test split.
+        column: of --split_by.
+    """
     if resamples_single_examples(unit_names(test), len(test)):
         return "examples"
     return unit_noun(str(column)) if UNIT in test.column_names else "speakers"
 
 
 def unit_column(data: DataArguments, columns: Sequence[str], usual: str | None) -> str | None:
-    """The column whose values are kept on one side of drawn splits: --split_by, or the `usual` one.
+    """Return the column of units that drawn splits keep whole: --split_by, or else the one with a usual name.
+
+    Args:
+        data: with --split_by.
+        columns: of the table.
+        usual: the column with a usual name, if there is one.
 
     Raises:
-        InputError: there is no such column.
+        InputError: --split_by names no column of the table.
     """
     if data.split_by is None:
-        # The source's group is trained and tested on.
+        # With --source_group, the source's group has to be in training and test.
         return None if data.source_group is not None and usual == data.group_column_name else usual
     if data.split_by not in columns:
         raise InputError(
@@ -98,24 +112,26 @@ def unit_column(data: DataArguments, columns: Sequence[str], usual: str | None) 
 
 
 def unit_noun(column: str) -> str:
-    """What the values of a column are called in a sentence: ``patients``, or ``values of 'ward'``."""
-    usual = (noun for noun, names in USUAL_UNITS.items() if _letters(column) in names)
-    return next(usual, f"values of '{column}'")
+    """Return the noun for the values of a column in a sentence: ``patients``, or ``values of 'ward'``."""
+    nouns = (noun for noun, names in USUAL_UNITS.items() if _letters(column) in names)
+    return next(nouns, f"values of '{column}'")
 
 
 def _letters(column: str) -> str:
+    """Return the letters and digits of a column's name, in small letters."""
     return "".join(character for character in column.lower() if character.isalnum())
 
 
 def unit_numbers(identities: Sequence[Hashable], values: Sequence[str] | None = None) -> np.ndarray:
-    """A number for each example, the same for examples that have to be on one side of a split.
+    """Number the examples so that those that have to be on the same side of a split have the same number, [n].
 
     Args:
-        identities: what makes two examples equal.
-        values: of --split_by; an example with the value `NAMELESS` has none.
+        identities: a key for each example; examples with the same key are equal.
+        values: of --split_by; an example with the value `NAMELESS` has no unit.
 
     Returns:
-        The connected components of examples that are equal or share a value, numbered from 0, [n].
+        For each example the number, from 0, of its connected component: examples are connected if they are equal or
+        share a value.
     """
     count = len(identities)
     first: dict[Hashable, int] = {}
@@ -130,18 +146,23 @@ def unit_numbers(identities: Sequence[Hashable], values: Sequence[str] | None = 
 
 
 def unit_numbers_of_split(split: Dataset, identities: Sequence[Hashable]) -> np.ndarray:
-    """A number for each example, [n], the same for equal ones and those of one speaker, patient or camera."""
+    """Number the examples of a split, [n], with the same number for equal ones and those of one unit."""
     return unit_numbers(identities, unit_names(split))
 
 
 def few_units_caveats(test: Dataset, column: str) -> list[str]:
-    """In a sentence, that test examples are of too few patients or the like for intervals over them; or none."""
+    """Return, and log, a sentence if the test split has too few units to resample whole ones; else an empty list.
+
+    Args:
+        test: the test split.
+        column: of --split_by.
+    """
     count, noun = len({*(unit_names(test) or [])} - {NAMELESS}), unit_noun(column)
     if not 1 < count < ENOUGH_TO_RESAMPLE:
         return []
-    told = (
+    sentence = (
         f"The test examples are of {count} {noun}: too few for intervals over {noun}, so these are over examples, and "
-        "with others the result may lie outside of them."
+        f"results with other {noun} may lie outside of them."
     )
-    logger.info("%s", told)
-    return [told]
+    logger.info("%s", sentence)
+    return [sentence]

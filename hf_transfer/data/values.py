@@ -1,4 +1,4 @@
-"""One text for each value of a cell, whatever the file's format; and which values are no text."""
+"""Turns the values of table cells into text, the same for every file format, and finds missing and blank ones."""
 
 import json
 import math
@@ -10,26 +10,26 @@ from typing import Any
 
 import numpy as np
 
-# White space, control characters, Unicode's default-ignorable code points, and the blank Braille pattern. A fixed
-# list: what Python's own Unicode version does not know yet, and private use, is text.
+# White space, control characters, Unicode's default-ignorable code points, and the blank Braille pattern. The list is
+# fixed, so that results do not depend on Python's version of Unicode; characters of private use are not blank.
 _INVISIBLE = re.compile(
     "[\x00-\x20\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f"
     "\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3"
     "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]*"
 )
-_HALF = re.compile("[\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
-_WHOLE = re.compile(r"(-?[0-9]+)\.0+")
+_ENDS_IN_ZEROS = re.compile(r"(-?[0-9]+)\.0+")
 NESTED = (dict, list, tuple, set, frozenset, np.ndarray)
 
 
 def is_blank(text: str) -> bool:
-    """Whether nothing of a text is to be seen: spaces of no width and control characters are not."""
+    """Check whether a text has no visible character: only white space, control and zero-width characters."""
     return _INVISIBLE.fullmatch(text) is not None
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value stands for none: None, NaN, NaT, NA."""
+    """Check whether a value is missing: None, NaN, NaT or pandas' NA."""
     if value is None:
         return True
     if isinstance(value, (str, bytes, *NESTED)):
@@ -37,14 +37,14 @@ def is_missing(value: Any) -> bool:
     try:
         return bool(value != value)
     except (TypeError, ValueError):
-        return type(value).__name__ == "NAType"  # pandas' own, which is neither true nor false
+        return type(value).__name__ == "NAType"  # pandas' NA: comparing it gives neither true nor false
 
 
 def as_text(value: Any) -> str:
-    """The text of a single value: of True ``True``, of 1.0 ``1``, of a date and of its midnight ``2024-01-31``.
+    """Return a single value as text: True as ``True``, 1.0 as ``1``, a date and its midnight as ``2024-01-31``.
 
     Raises:
-        TypeError: an object, a list or bytes that are no UTF-8.
+        TypeError: the value is an object or a list, or bytes that are not UTF-8.
     """
     if isinstance(value, str):
         return value
@@ -54,7 +54,7 @@ def as_text(value: Any) -> str:
         try:
             return value.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise TypeError("bytes that are no UTF-8") from error
+            raise TypeError("bytes that are not UTF-8") from error
     if isinstance(value, (float, Decimal)):
         if math.isfinite(value) and value == int(value):
             return str(int(value))
@@ -69,7 +69,10 @@ def as_text(value: Any) -> str:
 
 
 def read_text(value: Any) -> tuple[str, str | None]:
-    """The text that a cell holds, and why it cannot be used, if it cannot: for training, evaluation and prediction."""
+    """Return the text in a cell, and the reason why it cannot be used, or None if it can.
+
+    Training, evaluation and prediction all read texts with this function.
+    """
     if is_missing(value):
         return "", "there is no text"
     try:
@@ -78,18 +81,18 @@ def read_text(value: Any) -> tuple[str, str | None]:
         return "", f"expected a text, found {error}"
     if is_blank(text):
         return text, "there is no text"
-    if "\0" in text or _HALF.search(text):
+    if "\0" in text or _SURROGATE.search(text):
         return text, "it holds a NUL character or half a character (a lone surrogate)"
     return text, None
 
 
 def storable(value: Any) -> Any:
-    """A JSON value as Arrow can store it: lone surrogates, which UTF-8 lacks, become NUL; NaN becomes None.
+    """Return a JSON value as Arrow can store it: lone surrogates, which UTF-8 cannot encode, as NUL, and NaN as None.
 
-    `read_text` refuses such texts, as it would have refused what was there.
+    `read_text` refuses a text with NUL just as it refuses one with a lone surrogate.
     """
     if isinstance(value, str):
-        return _HALF.sub("\0", value)
+        return _SURROGATE.sub("\0", value)
     if isinstance(value, dict):
         return {storable(key): storable(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -98,7 +101,7 @@ def storable(value: Any) -> Any:
 
 
 def quoted(value: Any) -> str:
-    """A value as a message quotes it, not longer than a line has room for."""
+    """Return a value as messages quote it, cut to 80 characters."""
     if isinstance(value, list):
         value = [round(item, 10) if isinstance(item, float) else item for item in value]
     text = json.dumps(value, ensure_ascii=True, default=str) if isinstance(value, (dict, list)) else repr(value)
@@ -106,32 +109,37 @@ def quoted(value: Any) -> str:
 
 
 def canonical_names(names: Iterable[str]) -> dict[str, str]:
-    """Names by how they are written: of columns that hold true and false, or numbers, one for each value.
+    """Map the names in a column to canonical forms, so that names that mean the same number or truth value are one.
 
-    ``TRUE`` and ``true`` are ``True``, ``1.0`` is ``1``; ``01`` is no number, and stays with all that are beside it.
+    If all names are ``true`` or ``false`` in any case, they become ``True`` and ``False``. If all are numbers, ``1.0``
+    becomes ``1``; ``01`` is not a number: with it in the column, all names stay as they are.
     """
-    written = list(names)
-    if written and all(name.casefold() in ("true", "false") for name in written):
-        return {name: name.capitalize() for name in written}
-    if all(_NUMBER.fullmatch(name) for name in written):
-        return {name: _without_zeros(name) for name in written}
-    return {name: name for name in written}
+    names = list(names)
+    if names and all(name.casefold() in ("true", "false") for name in names):
+        return {name: name.capitalize() for name in names}
+    if all(_NUMBER.fullmatch(name) for name in names):
+        return {name: _without_zeros(name) for name in names}
+    return {name: name for name in names}
 
 
-def _without_zeros(name: str) -> str:
-    whole = _WHOLE.fullmatch(name)
-    number = whole.group(1) if whole else name
-    return "0" if number == "-0" else number
+def _without_zeros(number: str) -> str:
+    """Return a number without the zeros behind its point, and 0 for -0."""
+    match = _ENDS_IN_ZEROS.fullmatch(number)
+    whole = match.group(1) if match else number
+    return "0" if whole == "-0" else whole
 
 
 def names_by_canonical_form(names: Iterable[str]) -> dict[str, str]:
-    """Known names by the plain form of each, for those that only one has: to match what another file writes."""
-    found: dict[str, list[str]] = {}
+    """Map canonical forms to the known names that have them, without forms that several names share.
+
+    With it, a label that another file writes differently (``1.0`` for ``1``) is recognised.
+    """
+    by_form: dict[str, list[str]] = {}
     for name in names:
-        found.setdefault(canonical_name(name), []).append(name)
-    return {plain: alike[0] for plain, alike in found.items() if len(alike) == 1}
+        by_form.setdefault(canonical_name(name), []).append(name)
+    return {form: same[0] for form, same in by_form.items() if len(same) == 1}
 
 
 def canonical_name(name: str) -> str:
-    """The plain form of a single name, as in `canonical_names`."""
+    """Return the canonical form of a single name: see `canonical_names`."""
     return canonical_names([name])[name]
