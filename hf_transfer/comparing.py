@@ -196,14 +196,14 @@ def _all_predictions(task: Any, done: Mapping[str, list[Finetuned]]) -> dict[str
 
 
 def _measured(
-    answer: tuple[str, str], headline: Sequence[str], predictions: Mapping[str, Sequence[ResampledMetrics]]
+    answer: tuple[str, str], headline: Sequence[str], predictions: Mapping[str, Sequence[ResampledMetrics[str]]]
 ) -> tuple[str, str]:
     """The metric that the comparison is by, and its name: the usual one, or the first that the test examples tell.
 
     Raises:
         InputError: they tell none.
     """
-    found = [run.metrics(np.ones((1, len(run.units)))) for runs in predictions.values() for run in runs]
+    found = [run.compute(np.ones((1, len(run.unit_numbers)))) for runs in predictions.values() for run in runs]
     known = [name for name in (answer[0], *headline) if not any(np.isnan(one[name]).any() for one in found)]
     if not known:
         raise InputError(f"The test examples tell none of {', '.join(headline)}: nothing can be compared by them.")

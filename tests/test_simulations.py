@@ -321,7 +321,7 @@ def test_a_standard_error_is_no_less_than_between_examples(fewer_resamples):
         several = compare_runs(runs, "accuracy", greater_is_better=True, seed=draw)
         rows = np.random.default_rng(0).integers(40, size=(500, 40))
         weights = np.apply_along_axis(np.bincount, 1, rows, minlength=40)
-        means = [np.mean([run.metrics(weights)["accuracy"] for run in each], axis=0) for each in runs.values()]
+        means = [np.mean([run.compute(weights)["accuracy"] for run in each], axis=0) for each in runs.values()]
         alone = float(np.std(means[0] - means[1]))
         assert max(one["standard_error"] for one in several.values()) >= 0.8 * alone
 

@@ -1,1 +1,1 @@
-"""Metrics, their uncertainty, and decisions fitted on the validation split."""
+"""Metrics, their confidence intervals, and comparisons of groups, runs and training sizes."""

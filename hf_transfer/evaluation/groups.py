@@ -1,47 +1,62 @@
-"""Results per group: accent, speaker, channel, domain."""
+"""Metrics by group: accent, speaker, channel, domain."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasets import Dataset
 
 from hf_transfer.evaluation.metric_names import greater_is_better
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
-def measure_groups(task: Any, before: Any, after: Any, split: Dataset, config: Any) -> dict[str, Any]:
-    """Every metric of each group after training, and before (``<name>_before``), with the number of examples.
+    from hf_transfer.tasks.task import Task
+
+
+def measure_groups(
+    task: "Task",
+    before: np.ndarray | None,
+    after: np.ndarray,
+    split: Dataset,
+    config: "PretrainedConfig | None",
+) -> dict[str, dict[str, Any]]:
+    """Return every metric of each group, with the number of ``examples``, and before training (``<name>_before``).
 
     Args:
-        task: measures outputs against a split.
-        before: outputs of the untrained model, in the order of the split, if they are to be compared.
-        after: outputs of the trained model.
-        split: with or without a column ``group``.
+        task: computes the metrics.
+        before: outputs of the untrained model, one for each example, [n]; None leaves out the metrics before.
+        after: outputs of the trained model, one for each example, [n].
+        split: the examples, with or without a column ``group``.
         config: of the trained model, with its decision.
     """
-    found = {}
+    metrics: dict[str, dict[str, Any]] = {}
     for group, rows in rows_by_group(split).items():
         part = split.select(rows)
-        found[group] = {**task.target.compute_metrics(after[rows], part, config), "examples": len(rows)}
+        metrics[group] = {**task.target.compute_metrics(after[rows], part, config), "examples": len(rows)}
         if before is not None:
-            earlier = task.target.compute_metrics(before[rows], part, None)
-            found[group] |= {f"{name}_before": value for name, value in earlier.items()}
-    return found
+            metrics_before = task.target.compute_metrics(before[rows], part, None)
+            metrics[group] |= {f"{name}_before": value for name, value in metrics_before.items()}
+    return metrics
 
 
 def rows_by_group(split: Dataset) -> dict[str, np.ndarray]:
-    """The rows of each group, by its name; nothing where there is no column ``group``."""
+    """Return the row numbers of each group by its name; nothing without a column ``group``."""
     if "group" not in split.column_names:
         return {}
     groups = np.asarray(split["group"][:])
     return {group: np.flatnonzero(groups == group) for group in sorted(set(groups.tolist()))}
 
 
-def group_summary_metrics(task: Any, groups: dict[str, Any]) -> dict[str, float]:
-    """For choosing a checkpoint: the task's first metric of each group, of the worst one, and their mean."""
+def group_summary_metrics(task: "Task", groups: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return the task's first metric for each group, for the worst group, and its mean over groups.
+
+    Checkpoints can be chosen by them (``--metric_for_best_model``).
+    """
     if not groups:
         return {}
     name = task.target.headline[0]
-    values = {group: found[name] for group, found in groups.items() if not np.isnan(found[name])}
+    values = {group: metrics[name] for group, metrics in groups.items() if not np.isnan(metrics[name])}
     if not values:
         return {}
     worst = min(values.values()) if greater_is_better(name) else max(values.values())

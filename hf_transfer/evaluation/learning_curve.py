@@ -1,124 +1,150 @@
-"""Quality against the number of labelled examples: curves, what more labels would bring, what pretraining is worth."""
+"""Learning curves: a metric by number of training examples, its forecast, and what pretraining is worth."""
 
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
 
 import numpy as np
 from scipy.optimize import OptimizeWarning, curve_fit
 
+from hf_transfer.evaluation.bootstrap import NORMAL_95
 from hf_transfer.evaluation.metrics import Array
 
 RESAMPLES = 200
-# A power law has three unknowns: with fewer sizes than these it says nothing.
+# A power law with a floor has three parameters: with fewer sizes than these it cannot be checked.
 FEWEST_SIZES = 4
 FEWEST_DRAWS = 3
-# A curve of whose variation this share stays unexplained is no power law.
-UNEXPLAINED = 0.5
+# A curve is no power law if the fit leaves more than this share of its variance unexplained.
+MAX_UNEXPLAINED_VARIANCE = 0.5
+# The method that pretraining is compared with.
 CONTROL = "scratch"
-NORMAL_95 = 1.96
+
+
+class Curve(TypedDict):
+    """A metric by number of training examples; every value is a list [sizes], in ascending order of size."""
+
+    examples: list[int]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+    training_seconds: list[float]
 
 
 def describe_curves(
-    runs: Sequence[dict[str, Any]], metric: str, *, greater_is_better: bool, seed: int
+    runs: Sequence[Mapping[str, Any]], metric: str, *, greater_is_better: bool, seed: int
 ) -> dict[str, Any]:
-    """What a study found.
+    """Return the learning curve of each method, its forecast, and what pretraining is worth.
 
     Args:
         runs: with ``method``, ``size``, ``examples``, ``metrics``, ``confidence`` and ``training_seconds``; several
-            draws of each.
-        metric: that is studied.
-        greater_is_better: whether more of it is better.
+            draws of training examples of each size.
+        metric: the metric of the curves.
+        greater_is_better: whether a greater value of it is better.
         seed: of the resampling of draws.
 
     Returns:
-        ``curves`` by method: ``examples``, the ``mean`` over draws with its lowest and highest (``low``, ``high``) and
-        the median ``training_seconds``, each [sizes]; ``forecast`` by method, what twice the labels would bring if the
-        curve goes on; ``worth``, how many examples training from scratch takes for the same.
+        ``curves`` by method: numbers of ``examples``, the ``mean`` over draws with the lowest and the highest value
+        (``low``, ``high``), and the median ``training_seconds``, each [sizes]; ``forecast`` by method: the metric
+        with twice the examples, if the curve goes on in the same way; ``worth``: see `_pretraining_worth`.
     """
-    curves: dict[str, dict[str, Any]] = {}
+    curves: dict[str, Curve] = {}
     forecasts: dict[str, dict[str, Any]] = {}
     for method in dict.fromkeys(run["method"] for run in runs):
-        # By the number that was asked for: of what was drawn, duplicates or broken clips may have been left out.
-        drawn: dict[Any, list[dict[str, Any]]] = {}
+        # By the requested size: duplicates or broken clips may have been left out of what was drawn.
+        draws_by_size: dict[Any, list[Mapping[str, Any]]] = {}
         for run in runs:
             if run["method"] == method:
-                drawn.setdefault(run["size"], []).append(run)
-        groups = sorted(drawn.values(), key=_examples)
-        sizes = [_examples(group) for group in groups]
-        values = [np.array([run["metrics"][metric] for run in group]) for group in groups]
-        curves[method] = {
-            "examples": sizes,
-            "mean": [float(v.mean()) for v in values],
-            "low": [float(v.min()) for v in values],
-            "high": [float(v.max()) for v in values],
-            "training_seconds": [float(np.median([run["training_seconds"] for run in group])) for group in groups],
-        }
-        errors = [1 - v if greater_is_better else v for v in values]
-        found = forecast(sizes, errors, 2 * sizes[-1], seed, test_error=_test_error(groups[-1], metric))
-        if found is not None:
+                draws_by_size.setdefault(run["size"], []).append(run)
+        draws = sorted(draws_by_size.values(), key=_mean_examples)
+        values = [np.array([run["metrics"][metric] for run in size]) for size in draws]
+        curves[method] = curve = _curve(draws, values)
+        errors = [1 - value if greater_is_better else value for value in values]
+        examples = 2 * curve["examples"][-1]
+        error = forecast(curve["examples"], errors, examples, seed, test_error=_test_standard_error(draws[-1], metric))
+        if error is not None:
             forecasts[method] = {
-                "examples": 2 * sizes[-1],
-                "now": curves[method]["mean"][-1],
-                **{key: 1 - value if greater_is_better else value for key, value in found.items()},
+                "examples": examples,
+                "now": curve["mean"][-1],
+                **{key: 1 - value if greater_is_better else value for key, value in error.items()},
             }
-            if "low" in found:
+            if "low" in error:
                 low, high = sorted((forecasts[method]["low"], forecasts[method]["high"]))
                 forecasts[method] |= {"low": low, "high": high}
-    return {"curves": curves, "forecast": forecasts, "worth": _worth(curves, greater_is_better=greater_is_better)}
+    worth = _pretraining_worth(curves, greater_is_better=greater_is_better)
+    return {"curves": curves, "forecast": forecasts, "worth": worth}
 
 
-def _test_error(runs: list[dict[str, Any]], metric: str) -> float:
-    """The standard error that the metric has from the test examples, which all runs share."""
-    known = [run["confidence"][metric] for run in runs if metric in run.get("confidence", {})]
-    return float(np.mean([high - low for low, high in known])) / (2 * NORMAL_95) if known else 0.0
+def _curve(draws: Sequence[Sequence[Mapping[str, Any]]], values: Sequence[Array]) -> Curve:
+    """Return the learning curve of a method.
+
+    Args:
+        draws: the runs of each size, in ascending order of size.
+        values: the metric of these runs, [draws] for each size.
+    """
+    return {
+        "examples": [_mean_examples(size) for size in draws],
+        "mean": [float(value.mean()) for value in values],
+        "low": [float(value.min()) for value in values],
+        "high": [float(value.max()) for value in values],
+        "training_seconds": [float(np.median([run["training_seconds"] for run in size])) for size in draws],
+    }
 
 
-def _examples(runs: list[dict[str, Any]]) -> int:
+def _test_standard_error(runs: Sequence[Mapping[str, Any]], metric: str) -> float:
+    """Return the standard error of the metric over test examples, which all runs share."""
+    intervals = [run["confidence"][metric] for run in runs if metric in run.get("confidence", {})]
+    return float(np.mean([high - low for low, high in intervals])) / (2 * NORMAL_95) if intervals else 0.0
+
+
+def _mean_examples(runs: Sequence[Mapping[str, Any]]) -> int:
     return round(float(np.mean([run["examples"] for run in runs])))
 
 
 def forecast(
     sizes: Sequence[int], errors: Sequence[Array], at: int, seed: int, *, test_error: float
 ) -> dict[str, float] | None:
-    """The error at another number of examples, by a power law with a floor: ``a + b n^-c``.
+    """Return the error at another number of examples, by a power law with a floor: ``a + b n^-c``.
 
-    Hestness et al. 2017, https://arxiv.org/abs/1712.00409. An extrapolation: it holds as far as the curve goes on.
+    Hestness et al. 2017, https://arxiv.org/abs/1712.00409. An extrapolation: it holds as long as the curve goes on in
+    the same way.
 
     Args:
         sizes: numbers of examples, in ascending order.
-        errors: of the draws of each, [draws].
-        at: the number of examples to say the error for.
+        errors: the errors of the draws of each size, [draws].
+        at: the number of examples to forecast the error for.
         seed: of the resampling of draws.
-        test_error: the standard error that all `errors` have in common, from the test examples.
+        test_error: the standard error over test examples, which all `errors` share.
 
     Returns:
-        ``value``, and from three draws on ``low`` and ``high``, 95 % over resampled draws and test examples; None
-        with too few sizes, or without a fit.
+        ``value``, and with three draws or more ``low`` and ``high``, a 95 % interval over resampled draws and test
+        examples. None with too few sizes, or where the curve is no power law.
     """
     if len(sizes) < FEWEST_SIZES:
         return None
     generator = np.random.default_rng(seed)
-    value = _fitted(sizes, [error.mean() for error in errors], at)
+    value = _power_law_at(sizes, [error.mean() for error in errors], at)
     if value is None:
         return None
     if min(map(len, errors)) < FEWEST_DRAWS:
         return {"value": value}
-    drawn = [_fitted(sizes, [_resampled_mean(error, generator) for error in errors], at) for _ in range(RESAMPLES)]
-    found = np.array([one for one in drawn if one is not None] or [value])
-    ends = np.clip(np.percentile(found + generator.normal(0, test_error, len(found)), [2.5, 97.5]), 0, None)
+    resamples = [
+        _power_law_at(sizes, [_resampled_mean(error, generator) for error in errors], at) for _ in range(RESAMPLES)
+    ]
+    values = np.array([resample for resample in resamples if resample is not None] or [value])
+    ends = np.clip(np.percentile(values + generator.normal(0, test_error, len(values)), [2.5, 97.5]), 0, None)
     return {"value": value, "low": float(ends[0]), "high": float(ends[1])}
 
 
 def _resampled_mean(values: Array, generator: np.random.Generator) -> float:
-    """Resampled values spread less than those they are drawn from, by n - 1 over n."""
+    """Return the mean of resampled values; scaled, as resampled values vary less by a factor of (n - 1) / n."""
     mean, n = values.mean(), len(values)
     return float(mean + (generator.choice(values, n).mean() - mean) * (n / (n - 1)) ** 0.5)
 
 
-def _fitted(sizes: Sequence[int], errors: Sequence[float], at: int) -> float | None:
+def _power_law_at(sizes: Sequence[int], errors: Sequence[float], at: int) -> float | None:
+    """Return the error at another size by a power law fitted to the errors [sizes]; None without a good fit."""
     n, e = np.asarray(sizes, dtype=float), np.asarray(errors, dtype=float)
-    unit = float(np.abs(e).max()) or 1.0  # errors may be of any size: the optimizer's steps and tolerances are not
+    unit = float(np.abs(e).max()) or 1.0  # the optimizer's step sizes and tolerances expect errors of about 1
     e = e / unit
     try:
         with warnings.catch_warnings():
@@ -129,40 +155,40 @@ def _fitted(sizes: Sequence[int], errors: Sequence[float], at: int) -> float | N
             )  # fmt: skip
     except (RuntimeError, ValueError):
         return None
-    missed = np.square(e - floor - height * (n / n[0]) ** -power).sum()
-    if missed > UNEXPLAINED * np.square(e - e.mean()).sum():
+    residual = np.square(e - floor - height * (n / n[0]) ** -power).sum()
+    if residual > MAX_UNEXPLAINED_VARIANCE * np.square(e - e.mean()).sum():
         return None
     return unit * float(floor + height * (at / n[0]) ** -power)
 
 
-def _worth(curves: dict[str, dict[str, Any]], *, greater_is_better: bool) -> list[dict[str, Any]]:
-    """For each method and size: how many examples, and seconds, training from scratch takes to be as good.
+def _pretraining_worth(curves: Mapping[str, Curve], *, greater_is_better: bool) -> list[dict[str, Any]]:
+    """Return, for each method and size, how many examples and seconds training from scratch needs to be as good.
 
-    In between sizes it is read off the straight line over the logarithm of the size; None where scratch does not get
-    there with the most examples that it was trained on, and no more than the fewest where these are enough already.
+    Between sizes it is interpolated linearly over the logarithm of the size. ``scratch_examples`` is None where
+    scratch is not as good with its largest size; ``scratch_at_most`` says that already its smallest size is.
     """
     if CONTROL not in curves:
         return []
     sign = 1 if greater_is_better else -1
     control = curves[CONTROL]
-    # As good as it ever got with so many or fewer: a curve that wavers is not read backwards.
-    reached = np.maximum.accumulate(sign * np.array(control["mean"]))
-    found = []
+    # The best value with this size or a smaller one: a curve that goes up and down is not read backwards.
+    best_so_far = np.maximum.accumulate(sign * np.array(control["mean"]))
+    worth = []
     for method, curve in curves.items():
         if method == CONTROL:
             continue
         for n, value, seconds in zip(curve["examples"], curve["mean"], curve["training_seconds"], strict=True):
-            needed = took = None
-            at = len(reached)
-            if sign * value <= reached[-1]:
-                at = int(np.argmax(reached >= sign * value))
-                needed, took = control["examples"][at], control["training_seconds"][at]
-                if at and reached[at] > reached[at - 1]:
-                    share = (sign * value - reached[at - 1]) / (reached[at] - reached[at - 1])
+            examples = control_seconds = None
+            at = len(best_so_far)
+            if sign * value <= best_so_far[-1]:
+                at = int(np.argmax(best_so_far >= sign * value))
+                examples, control_seconds = control["examples"][at], control["training_seconds"][at]
+                if at and best_so_far[at] > best_so_far[at - 1]:
+                    fraction = (sign * value - best_so_far[at - 1]) / (best_so_far[at] - best_so_far[at - 1])
                     ends = np.log([control["examples"][at - 1], control["examples"][at]])
-                    needed = round(float(np.exp(ends[0] + share * (ends[1] - ends[0]))))
-                    took = float(np.interp(share, [0, 1], control["training_seconds"][at - 1 : at + 1]))
-            found.append({"method": method, "examples": n, "value": value, "training_seconds": seconds,
-                          "scratch_examples": needed, "scratch_training_seconds": took, "scratch_at_most": at == 0,
-                          "scratch_measured": control["examples"][-1]})  # fmt: skip
-    return found
+                    examples = round(float(np.exp(ends[0] + fraction * (ends[1] - ends[0]))))
+                    control_seconds = float(np.interp(fraction, [0, 1], control["training_seconds"][at - 1 : at + 1]))
+            worth.append({"method": method, "examples": n, "value": value, "training_seconds": seconds,
+                          "scratch_examples": examples, "scratch_training_seconds": control_seconds,
+                          "scratch_at_most": at == 0, "scratch_measured": control["examples"][-1]})  # fmt: skip
+    return worth

@@ -1,7 +1,7 @@
-"""Classification metrics as `evaluate.Metric` classes that need no network.
+"""Classification metrics with example weights, and as `evaluate.Metric` classes that need no network.
 
-The computations take a weight an example, with any leading axes, so that the same code gives a metric and its
-bootstrap distribution: a resample is a vector of multiplicities.
+The functions take one weight for each example, with any leading axes, so that the same code computes a metric and its
+bootstrap distribution: a resample is a vector that says how often each example was drawn.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ Array = NDArray[Any]
 
 
 def confusion_matrix(references: Array, predictions: Array, num_labels: int, weights: Array | None = None) -> Array:
-    """Weighted counts [..., num_labels, num_labels], references by predictions.
+    """Return weighted counts [..., num_labels, num_labels], true labels by predicted labels.
 
     Args:
         references: true label ids [n].
@@ -33,132 +33,145 @@ def confusion_matrix(references: Array, predictions: Array, num_labels: int, wei
 
 
 def _ratio(numerator: Array, denominator: Array) -> Array:
-    """0 where the denominator is 0, as scikit-learn's `zero_division=0`."""
+    """Return the ratio; 0 where the denominator is 0, as scikit-learn's `zero_division=0`."""
     return np.divide(numerator, denominator, out=np.zeros_like(numerator, dtype=float), where=denominator > 0)
 
 
 def scores_by_label(confusion: Array) -> tuple[Array, Array, Array]:
-    """Precision, recall and F1 of each label, [..., num_labels], from counts [..., num_labels, num_labels]."""
+    """Return precision, recall and F1 of each label, [..., num_labels], from a confusion matrix."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     predicted, actual = confusion.sum(axis=-2), confusion.sum(axis=-1)
     return _ratio(hits, predicted), _ratio(hits, actual), _ratio(2 * hits, predicted + actual)
 
 
-def _mean_of(values: Array, counted: Array) -> Array:
-    """The mean over the last axis, [...], of the `values` that are `counted`, both [..., num_labels]; NaN of none."""
-    mean = _ratio(np.where(counted, values, 0.0).sum(axis=-1), counted.sum(axis=-1))
-    return np.where(counted.any(axis=-1), mean, np.nan)
+def _masked_mean(values: Array, mask: Array) -> Array:
+    """Return the mean over the last axis, [...], of the values where `mask` is true; NaN where it never is.
+
+    Args:
+        values: [..., num_labels].
+        mask: whether each value is counted, [..., num_labels].
+    """
+    mean = _ratio(np.where(mask, values, 0.0).sum(axis=-1), mask.sum(axis=-1))
+    return np.where(mask.any(axis=-1), mean, np.nan)
 
 
-def label_metrics(confusion: Array, whole: Array | None = None) -> dict[str, Array]:
-    """Every metric of hard predictions from counts [..., num_labels, num_labels], each [...].
+def label_metrics(confusion: Array, full_confusion: Array | None = None) -> dict[str, Array]:
+    """Return every metric of predicted labels, each [...], from confusion matrices [..., num_labels, num_labels].
 
-    Precision, recall and F1 are those of label 1 where there are two labels, and macro averages otherwise; the macro
-    averages count the labels that occur. Of label 1 nothing is known (NaN) where it neither occurs nor is predicted.
+    Precision, recall and F1 are those of label 1 where there are two labels, and macro averages otherwise. Macro
+    averages are over the labels that occur. The metrics of label 1 are NaN where it neither occurs nor is predicted.
     Matthews correlation: Gorodkin (2004), as in scikit-learn; NaN where all examples have one label.
 
     Args:
         confusion: of all examples, or of resamples of them.
-        whole: of all examples, where `confusion` is of resamples: a label that did not make it into a resample takes
-            no part in its averages (by precision: one that is not predicted there, unless none of its examples is).
+        full_confusion: of all examples, where `confusion` is of resamples: a label without examples in a resample is
+            left out of its averages (for precision: a label that is not predicted there, unless it is predicted for
+            none of the examples).
     """
     total = confusion.sum(axis=(-2, -1))
     hits = np.trace(confusion, axis1=-2, axis2=-1)
     predicted, actual = confusion.sum(axis=-2), confusion.sum(axis=-1)
     precision, recall, f1 = scores_by_label(confusion)
-    labels = confusion if whole is None else whole
-    occurs = np.where(labels.sum(axis=-1) > 0, actual > 0, predicted > 0)
-    answered = np.where(labels.sum(axis=-2) > 0, predicted > 0, actual > 0)
+    full = confusion if full_confusion is None else full_confusion
+    occurs = np.where(full.sum(axis=-1) > 0, actual > 0, predicted > 0)
+    is_predicted = np.where(full.sum(axis=-2) > 0, predicted > 0, actual > 0)
 
-    def over_labels(values: Array, counted: Array) -> Array:
+    def average(values: Array, mask: Array) -> Array:
         if confusion.shape[-1] != 2:
-            return _mean_of(values, counted)
-        return np.where(counted[..., 1], values[..., 1], np.nan)
+            return _masked_mean(values, mask)
+        return np.where(mask[..., 1], values[..., 1], np.nan)
 
     covariance = hits * total - (predicted * actual).sum(axis=-1)
-    of_answers, of_labels = (total**2 - (each**2).sum(axis=-1) for each in (predicted, actual))
+    predicted_variance, actual_variance = (total**2 - (counts**2).sum(axis=-1) for counts in (predicted, actual))
+    correlation = _ratio(covariance, np.sqrt(predicted_variance * actual_variance))
     return {
         "accuracy": _ratio(hits, total),
-        "f1": over_labels(f1, occurs),
-        "f1_macro": _mean_of(f1, occurs),
-        "precision": over_labels(precision, answered),
-        "recall": over_labels(recall, occurs),
-        "matthews_correlation": np.where(of_labels > 0, _ratio(covariance, np.sqrt(of_answers * of_labels)), np.nan),
+        "f1": average(f1, occurs),
+        "f1_macro": _masked_mean(f1, occurs),
+        "precision": average(precision, is_predicted),
+        "recall": average(recall, occurs),
+        "matthews_correlation": np.where(actual_variance > 0, correlation, np.nan),
     }
 
 
 def multilabel_metrics(references: Array, predictions: Array, weights: Array | None = None) -> dict[str, Array]:
-    """Metrics of 0/1 matrices [n, num_labels], each [...] as the weights [..., n] are.
+    """Return metrics of examples with several labels, each [...].
 
-    Accuracy is the share of examples with every label right; F1, precision and recall are macro averages over
-    labels, with the micro average of F1 beside them. The averages count the labels that occur, in a resample too (by
-    precision: those that are predicted).
+    Accuracy is the proportion of examples with every label right. F1, precision and recall are macro averages over
+    labels; ``f1_micro`` is the micro average. Averages are over the labels that occur, also in a resample (for
+    precision: over those that are predicted).
+
+    Args:
+        references: true labels as a matrix of 0 and 1, [n, num_labels].
+        predictions: predicted labels as a matrix of 0 and 1, [n, num_labels].
+        weights: weights [..., n]; all 1 if None.
     """
-    truth, guess = np.asarray(references, dtype=float), np.asarray(predictions, dtype=float)
-    weights = np.ones(len(truth)) if weights is None else weights
-    hits, predicted, actual = weights @ (truth * guess), weights @ guess, weights @ truth
-    exact = (truth == guess).all(axis=-1).astype(float)
-    occurs = np.where(truth.any(axis=0), actual > 0, predicted > 0)
-    answered = np.where(guess.any(axis=0), predicted > 0, actual > 0)
+    references, predictions = np.asarray(references, dtype=float), np.asarray(predictions, dtype=float)
+    weights = np.ones(len(references)) if weights is None else weights
+    hits, predicted, actual = weights @ (references * predictions), weights @ predictions, weights @ references
+    exact = (references == predictions).all(axis=-1).astype(float)
+    occurs = np.where(references.any(axis=0), actual > 0, predicted > 0)
+    is_predicted = np.where(predictions.any(axis=0), predicted > 0, actual > 0)
     any_label = predicted + actual > 0
     return {
         "accuracy": _ratio(weights @ exact, weights.sum(axis=-1)),
-        "f1": _mean_of(_ratio(2 * hits, predicted + actual), occurs),
+        "f1": _masked_mean(_ratio(2 * hits, predicted + actual), occurs),
         "f1_micro": np.where(
             any_label.any(axis=-1), _ratio(2 * hits.sum(axis=-1), (predicted + actual).sum(axis=-1)), np.nan
         ),
-        "precision": _mean_of(_ratio(hits, predicted), answered),
-        "recall": _mean_of(_ratio(hits, actual), occurs),
+        "precision": _masked_mean(_ratio(hits, predicted), is_predicted),
+        "recall": _masked_mean(_ratio(hits, actual), occurs),
     }
 
 
 def ranking_metrics(references: Array, scores: Array, weights: Array | None = None) -> dict[str, Array]:
-    """ROC AUC and average precision of label 1, each [...] as the weights [..., n] are; NaN without both labels.
+    """Return ROC AUC and average precision of label 1, each [...]; NaN where only one of the labels occurs.
 
     Args:
-        references: 0 or 1, [n].
-        scores: the higher, the more likely label 1, [n].
+        references: true label ids, 0 or 1, [n].
+        scores: the higher the score, the more likely is label 1, [n].
         weights: weights [..., n]; all 1 if None.
     """
     references, scores = np.asarray(references), np.asarray(scores)
     weights = np.ones(len(scores)) if weights is None else np.asarray(weights, dtype=float)
     order = np.argsort(-scores, kind="stable")
     last_of_tie = np.append(np.diff(scores[order]) != 0, True)
+    # By falling threshold on the scores: weights of true and of false positives.
     true = np.cumsum(weights[..., order] * (references[order] == 1), axis=-1)[..., last_of_tie]
     false = np.cumsum(weights[..., order] * (references[order] != 1), axis=-1)[..., last_of_tie]
     positives, negatives = true[..., -1], false[..., -1]
     start = np.zeros((*true.shape[:-1], 1))
-    gained = np.diff(np.concatenate([start, true], axis=-1), axis=-1)
-    passed = np.diff(np.concatenate([start, false], axis=-1), axis=-1)
-    area = (passed * (true - gained / 2)).sum(axis=-1)
-    average_precision = (gained * _ratio(true, true + false)).sum(axis=-1)
+    true_steps = np.diff(np.concatenate([start, true], axis=-1), axis=-1)
+    false_steps = np.diff(np.concatenate([start, false], axis=-1), axis=-1)
+    area = (false_steps * (true - true_steps / 2)).sum(axis=-1)
+    average_precision = (true_steps * _ratio(true, true + false)).sum(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        both = (positives > 0) & (negatives > 0)
+        has_both = (positives > 0) & (negatives > 0)
         return {
-            "roc_auc": np.where(both, area / (positives * negatives), np.nan),
-            "average_precision": np.where(both, average_precision / positives, np.nan),
+            "roc_auc": np.where(has_both, area / (positives * negatives), np.nan),
+            "average_precision": np.where(has_both, average_precision / positives, np.nan),
         }
 
 
 class MetricInMemory(evaluate.Metric):
-    """An `evaluate.Metric` that hands `compute` what it is given; evaluate writes it to a locked file first."""
+    """An `evaluate.Metric` that computes in memory: evaluate itself first writes its inputs to a locked file."""
 
-    def compute(self, **given: Any) -> dict:
-        """As of `evaluate.Metric`."""
-        if set(self.features) <= set(given):
-            return self._compute(**given)
-        return super().compute(**given) or {}  # of batches that were added before
+    def compute(self, **inputs: Any) -> dict:
+        """Compute the metric, as `evaluate.Metric` does."""
+        if set(self.features) <= set(inputs):
+            return self._compute(**inputs)
+        return super().compute(**inputs) or {}  # of the batches given to `add_batch`
 
 
 class _LabelMetric(MetricInMemory):
-    """A metric of label ids: ``compute(predictions=[n], references=[n])`` gives ``{name: value}``."""
+    """A metric of label ids: ``compute(predictions=[n], references=[n])`` returns ``{name: value}``."""
 
     key = ""
-    about = ""
+    summary = ""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description=f"{self.about} Precision, recall and F1 are those of label 1 where there are two labels, "
+            description=f"{self.summary} Precision, recall and F1 are those of label 1 where there are two labels, "
             "macro averages otherwise.",
             citation="",
             inputs_description="predictions: list of int; references: list of int; num_labels: int, optional.",
@@ -168,44 +181,44 @@ class _LabelMetric(MetricInMemory):
         )
 
     def _compute(self, predictions: ArrayLike, references: ArrayLike, num_labels: int | None = None) -> dict:
-        guess, truth = np.asarray(predictions), np.asarray(references)
-        size = num_labels or max(2, int(max(guess.max(), truth.max())) + 1)
-        return {self.key: float(label_metrics(confusion_matrix(truth, guess, size))[self.key])}
+        predicted, actual = np.asarray(predictions), np.asarray(references)
+        size = num_labels or max(2, int(max(predicted.max(), actual.max())) + 1)
+        return {self.key: float(label_metrics(confusion_matrix(actual, predicted, size))[self.key])}
 
 
 class Accuracy(_LabelMetric):
-    key, about = "accuracy", "Share of examples with the right label."
+    key, summary = "accuracy", "Proportion of examples with the right label."
 
 
 class F1(_LabelMetric):
-    key, about = "f1", "Harmonic mean of precision and recall."
+    key, summary = "f1", "Harmonic mean of precision and recall."
 
 
 class MacroF1(_LabelMetric):
-    key, about = "f1_macro", "Mean of the labels' F1."
+    key, summary = "f1_macro", "Mean of the labels' F1."
 
 
 class Precision(_LabelMetric):
-    key, about = "precision", "Share of the predictions of a label that are right."
+    key, summary = "precision", "Proportion of the predictions of a label that are right."
 
 
 class Recall(_LabelMetric):
-    key, about = "recall", "Share of the examples of a label that are found."
+    key, summary = "recall", "Proportion of the examples of a label that are predicted."
 
 
 class MatthewsCorrelation(_LabelMetric):
-    key, about = "matthews_correlation", "Correlation of predicted and true labels, for any number of labels."
+    key, summary = "matthews_correlation", "Correlation of predicted and true labels, for any number of labels."
 
 
 class _RankingMetric(MetricInMemory):
-    """A metric of scores: ``compute(prediction_scores=[n], references=[n])``, as in evaluate's ``roc_auc``."""
+    """A metric of scores: ``compute(prediction_scores=[n], references=[n])``, as evaluate's ``roc_auc``."""
 
     key = ""
-    about = ""
+    summary = ""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description=self.about,
+            description=self.summary,
             citation="",
             inputs_description="prediction_scores: list of float, of label 1; references: list of 0 or 1.",
             features=datasets.Features(
@@ -218,11 +231,11 @@ class _RankingMetric(MetricInMemory):
 
 
 class RocAuc(_RankingMetric):
-    key, about = "roc_auc", "Chance that an example of label 1 scores above one of label 0."
+    key, summary = "roc_auc", "Probability that an example of label 1 scores above one of label 0."
 
 
 class AveragePrecision(_RankingMetric):
-    key, about = "average_precision", "Area under the precision-recall curve as a sum over its steps."
+    key, summary = "average_precision", "Area under the precision-recall curve as a sum over its steps."
 
 
 LABEL_METRICS = (Accuracy, F1, MacroF1, Precision, Recall, MatthewsCorrelation)

@@ -169,7 +169,7 @@ class Target(Protocol):
     def records(self, outputs: Any, split: Dataset, config: Any) -> list[dict[str, Any]]:
         """What is known of each example: its target, what was predicted, scores. JSON-ready."""
 
-    def resampled_metrics(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> ResampledMetrics:
+    def resampled_metrics(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> ResampledMetrics[str]:
         """The metrics of such records, under resampling.
 
         Args:

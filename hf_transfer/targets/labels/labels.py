@@ -279,7 +279,7 @@ class LabelTarget:
             for label, record in zip(split["label"][:], records, strict=True)
         ]
 
-    def resampled_metrics(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> ResampledMetrics:
+    def resampled_metrics(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> ResampledMetrics[str]:
         names = facts["labels"]
 
         def ids(values: list[Any]) -> np.ndarray:
@@ -294,7 +294,7 @@ class LabelTarget:
             together,
             classification.weighted_metrics(truth, labels, scores),
             classification.support(truth, labels, scores.shape[1], together),
-            shares=classification.proportions(truth, labels, scores.shape[1]),
+            formula_intervals=classification.proportions(truth, labels, scores.shape[1]),
         )
 
 

@@ -226,7 +226,7 @@ class NumberTarget:
         labels = split["label"][:]
         return [{"label": label, "prediction": float(one)} for label, one in zip(labels, outputs, strict=True)]
 
-    def resampled_metrics(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> ResampledMetrics:
+    def resampled_metrics(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> ResampledMetrics[str]:
         truth, numbers = (_floats([record[key] for record in records]) for key in ("label", "prediction"))
         units = resampling_units([unit_of_record(record) for record in records], len(records))
         return ResampledMetrics(units, regression.weighted_metrics(truth, numbers))

@@ -256,7 +256,7 @@ class TranscriptTarget:
             for i, (reference, text) in enumerate(zip(references, outputs, strict=True))
         ]
 
-    def resampled_metrics(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> ResampledMetrics:
+    def resampled_metrics(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> ResampledMetrics[str]:
         """As of `Target`."""
         counts = {
             name: np.array([record[name] for record in records], dtype=float)
