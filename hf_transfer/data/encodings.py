@@ -1,4 +1,4 @@
-"""Character encoding and line ends of text files: UTF-8 as a rule, otherwise detected and verified."""
+"""Finds the character encoding and line ends of text files: UTF-8 if the file is, otherwise a verified guess."""
 
 import codecs
 import re
@@ -8,23 +8,23 @@ from pathlib import Path
 
 from hf_transfer.errors import InputError, shell_quoted, short_path
 
-BLOCK = 1 << 20
-# So much of what is not ASCII is looked at to guess an encoding; the guess is verified on the whole file.
+BLOCK_BYTES = 1 << 20
+# An encoding is guessed from so many bytes of lines that are not ASCII, and verified on the whole file.
 SAMPLE_BYTES = 1 << 17
-MARKS = (
+BYTE_ORDER_MARKS = (
     (b"\xef\xbb\xbf", "utf-8-sig"),
     (b"\xff\xfe\x00\x00", "utf-32"),
     (b"\x00\x00\xfe\xff", "utf-32"),
     (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
 )
-# What tables are still written in; of those that read a file equally well, the first is taken.
+# Encodings that tables are still written in. Of those that fit a file equally well, the first is taken.
 CANDIDATES = ("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp1258", "cp874",
               "gb18030", "big5", "cp932", "euc_jp", "cp949", "mac_roman")  # fmt: skip
 _UTF8_SEQUENCE = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
-# Within a word, signs such as ¹ or ¿ are letters of another code page.
+# Signs such as ¹ or ¿ within a word: in the right code page, these bytes are letters.
 _SIGN_IN_WORD = re.compile(r"(?<=\w)[¡-©«-´¶-¹»-¿×÷‚„†‡‰¤](?=[^\W\d_])")
-_WORD = re.compile(r"[^\s,;|]*[^\x00-\x7f][^,;|\t\r\n]*")
+_NON_ASCII_WORDS = re.compile(r"[^\s,;|]*[^\x00-\x7f][^,;|\t\r\n]*")
 _LINE_END = re.compile(r"\r*\n|\r")
 
 
@@ -32,7 +32,11 @@ _LINE_END = re.compile(r"\r*\n|\r")
 class TextFile:
     """A text file with its encoding and line ends, from `examine_text`.
 
-    `newline` is an argument of `open`: lines end at ``\\n`` alone, or at ``\\r`` too where the file's do.
+    Attributes:
+        path: of the file.
+        encoding: as Python names it.
+        newline: argument of `open`: ``"\\n"``, or ``""`` if lines end in a lone ``\\r``.
+        remarks: sentences on how the file is read, for the log.
     """
 
     path: Path
@@ -41,43 +45,43 @@ class TextFile:
     remarks: tuple[str, ...] = ()
 
     def lines(self) -> Iterator[str]:
-        """The lines with their ends, read as they are asked for."""
+        """Yield the lines with their line ends, without reading the whole file first."""
         with self.path.open(encoding=self.encoding, newline=self.newline) as stream:
             yield from stream
 
 
 def examine_text(path: Path) -> TextFile:
-    """The encoding and line ends of a text file, verified on all of it.
+    """Find the encoding and line ends of a text file, and verify that all of it can be decoded.
 
     Raises:
-        InputError: parts of it are in no encoding, or in another than the rest; the message says where.
+        InputError: some bytes are not in the encoding of the rest; the message says where.
     """
     with path.open("rb") as stream:
         start = stream.read(4)
-    marked = next((encoding for mark, encoding in MARKS if start.startswith(mark)), None)
-    encoding = marked or "utf-8"
+    by_mark = next((encoding for mark, encoding in BYTE_ORDER_MARKS if start.startswith(mark)), None)
+    encoding = by_mark or "utf-8"
     damage = _first_damage(path, encoding)
     remarks: tuple[str, ...] = ()
-    if damage is not None and (marked or _mostly_utf8(path)):
-        raise InputError(_damaged(path, _shown(encoding), damage))
+    if damage is not None and (by_mark or _mostly_utf8(path)):
+        raise InputError(_damage_message(path, _display_name(encoding), damage))
     if damage is not None:
-        encoding = _guessed(path, damage)
-    elif not marked:
-        encoding = _utf16_without_mark(path) or encoding
+        encoding = _guess_encoding(path, damage)
+    elif not by_mark:
+        encoding = _utf16_without_byte_order_mark(path) or encoding
     if encoding not in ("utf-8", "utf-8-sig"):
-        example = _example(path, encoding)
-        doubt = f", as in {example!r}. If letters are wrong there, save the file as UTF-8." if damage else "."
-        remarks = (f"{short_path(path)} is read as {_shown(encoding)}{doubt}",)
+        example = _example_text(path, encoding)
+        check = f", as in {example!r}. If letters are wrong there, save the file as UTF-8." if damage else "."
+        remarks = (f"{short_path(path)} is read as {_display_name(encoding)}{check}",)
     return TextFile(path, encoding, _newline(path, encoding), remarks)
 
 
 def _first_damage(path: Path, encoding: str) -> tuple[int, int] | None:
-    """Line and byte of the first place that is not in `encoding`; None where all of the file is."""
+    """Return the line, from 1, and value of the first byte that `encoding` cannot decode; None if there is none."""
     decoder = codecs.getincrementaldecoder(encoding)("strict")
     line = 1
     with path.open("rb") as stream:
         while True:
-            block = stream.read(BLOCK)
+            block = stream.read(BLOCK_BYTES)
             try:
                 line += decoder.decode(block, final=not block).count("\n")
             except UnicodeDecodeError as error:
@@ -88,65 +92,74 @@ def _first_damage(path: Path, encoding: str) -> tuple[int, int] | None:
 
 
 def _sample(path: Path) -> bytes:
-    """Lines of a file that are not ASCII, up to `SAMPLE_BYTES`."""
-    found = bytearray()
+    """Return the first lines of a file that are not ASCII, up to `SAMPLE_BYTES`."""
+    sample = bytearray()
     with path.open("rb") as stream:
         rest = b""
-        while len(found) < SAMPLE_BYTES and (block := stream.read(BLOCK)):
+        while len(sample) < SAMPLE_BYTES and (block := stream.read(BLOCK_BYTES)):
             *lines, rest = (rest + block).split(b"\n")
-            found += b"".join(line + b"\n" for line in lines if not line.isascii())
-            rest = rest[:BLOCK]
-        if not found or len(found) < SAMPLE_BYTES:
-            found += rest if not rest.isascii() else b""
-    return bytes(found[:SAMPLE_BYTES])
+            sample += b"".join(line + b"\n" for line in lines if not line.isascii())
+            rest = rest[:BLOCK_BYTES]
+        if len(sample) < SAMPLE_BYTES:
+            sample += rest if not rest.isascii() else b""
+    return bytes(sample[:SAMPLE_BYTES])
 
 
 def _mostly_utf8(path: Path) -> bool:
-    """Whether what is not ASCII is UTF-8 for a good part: such a file is damaged or mixed, not in another encoding."""
+    """Check whether most non-ASCII bytes are UTF-8: the file is then damaged or mixed, not in another encoding."""
     sample = _sample(path)
     sequences = _UTF8_SEQUENCE.findall(sample)
     others = sum(byte > 127 for byte in sample) - sum(map(len, sequences))
     return len(sequences) > others / 2
 
 
-def _guessed(path: Path, damage: tuple[int, int]) -> str:
-    """The likeliest encoding of a file that is not UTF-8."""
+def _guess_encoding(path: Path, damage: tuple[int, int]) -> str:
+    """Return the likeliest encoding that can decode all of a file that is not UTF-8.
+
+    Raises:
+        InputError: none of `CANDIDATES` can.
+    """
     sample = _sample(path)
-    for encoding in _ranked(sample):
+    for encoding in _rank_encodings(sample):
         if _first_damage(path, encoding) is None:
             return encoding
-    raise InputError(_damaged(path, "UTF-8", damage))
+    raise InputError(_damage_message(path, "UTF-8", damage))
 
 
-def _ranked(sample: bytes) -> Iterable[str]:
+def _rank_encodings(sample: bytes) -> Iterable[str]:
+    """Return the encodings that may be a sample's, the likeliest first."""
     from charset_normalizer import from_bytes
 
-    readable = [encoding for encoding in CANDIDATES if _reads(sample, encoding)]
+    readable = [encoding for encoding in CANDIDATES if _can_decode(sample, encoding)]
     matches = list(from_bytes(sample, cp_isolation=list(CANDIDATES), threshold=0.25))
     names = [name for match in matches for name in (match.encoding, *match.could_be_from_charset)]
     western = next((m for m in matches if "cp1252" in (m.encoding, *m.could_be_from_charset)), None)
     best = matches[0] if matches else None
-    # Code pages of Latin letters read short samples equally well: the commonest of them is taken where it is as good.
+    # Code pages of Latin letters fit short samples equally well: cp1252, the commonest, is taken unless another is
+    # clearly better.
     plausible = "cp1252" in readable and not _SIGN_IN_WORD.search(sample.decode("cp1252"))
     if plausible and (best is None or (western and western.chaos <= best.chaos + 0.05
                                        and western.coherence >= best.coherence - 0.1)):  # fmt: skip
         turkish = re.search("[ýþð]", text := sample.decode("cp1252")) and not re.search("[áíóæÁÍÓ]", text)
-        names.insert(0, "cp1254" if turkish else "cp1252")  # Icelandic has these three letters too, and the others
+        names.insert(0, "cp1254" if turkish else "cp1252")  # Icelandic has ý, þ and ð too, but also the others
     by_signs = sorted(readable, key=lambda encoding: len(_SIGN_IN_WORD.findall(sample.decode(encoding, "ignore"))))
     return dict.fromkeys([name for name in names if name in CANDIDATES] + by_signs)
 
 
-def _reads(sample: bytes, encoding: str) -> bool:
+def _can_decode(sample: bytes, encoding: str) -> bool:
     try:
-        # The sample may end within a character.
+        # An incremental decoder, as the sample may end within a character.
         codecs.getincrementaldecoder(encoding)("strict").decode(sample)
     except UnicodeDecodeError:
         return False
     return True
 
 
-def _utf16_without_mark(path: Path) -> str | None:
-    """UTF-16 that begins without a mark is valid UTF-8 where its texts are ASCII: NUL bytes give it away."""
+def _utf16_without_byte_order_mark(path: Path) -> str | None:
+    """Return the encoding of a UTF-16 file without a byte order mark, or None if the file is not UTF-16.
+
+    If its texts are ASCII, such a file is valid UTF-8 with a NUL byte beside every letter.
+    """
     with path.open("rb") as stream:
         head = stream.read(SAMPLE_BYTES)
     if b"\0" not in head or path.stat().st_size % 2:
@@ -162,30 +175,32 @@ def _utf16_without_mark(path: Path) -> str | None:
 
 
 def _newline(path: Path, encoding: str) -> str:
-    """What `open` takes for the line ends of the file: ``""`` where the first outside quotes is a lone ``\\r``."""
+    """Return the `newline` argument of `open`: ``""`` if the first line end outside quotes is a lone ``\\r``."""
     with path.open(encoding=encoding, newline="") as stream:
         head = stream.read(SAMPLE_BYTES)
-    found = _LINE_END.search(re.sub(r'"[^"]*"', "", head)) or _LINE_END.search(head)
-    return "" if found and found.group() == "\r" else "\n"
+    line_end = _LINE_END.search(re.sub(r'"[^"]*"', "", head)) or _LINE_END.search(head)
+    return "" if line_end and line_end.group() == "\r" else "\n"
 
 
-def _example(path: Path, encoding: str) -> str:
+def _example_text(path: Path, encoding: str) -> str:
+    """Return the first words in a file that are not ASCII, in which a wrong encoding can be seen."""
     with path.open(encoding=encoding, newline="") as stream:
-        for block in iter(lambda: stream.read(BLOCK), ""):
-            if found := _WORD.search(block):
-                return found.group()[:30].strip().strip('"')
+        for block in iter(lambda: stream.read(BLOCK_BYTES), ""):
+            if words := _NON_ASCII_WORDS.search(block):
+                return words.group()[:30].strip().strip('"')
     return ""
 
 
-def _shown(encoding: str) -> str:
+def _display_name(encoding: str) -> str:
+    """Return the name of an encoding as people write it: ``WINDOWS-1252`` for ``cp1252``."""
     name = encoding.removesuffix("-sig").upper().replace("_", "-")
     return f"WINDOWS-{name[2:]}" if re.fullmatch(r"CP125\d", name) else name
 
 
-def _damaged(path: Path, encoding: str, damage: tuple[int, int]) -> str:
+def _damage_message(path: Path, encoding: str, damage: tuple[int, int]) -> str:
     line, byte = damage
-    out = shell_quoted("mended" + path.suffix)
+    output = shell_quoted("mended" + path.suffix)
     return (
-        f"{path}: line {line} holds the byte 0x{byte:02x}, which is not {encoding} as the rest of the file. Mend that "
-        f"line, or leave such bytes out: iconv -c -f {encoding} -t UTF-8 {shell_quoted(path)} > {out}"
+        f"{path}: line {line} holds the byte 0x{byte:02x}, which is not {encoding}, unlike the rest of the file. "
+        f"Correct that line, or remove such bytes: iconv -c -f {encoding} -t UTF-8 {shell_quoted(path)} > {output}"
     )
