@@ -17,7 +17,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from hf_transfer.arguments import Arguments, DataArguments, MethodArguments, ModelArguments, TransferTrainingArguments
 from hf_transfer.caches import ensure_writable_caches
 from hf_transfer.data.groups import replace_class_labels
-from hf_transfer.data.loading import divide_by_split_column
+from hf_transfer.data.split_column import divide_by_split_column
 from hf_transfer.data.tables import load_table, show_progress_bars_for
 from hf_transfer.data.units import few_units_caveats, noun_of_resampling_units, unit_column
 from hf_transfer.errors import InputError, nearest

@@ -9,6 +9,12 @@ from hf_transfer.errors import InputError, logger
 # `source` holds examples of what the model knew before, to measure forgetting; `replay` holds further ones, to be
 # mixed into training.
 SPLITS = ("train", "validation", "test", "source", "replay")
+# The names of splits in files, folders and columns, in small letters.
+USUAL_SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev", "development"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
 
 
 def require_columns(split: Dataset, name: str, columns: Mapping[str, str], flag: str | None = None) -> None:
