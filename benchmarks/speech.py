@@ -163,7 +163,7 @@ def training(asked: Any) -> None:
     from hf_transfer.methods.trainable import apply_method
     from hf_transfer.models import quiet
     from hf_transfer.training.activations.precomputed import precompute
-    from hf_transfer.training.fit import Prepared, fit, make_trainer, settle_training
+    from hf_transfer.training.fit import PreparedData, fill_in_training_defaults, fit, make_trainer
 
     method = MethodArguments(asked.method, trainable_layers=asked.trainable_layers)
     settings = {"num_train_epochs": float(asked.epochs), "per_device_train_batch_size": asked.batch_size,
@@ -194,8 +194,8 @@ def training(asked: Any) -> None:
         )
         ours, anatomy = model()
         splits, inputs = task.model_inputs(splits, processor, ours, seed=0)
-        settle_training(arguments, ours.config, asked.clips)
-        trainer = make_trainer(Prepared(arguments, processor, splits, inputs), ours, Path(name))
+        fill_in_training_defaults(arguments, ours.config, asked.clips)
+        trainer = make_trainer(PreparedData(arguments, processor, splits, inputs), ours, Path(name))
 
         def run() -> Any:
             shutil.rmtree(Path(datasets.config.HF_DATASETS_CACHE) / "hf_transfer_activations", ignore_errors=True)

@@ -43,7 +43,7 @@ from hf_transfer.methods.anatomy import Anatomy
 from hf_transfer.methods.trainable import apply_method
 from hf_transfer.models import quiet
 from hf_transfer.training.activations.precomputed import precompute
-from hf_transfer.training.fit import Prepared, fit, make_trainer, settle_training
+from hf_transfer.training.fit import PreparedData, fill_in_training_defaults, fit, make_trainer
 
 
 @contextlib.contextmanager
@@ -95,8 +95,8 @@ def our_way(
     processor = task.load_processor(arguments.model)
     model, anatomy = load(asked.model_name_or_path, method)
     splits, inputs = task.model_inputs(DatasetDict(train=table, test=table.select([0])), processor, model, seed=0)
-    settle_training(arguments, model.config, len(table))
-    trainer = make_trainer(Prepared(arguments, processor, splits, inputs), model, Path(folder))
+    fill_in_training_defaults(arguments, model.config, len(table))
+    trainer = make_trainer(PreparedData(arguments, processor, splits, inputs), model, Path(folder))
 
     def run() -> Any:
         shutil.rmtree(datasets.config.HF_DATASETS_CACHE, ignore_errors=True)

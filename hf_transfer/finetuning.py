@@ -42,25 +42,21 @@ from hf_transfer.reporting.report import Finetuned, describe_lengths, device_nam
 from hf_transfer.reporting.trackers import Tracking, tracking
 from hf_transfer.tasks.task import Task
 from hf_transfer.training.activations.precomputed import precompute_for_run, predict
-from hf_transfer.training.checkpoints import (
-    agreed_checkpoint,
-    checkpoint_to_resume,
-    describe_last_checkpoint,
-    describe_run,
-)
+from hf_transfer.training.checkpoints import describe_last_checkpoint
 from hf_transfer.training.cost import Meter
 from hf_transfer.training.fit import (
-    Prepared,
+    PreparedData,
+    check_best_metric_name,
+    fill_in_training_defaults,
     fit,
     fit_head,
-    in_float32,
     make_trainer,
-    require_best_metric,
-    settle_best_metric,
-    settle_training,
+    set_best_metric,
+    trained_model,
 )
 from hf_transfer.training.health import require_finite
-from hf_transfer.training.interruption import checkpoint_when_stopped, polite_stops
+from hf_transfer.training.interruption import checkpoint_when_stopped, raise_interrupted
+from hf_transfer.training.resuming import agreed_checkpoint, checkpoint_to_resume, describe_run
 
 
 def finetune(
@@ -119,18 +115,18 @@ def _run(
         trainer = make_trainer(run, run.model, output.work)
         untrained, precomputed = precompute_for_run(trainer, run.anatomy, method, run.inputs, measured)
         before = predict(trainer, {name: run.inputs[name] for name in measured}, untrained)
-        settle_best_metric(arguments, task.target.compute_metrics(before["test"], measured["test"], None), run.splits)
+        set_best_metric(arguments, task.target.compute_metrics(before["test"], measured["test"], None), run.splits)
     with meter.stage("training"):
         head_seconds = 0.0
         if method.head_first and checkpoint is None:
             head_seconds = fit_head(trainer, run.anatomy, arguments, untrained)
         model = apply_method(run.model, run.anatomy, method, revision=run.model_arguments.model_revision)
         trainer = make_trainer(run, model, output.work, run.description, trackers)
-        trainer.progress.head_seconds = head_seconds
+        trainer.resumable_state.head_seconds = head_seconds
         parameters = count_parameters(model)
         cost = fit(trainer, run.anatomy, method, precomputed, checkpoint)
-    meter.add("training", trainer.progress.seconds_of_stopped())
-    model = in_float32(trainer)
+    meter.add("training", trainer.resumable_state.seconds_in_earlier_processes())
+    model = trained_model(trainer)
     with checkpoint_when_stopped(trainer, output.is_result_in_place), task.target.finalised(model):
         with meter.stage("after"):
             require_finite(model, training.learning_rate or 0.0, str(output.work))
@@ -162,7 +158,7 @@ def _run(
 
 
 @dataclass(frozen=True)
-class _PreparedRun(Prepared):
+class _PreparedRun(PreparedData):
     """What a run works on, with the model before training and what the report says of both."""
 
     facts: dict[str, Any]
@@ -183,7 +179,7 @@ def _prepare(
         output.prepare()
     if training.push_to_hub:
         hub.require_repository(arguments)
-    require_best_metric(arguments)
+    check_best_metric_name(arguments)
     task.input.require_settings(arguments.model)
     with meter.stage("data"):
         splits, facts = _prepare_splits(task, arguments, dataset)
@@ -209,7 +205,7 @@ def _prepare(
             if before[name] > len(split):
                 facts["left_out"].setdefault(name, {})["does not fit the model"] = before[name] - len(split)
         facts |= {**_counts(splits), **task.facts(splits), "lengths": describe_lengths(inputs)}
-        settle_training(arguments, model.config, len(inputs["train"]))
+        fill_in_training_defaults(arguments, model.config, len(inputs["train"]))
         if arguments.method.method == "lora":  # merged or not
             example = task.collator(processor)(
                 inputs["train"].without_augmentation().__getitems__([int(inputs["train"].lengths.argmin())])
@@ -322,7 +318,7 @@ def _push(arguments: Arguments, output: OutputFolder) -> None:
 def _tidy(output: OutputFolder, training: TransferTrainingArguments) -> Iterator[None]:
     """Leave nothing half-written behind, whatever ends the run."""
     try:
-        with quiet(), polite_stops():
+        with quiet(), raise_interrupted():
             ensure_writable_caches()
             yield
     except BaseException as error:

@@ -25,7 +25,7 @@ from hf_transfer.evaluation.groups import measure_groups
 from hf_transfer.methods.lora import base_model_of, load_adapter
 from hf_transfer.models import explain_loading_errors, quiet
 from hf_transfer.tasks import task_class_for_config
-from hf_transfer.training.fit import Prepared, make_trainer
+from hf_transfer.training.fit import PreparedData, make_trainer
 
 # The arguments of the data that evaluate() takes.
 OF_DATA = ("column_names", "delimiter", "group_column_name", "split_by", "drop_incomplete")
@@ -184,7 +184,7 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
                 per_device_eval_batch_size=task.defaults["per_device_eval_batch_size"],
             ),
         )
-        trainer = make_trainer(Prepared(arguments, processor, splits, inputs), pipeline.model, Path(folder))
+        trainer = make_trainer(PreparedData(arguments, processor, splits, inputs), pipeline.model, Path(folder))
         outputs = pipeline.outputs_of(inputs["test"], lambda examples: trainer.predict(examples).predictions)
     split = splits["test"]
     return {

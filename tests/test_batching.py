@@ -15,7 +15,7 @@ from hf_transfer import TextClassification, finetune
 from hf_transfer.data.batches import Collator, pad_labels
 from hf_transfer.inputs.text.models import settle_padding
 from hf_transfer.targets.labels.losses import ClassificationLoss, SquaredErrorLoss
-from hf_transfer.training.batching import EvaluationBatches, PaddedExamples, TrainingBatches, divided
+from hf_transfer.training.batching import EvaluationBatches, PaddedExamples, TrainingBatches, cut_by_length
 
 pytestmark = pytest.mark.usefixtures("lean")
 
@@ -77,7 +77,7 @@ def test_pieces_are_as_even_as_can_be(count):
     for _ in range(50):
         lengths = np.sort(source.integers(1, 40, source.integers(1, 9)))
         indices = np.arange(len(lengths))
-        pieces = divided(indices, lengths, count)
+        pieces = cut_by_length(indices, lengths, count)
         assert len(pieces) == count
         assert np.concatenate(pieces).tolist() == indices.tolist()
         cuts = itertools.combinations_with_replacement(range(len(lengths) + 1), count - 1)
@@ -213,7 +213,7 @@ def test_evaluation_batches_hold_no_more_positions_than_told(processes):
     batches = [
         b
         for rank in range(processes)
-        for b in EvaluationBatches(LENGTHS, batch_size=7, most_positions=60, processes=processes, rank=rank)
+        for b in EvaluationBatches(LENGTHS, batch_size=7, max_positions=60, processes=processes, rank=rank)
     ]
     assert sorted(i for b in batches for i in b) == list(range(len(LENGTHS)))
     for batch in batches:

@@ -142,7 +142,7 @@ def test_standardising_the_heads_input_changes_nothing_but_the_coordinates(tiny,
     model, dataset, collator = prepared(tiny())
     cache, examples = from_cache(model, dataset, collator, 0, tmp_path)
     trainer = SimpleNamespace(
-        model=model, train_dataset=examples, data_collator=cache.cached_collator, progress=SimpleNamespace(),
+        model=model, train_dataset=examples, data_collator=cache.cached_collator, resumable_state=SimpleNamespace(),
         args=SimpleNamespace(per_device_eval_batch_size=8, device=model.device, world_size=1, process_index=0),
         accelerator=Accelerator(cpu=True),
     )  # fmt: skip

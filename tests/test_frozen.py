@@ -183,7 +183,7 @@ def test_masks_are_off_where_the_trunk_is_frozen(dropping_speech, accents, tmp_p
     with caplog.at_level("INFO", "hf_transfer"):
         asked = SpeechRecognition(speed_perturbation=0.0, mask_time_prob=0.5)
         masked = of_clips(dropping_speech("wav2vec2-layer"), accents, tmp_path / "masked", asked, method="frozen")
-    assert "--method frozen leaves the trunk in eval mode: no SpecAugment" in caplog.text
+    assert "--method frozen keeps the trunk in eval mode: no SpecAugment" in caplog.text
     assert masked["training"]["cached_activations"] is True
     none = SpeechRecognition(speed_perturbation=0.0, mask_time_prob=0.0)
     of_clips(dropping_speech("wav2vec2-layer"), accents, tmp_path / "none", none, method="frozen")

@@ -174,13 +174,13 @@ def test_a_second_interrupt_ends_at_once_and_the_last_checkpoint_is_good(tiny, t
     slow.write_text(
         "import runpy, sys, time\n"
         "import hf_transfer.training.trainer_checkpoints as trainer\n"
-        "honest = trainer.seal\n"
-        "def seal(staged, folder, run):\n"
+        "honest = trainer.finish_checkpoint\n"
+        "def finish_checkpoint(staged, folder, run):\n"
         "    if 'checkpoint-2' not in staged.name:\n"
         "        print('writing', staged.name, file=sys.stderr, flush=True)\n"
         "        time.sleep(200)\n"
         "    return honest(staged, folder, run)\n"
-        "trainer.seal = seal\n"
+        "trainer.finish_checkpoint = finish_checkpoint\n"
         "runpy.run_path('recipes/spam.py', run_name='__main__')\n"
     )
     file = write_csv(tmp_path / "m.csv", message_rows(80))

@@ -183,10 +183,10 @@ def test_two_processes_stop_together_and_go_on_as_if_they_had_not(tiny, tmp_path
     newest = max(work.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     assert newest.name != "checkpoint-60"
     assert {"rng_state_0.pth", "rng_state_1.pth", "manifest.json"} <= {path.name for path in newest.iterdir()}
-    # The main process decides from where: the other one sees no checkpoint that is whole.
+    # The main process decides from where: the other one sees no checkpoint that is complete.
     (tmp_path / "late.py").write_text(
-        "import os, runpy, sys\nimport hf_transfer.training.checkpoints as checkpoints\n"
-        "if os.environ['RANK'] == '1':\n    checkpoints.problem_of = lambda checkpoint: 'it shows late here'\n"
+        "import os, runpy, sys\nimport hf_transfer.training.resuming as resuming\n"
+        "if os.environ['RANK'] == '1':\n    resuming.find_problem = lambda checkpoint: 'it shows late here'\n"
         "sys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
     resumed = fork_joined(tmp_path / "late.py", *arguments, "--output_dir", tmp_path / "out",

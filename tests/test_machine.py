@@ -137,7 +137,7 @@ def test_a_full_disk_is_one_sentence_however_it_is_wrapped(train, monkeypatch):
             raise datasets.exceptions.DatasetGenerationError("An error occurred") from error
 
     monkeypatch.setattr("hf_transfer.finetuning.load_splits", full)
-    with pytest.raises(Failure, match=r"^The disk is full.*HF_HOME for caches.*Nothing is written\.$"):
+    with pytest.raises(Failure, match=r"^The disk is full.*HF_HOME for caches.*No checkpoint has been written\.$"):
         train()
     done = start("-c", "from hf_transfer.errors import *\n"
                  "def main():\n  with open('/dev/full', 'w') as s: s.write('x')\nrun_command(main)")  # fmt: skip

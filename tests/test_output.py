@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from hf_transfer import Failure, InputError, TextClassification, finetune, load_finetuned
 from hf_transfer.run_folders import write_run_marker
-from hf_transfer.training.interruption import _StopAfterStep
+from hf_transfer.training.interruption import StopCallback
 
 pytestmark = pytest.mark.usefixtures("lean")
 
@@ -284,7 +284,7 @@ def test_a_polite_stop_writes_a_checkpoint_and_the_run_goes_on(tiny, recipe, tmp
     running.send(number)
     stopped = running.finished()
     assert stopped.returncode == 128 + number, stopped.stderr
-    assert "Go on with --resume_from_checkpoint true" in stopped.stderr
+    assert "Continue with --resume_from_checkpoint true" in stopped.stderr
     assert not (tmp_path / "out").exists()
     refused = recipe("spam", *common)
     assert refused.code == 2
@@ -317,7 +317,7 @@ def stopped_at(step):
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_StopAfterStep, "on_step_end", stop)
+        patch.setattr(StopCallback, "on_step_end", stop)
         with pytest.raises(KeyboardInterrupt):
             yield
 
@@ -427,7 +427,7 @@ def test_paths_may_be_path_objects(train, tiny, tmp_path):
 def test_an_unfinished_run_is_not_continued_with_other_arguments(train, tmp_path):
     with stopped_at(3):
         train(max_steps=6, save_strategy="steps", save_steps=2)
-    with pytest.raises(InputError, match=r"is of a run with seed 42, not 7; other examples"):
+    with pytest.raises(InputError, match=r"was written by a run with seed 42, not 7; other examples"):
         train(max_steps=6, seed=7, resume_from_checkpoint="true")
     assert (tmp_path / "out.partial" / "checkpoint-2").is_dir()
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from hf_transfer import SpeechRecognition, TextClassification, finetune
-from hf_transfer.training.speed.packing import Packing, _Gather, _Scatter, attention
+from hf_transfer.training.packing import Packing, _Gather, _Scatter, attention
 
 pytestmark = pytest.mark.usefixtures("lean")
 
@@ -26,7 +26,7 @@ def both(monkeypatch, learn, **asked):
     weights = "adapter_model" if asked["method"] == "lora" else "model"
     report, folder = learn("packed", **asked)
     own = load_file(folder / f"{weights}.safetensors")
-    monkeypatch.setattr("hf_transfer.training.speed.packed", lambda *_: contextlib.nullcontext(False))
+    monkeypatch.setattr("hf_transfer.training.fit.packed", lambda *_: contextlib.nullcontext(False))
     _, folder = learn("padded", **asked)
     for name, value in load_file(folder / f"{weights}.safetensors").items():
         torch.testing.assert_close(own[name], value, atol=2e-5, rtol=0, msg=name)

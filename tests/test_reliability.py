@@ -20,7 +20,7 @@ from transformers import BertForSequenceClassification
 
 from hf_transfer import Failure, InputError, SpeechRecognition, TextClassification, finetune
 from hf_transfer.errors import Interrupted
-from hf_transfer.training import checkpoints
+from hf_transfer.training import checkpoints, resuming
 
 pytestmark = pytest.mark.usefixtures("lean")
 
@@ -28,7 +28,7 @@ STEP = "transformers.trainer:Trainer.training_step"
 EVALUATION = "hf_transfer.training.trainer:TransferTrainer.evaluation_loop"
 SEALING = "hashlib:file_digest"  # the files of a checkpoint are there, its manifest is not
 SAVING = "torch:save"  # the weights of a checkpoint are there, its optimizer is not
-ROTATION = "hf_transfer.training.trainer_checkpoints:remove_old"  # the new one is in place, the old one too
+ROTATION = "hf_transfer.training.trainer_checkpoints:remove_old_checkpoints"  # the new one is in place, the old too
 RESULT = "hf_transfer.finetuning:_write_model"
 CARD = "hf_transfer.finetuning:model_card"  # the weights of the result are written, the card is not
 # Two evaluations and checkpoints an epoch of 8 steps, logs between them; augmentation and dropout draw at random.
@@ -154,7 +154,7 @@ def left(tiny, never_stopped, tmp_path_factory):
     settings = {**OFTEN, "train_file": str(write_csv(place / "m.csv", message_rows(100))), "method": "full"}
     never = never_stopped(tiny(), settings)
     with pytest.MonkeyPatch.context() as patch:
-        honest, calls = checkpoints.seal, []
+        honest, calls = checkpoints.finish_checkpoint, []
 
         def full_disk(*args):
             calls.append(args)
@@ -162,7 +162,7 @@ def left(tiny, never_stopped, tmp_path_factory):
                 raise OSError(28, "No space left on device")
             return honest(*args)
 
-        patch.setattr("hf_transfer.training.trainer_checkpoints.seal", full_disk)
+        patch.setattr("hf_transfer.training.trainer_checkpoints.finish_checkpoint", full_disk)
         with pytest.raises(
             Failure, match=r"No space left on device. The last good checkpoint is .*checkpoint-6. Make"
         ):
@@ -200,7 +200,7 @@ def test_the_manifest_tells_every_file(unfinished, tmp_path):
     ("damage", "said"),
     [
         (lambda folder: (folder / "optimizer.pt").unlink(), "optimizer.pt: No such file"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"x"), "model.safetensors has not the size that"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"x"), "model.safetensors has 1 bytes, and"),
         (lambda folder: _flip(folder / "model.safetensors"), "model.safetensors has changed since it was written"),
         (lambda folder: (folder / "manifest.json").unlink(), "manifest.json: No such file"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json cannot be read"),
@@ -210,7 +210,7 @@ def test_a_damaged_checkpoint_is_passed_over(tiny, unfinished, never, tmp_path, 
     damage(tmp_path / "out.partial" / "checkpoint-6")
     with caplog.at_level("INFO", "hf_transfer"):
         resumed = run_of(tmp_path / "out", tiny(), unfinished)
-    assert f"checkpoint-6 is passed over: {said}" in caplog.text
+    assert f"checkpoint-6 is skipped: {said}" in caplog.text
     assert "Resuming from" in caplog.text
     assert "checkpoint-3." in caplog.text
     for name, value in weights_of(never.folder).items():
@@ -227,7 +227,7 @@ def _flip(file):
 def test_only_damaged_checkpoints_are_said(tiny, unfinished, tmp_path):
     for step in (3, 6):
         (tmp_path / "out.partial" / f"checkpoint-{step}" / "optimizer.pt").unlink()
-    with pytest.raises(InputError, match=r"No checkpoint in .* is whole. Remove that folder to start anew"):
+    with pytest.raises(InputError, match=r"No checkpoint in .* is complete. Remove that folder to start"):
         run_of(tmp_path / "out", tiny(), unfinished)
 
 
@@ -239,7 +239,7 @@ def test_a_checkpoint_of_other_data_or_arguments_is_refused_unless_told(tiny, un
     rows = message_rows(100)
     rows[0]["text"] += " more"
     write_csv(tmp_path / "m.csv", rows)
-    with pytest.raises(InputError, match="is of a run with other examples, labels or splits"):
+    with pytest.raises(InputError, match="was written by a run with other examples, labels or splits"):
         run_of(tmp_path / "out", tiny(), unfinished)
     assert (tmp_path / "out.partial" / "checkpoint-6").is_dir()
     run_of(tmp_path / "out", tiny(), unfinished | {"resume_despite_changes": True})
@@ -378,7 +378,7 @@ def test_a_head_goes_on_in_the_coordinates_of_its_checkpoint(tiny, texts, never_
 def test_weights_alone_are_nothing_to_go_on_from(tiny, texts, tmp_path):
     settings = {**OFTEN, **texts, "save_only_model": True}
     leave_unfinished(tmp_path / "out", tiny(), settings)
-    with pytest.raises(InputError, match="is whole"):
+    with pytest.raises(InputError, match="is complete"):
         run_of(tmp_path / "out", tiny(), {**settings, "resume_from_checkpoint": "true"})
 
 
@@ -394,7 +394,9 @@ def test_a_run_that_goes_back_leaves_no_checkpoints_of_what_it_left(tiny, unfini
     shutil.copytree(work / "checkpoint-6", work / "checkpoint-9")
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf_transfer.training.trainer_checkpoints.remove_old", lambda *_: seen.append(names_in(work)))
+        patch.setattr(
+            "hf_transfer.training.trainer_checkpoints.remove_old_checkpoints", lambda *_: seen.append(names_in(work))
+        )
         leave_unfinished(
             tmp_path / "out", tiny(),
             unfinished | {"resume_from_checkpoint": str(work / "checkpoint-3"), "num_train_epochs": 3.0},
@@ -501,7 +503,7 @@ def test_batches_that_fit_are_found_and_the_step_stays(tiny, texts, never, small
     with caplog.at_level("INFO", "hf_transfer"):
         found = run_of(tmp_path / "out", tiny(), settings)
     assert "Out of memory: the 8 examples of a step are divided into 3 micro-batches" in caplog.text
-    assert "Out of memory: measured 4 at a time" in caplog.text
+    assert "Out of memory: evaluation uses batches of 4 from now on" in caplog.text
     assert [entry["loss"] for entry in found.report["history"] if "loss" in entry] == pytest.approx(
         [entry["loss"] for entry in never.report["history"] if "loss" in entry], abs=1e-5
     )
@@ -519,13 +521,13 @@ def several_processes(monkeypatch, find):
         else:
             values[:] = sent.get(timeout=10)
 
-    monkeypatch.setattr(checkpoints, "broadcast_object_list", broadcast)
+    monkeypatch.setattr(resuming, "broadcast_object_list", broadcast)
     outcomes = {}
 
     def process(rank):
         training = SimpleNamespace(process_index=rank, world_size=2)
         try:
-            outcomes[rank] = checkpoints.agreed_checkpoint(training, find)
+            outcomes[rank] = resuming.agreed_checkpoint(training, find)
         except Exception as error:
             outcomes[rank] = error
 
@@ -566,6 +568,9 @@ def test_a_manifest_that_lacks_what_is_compared_is_passed_over_by_name(tmp_path,
     (checkpoint / checkpoints.MANIFEST).write_text(json.dumps(manifest))
     run = {"arguments": {}, "data": "a", "examples_a_step": 8, "base": "b"}
     for despite in (False, True):
-        with caplog.at_level("INFO", "hf_transfer"), pytest.raises(InputError, match=r"No checkpoint in .* is whole"):
-            checkpoints.checkpoint_to_resume("true", tmp_path, run, despite=despite)
-        assert f"{checkpoint} is passed over: manifest.json" in caplog.text
+        with (
+            caplog.at_level("INFO", "hf_transfer"),
+            pytest.raises(InputError, match=r"No checkpoint in .* is complete"),
+        ):
+            resuming.checkpoint_to_resume("true", tmp_path, run, despite=despite)
+        assert f"{checkpoint} is skipped: manifest.json" in caplog.text

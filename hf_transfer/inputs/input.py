@@ -20,10 +20,10 @@ class ModelInputs(Protocol):
         labels: what the loss compares each with, as its target encodes it [n].
         unit: ``tokens`` or ``seconds``, in which lengths are reported.
         length_per_unit: of `lengths`, that make one `unit`.
-        rate: name in the report of how many units a second were trained on; None where positions say it.
-        alone: whether each is to be computed by itself, as padding would change what the model makes of it.
+        throughput_name: name in the report of how many units a second were trained on; None where positions say it.
+        padding_changes_outputs: whether each is to be computed by itself, as padding would change what the model makes of it.
         is_augmented: whether training examples are another way in each epoch (augmentation).
-        keys: what tells the input of each from others, for caches [n].
+        cache_keys: what tells the input of each from others, for caches [n].
     """
 
     lengths: np.ndarray
@@ -31,10 +31,10 @@ class ModelInputs(Protocol):
     labels: Sequence[Any]
     length_unit: str
     length_per_unit: float
-    rate: str | None
+    throughput_name: str | None
     padding_changes_outputs: bool
     is_augmented: bool
-    keys: Iterable[str]
+    cache_keys: Iterable[str]
 
     def __len__(self) -> int: ...
 

@@ -1,1 +1,1 @@
-"""The one training loop: `transformers.Trainer` with exact batches."""
+"""Training: a subclass of `transformers.Trainer`, checkpoints, interruption, cost, precomputed activations."""

@@ -1,27 +1,32 @@
-"""Which examples a process sees when, decided by the seed alone: not by how the work is divided."""
+"""Batches of example indices for training and evaluation, whose order depends on the seed alone."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
+from transformers import TrainingArguments
 
-# A processor is fastest where a batch's activations stay near it: see benchmarks/RESULTS.md. An accelerator is not.
-POSITIONS_ON_A_PROCESSOR = 1024
+if TYPE_CHECKING:
+    from hf_transfer.inputs.input import ModelInputs
+
+# The CPU is fastest when a batch's activations fit into its caches: see benchmarks/RESULTS.md.
+MAX_POSITIONS_ON_CPU = 1024
 # Examples of this many steps are sorted by length together: enough to save padding, few enough to stay random.
 POOL_STEPS = 16
 
 
-def most_positions(device: torch.device) -> int | None:
-    """The most positions a batch that nothing is learned from, for speed; None where more are always faster."""
-    return POSITIONS_ON_A_PROCESSOR if device.type == "cpu" else None
+def max_positions(device: torch.device) -> int | None:
+    """Return the number of positions in an evaluation batch that is fastest; None where more are always faster."""
+    return MAX_POSITIONS_ON_CPU if device.type == "cpu" else None
 
 
-def two_lengths(lengths: np.ndarray) -> list[int]:
-    """Rows of two examples of different lengths, of the shorter ones: what to check a model's ways on.
+def two_short_examples(lengths: np.ndarray) -> list[int]:
+    """Return the rows of two short examples of different lengths; one row if all lengths are equal.
 
-    A single row where all are as long.
+    Args:
+        lengths: of all examples, [n].
     """
     _, rows = np.unique(lengths, return_index=True)
     longer = min(max(1, len(rows) // 8), len(rows) - 1)
@@ -29,22 +34,23 @@ def two_lengths(lengths: np.ndarray) -> list[int]:
 
 
 class TrainingBatches(Sampler[list[int]]):
-    """Micro-batches of one process.
+    """Sampler of the training micro-batches of one process.
 
-    An optimizer step covers the same examples however many processes and accumulation steps it is spread over: it is
-    drawn first, sorted by length, and then cut into one piece for each, all of about the same size with their padding:
-    no process waits for another one's long examples, and no piece needs much more memory. A piece that stays empty
-    (the last step of an epoch may have fewer examples than there are pieces) is one padding example, ``-1 - index``.
+    An optimizer step has the same examples for any number of processes and accumulation steps: it is drawn first,
+    sorted by length, and then cut into one piece for each micro-batch of each process. With their padding, all pieces
+    have about the same size, so that no process waits for another one's long examples, and no piece needs much more
+    memory. The last step of an epoch may have fewer examples than pieces; an empty piece is filled with one padding
+    example, ``-1 - index``, which the loss does not count (see `PaddedExamples`).
 
     Args:
         lengths: of each example, in tokens or frames.
-        step_size: examples a step.
-        accumulation: micro-batches a process and step.
-        processes: how many there are.
+        step_size: examples in a step, over all processes.
+        accumulation: micro-batches of a process in a step.
+        processes: number of processes.
         rank: of this process.
-        seed: of the order; each epoch draws anew.
-        group_by_length: whether steps are drawn from examples of similar length.
-        on_epoch: told of each epoch before its first batch: examples that change from epoch to epoch.
+        seed: of the random order, which is another one in each epoch.
+        group_by_length: whether steps consist of examples of similar length.
+        on_epoch: called with the number of each epoch before its first batch.
     """
 
     def __init__(
@@ -66,9 +72,9 @@ class TrainingBatches(Sampler[list[int]]):
         self.epoch, self.on_epoch = 0, on_epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the order of this epoch from now on.
+        """Use the order of this epoch from now on.
 
-        Trainer calls it on the data loader, but on this sampler alone where it goes on in the middle of an epoch.
+        Trainer calls it on the data loader, but on this sampler when it resumes in the middle of an epoch.
         """
         self.epoch = epoch
         if self.on_epoch is not None:
@@ -79,7 +85,7 @@ class TrainingBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in self._steps():
-            pieces = divided(step, self.lengths[step], self.accumulation * self.processes)
+            pieces = cut_by_length(step, self.lengths[step], self.accumulation * self.processes)
             for i in range(self.accumulation):
                 piece = pieces[i * self.processes + self.rank].tolist()
                 yield piece or [-1 - int(step[0])]
@@ -93,7 +99,7 @@ class TrainingBatches(Sampler[list[int]]):
         for start in range(0, len(order), self.step_size * POOL_STEPS):
             pool = self._by_length(order[start : start + self.step_size * POOL_STEPS])
             steps += [pool[i : i + self.step_size] for i in range(0, len(pool), self.step_size)]
-        # The short step, if any, stays last: Trainer counts the epoch by it.
+        # The incomplete step, if any, stays last, as Trainer expects.
         last = steps.pop() if len(steps[-1]) < self.step_size else None
         shuffled = [steps[i] for i in generator.permutation(len(steps))]
         return [*shuffled, last] if last is not None else shuffled
@@ -102,48 +108,54 @@ class TrainingBatches(Sampler[list[int]]):
         return indices[np.argsort(self.lengths[indices], kind="stable")]
 
     def padding(self) -> float:
-        """Share of an epoch's positions that are padding, over all processes."""
+        """Return the share of padding among the positions of an epoch, over all processes."""
         padded = sum(
             len(piece) * int(self.lengths[piece[-1]])
             for step in self._steps()
-            for piece in divided(step, self.lengths[step], self.accumulation * self.processes)
+            for piece in cut_by_length(step, self.lengths[step], self.accumulation * self.processes)
             if len(piece)
         )
         return 1 - float(self.lengths.sum()) / padded
 
 
-def divided(indices: np.ndarray, lengths: np.ndarray, count: int) -> list[np.ndarray]:
-    """Cut `indices`, whose `lengths` ascend, into `count` pieces so that the largest is as small as can be.
+def cut_by_length(indices: np.ndarray, lengths: np.ndarray, count: int) -> list[np.ndarray]:
+    """Cut examples, sorted by length, into pieces so that the largest padded piece is as small as possible.
 
-    A piece is as large as its examples times the longest of them.
+    The size of a padded piece is the number of its examples times the length of the longest.
+
+    Args:
+        indices: of the examples, [n].
+        lengths: of the same examples, ascending, [n].
+        count: number of pieces; the last ones are empty if fewer are enough.
     """
     if count == 1:
         return [indices]
 
-    def ends(limit: int) -> list[int]:
-        found, start = [], 0
-        for end, length in enumerate(lengths.tolist()):
-            if (end + 1 - start) * length > limit and end > start:
-                found.append(end)
-                start = end
-        return found
+    def cuts(max_size: int) -> list[int]:
+        positions, start = [], 0
+        for i, length in enumerate(lengths.tolist()):
+            if (i + 1 - start) * length > max_size and i > start:
+                positions.append(i)
+                start = i
+        return positions
 
+    # Binary search for the smallest size that needs no more than `count` pieces.
     low, high = int(lengths.max()), len(lengths) * int(lengths.max())
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if len(ends(middle)) < count else (middle + 1, high)
-    pieces = np.split(indices, ends(low))
+        low, high = (low, middle) if len(cuts(middle)) < count else (middle + 1, high)
+    pieces = np.split(indices, cuts(low))
     return pieces + [indices[:0]] * (count - len(pieces))
 
 
 class EvaluationBatches(Sampler[list[int]]):
-    """Every example once over all processes, longest first, in batches of similar length.
+    """Sampler of the evaluation batches of one process: every example once, longest first, in similar lengths.
 
     Args:
         positions: of each example, in tokens or frames.
-        batch_size: the most examples a batch.
-        most_positions: the most positions a batch, padding included; None for any number.
-        processes: how many there are.
+        batch_size: maximum number of examples in a batch.
+        max_positions: maximum number of positions in a batch, including padding; None for any number.
+        processes: number of processes.
         rank: of this process.
     """
 
@@ -152,19 +164,17 @@ class EvaluationBatches(Sampler[list[int]]):
         positions: Sequence[int],
         *,
         batch_size: int,
-        most_positions: int | None = None,
+        max_positions: int | None = None,
         processes: int = 1,
         rank: int = 0,
     ):
         order = np.argsort(-np.asarray(positions), kind="stable").tolist()
         batches, start = [], 0
         while start < len(order):
-            fit = (
-                batch_size
-                if most_positions is None
-                else max(1, most_positions // max(1, int(positions[order[start]])))
-            )
-            batches.append(order[start : start + min(batch_size, fit)])
+            size = batch_size
+            if max_positions is not None:
+                size = min(size, max(1, max_positions // max(1, int(positions[order[start]]))))
+            batches.append(order[start : start + size])
             start += len(batches[-1])
         self.batches: list[list[int]] = batches[rank::processes]
 
@@ -176,33 +186,33 @@ class EvaluationBatches(Sampler[list[int]]):
 
 
 def evaluation_batches(
-    dataset: Any, positions: np.ndarray, args: Any, *, processes: int = 1, rank: int = 0
+    dataset: "ModelInputs", positions: np.ndarray, args: TrainingArguments, *, processes: int = 1, rank: int = 0
 ) -> EvaluationBatches:
-    """Batches of a dataset's examples as the training arguments and the device allow them.
+    """Return evaluation batches of a size that suits the device; of one example where padding changes outputs.
 
     Args:
-        dataset: whose clips may have to be computed one by one (``alone``).
-        positions: of those of its examples that are wanted.
+        dataset: the examples.
+        positions: of the examples that are evaluated, [n]; batches hold indices into this array.
         args: the training arguments.
-        processes: how many there are.
+        processes: number of processes.
         rank: of this process.
     """
     return EvaluationBatches(
         positions.tolist(),
         batch_size=1 if dataset.padding_changes_outputs else args.per_device_eval_batch_size,
-        most_positions=most_positions(args.device),
+        max_positions=max_positions(args.device),
         processes=processes,
         rank=rank,
     )
 
 
 class PaddedExamples(Dataset):
-    """The examples of a dataset, and for an index ``-1 - i`` example i as one that no loss counts.
+    """Dataset that returns for an index ``-1 - i`` example i, marked as padding that no loss counts.
 
-    See `data.batches.Collator`.
+    See ``counted`` in `data.batches.Collator`.
     """
 
-    def __init__(self, dataset: Any):
+    def __init__(self, dataset: "ModelInputs"):
         self.dataset = dataset
 
     def __len__(self) -> int:

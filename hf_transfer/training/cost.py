@@ -1,4 +1,4 @@
-"""What a run costs: seconds by stage, examples and tokens a second, the share of the arithmetic that is used."""
+"""Cost of a run: seconds of each stage, throughput, FLOPs and their share of the hardware's rate, peak memory."""
 
 import contextlib
 import functools
@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,137 +17,153 @@ from torch.utils.flop_counter import flop_registry
 
 from hf_transfer.errors import logger
 
-# Attention is counted as separate products, which take memory by the square of the length.
+if TYPE_CHECKING:
+    from hf_transfer.inputs.input import ModelInputs
+    from hf_transfer.training.activations.cached_examples import CachedExamples
+    from hf_transfer.training.batching import TrainingBatches
+    from hf_transfer.training.trainer import TransferTrainer
+
+# The longest example whose FLOPs are counted: counting computes attention without fusion, which needs memory that
+# grows with the square of the length.
 LONGEST_COUNTED = 2048
 
 
 class Meter:
-    """Seconds by stage of the run; peak memory counts from here on.
+    """Stopwatch for the stages of a run; making one also resets the peak memory.
 
     Args:
-        device: that it works on.
+        device: that the run uses.
     """
 
     def __init__(self, device: torch.device):
-        _forget_peak_memory(device)
+        _reset_peak_memory(device)
         self.started = time.perf_counter()
         self.stages: dict[str, float] = {}
         self.running: tuple[str, float, float] | None = None
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Count the time of the block as `name`."""
+        """Add the time of the block to the stage `name`."""
         before = self.stages.get(name, 0.0)
         self.running = name, before, time.perf_counter()
         try:
             yield
         finally:
-            self._note()
+            self._update_running()
             self.running = None
 
     def add(self, name: str, seconds: float) -> None:
-        """Count seconds of an earlier process that was stopped as the stage `name`."""
+        """Add seconds of an earlier process, which the run was resumed from, to the stage `name`."""
         self.stages[name] = self.stages.get(name, 0.0) + seconds
         self.started -= seconds
 
-    def _note(self) -> None:
+    def _update_running(self) -> None:
         if self.running is not None:
             name, before, started = self.running
             self.stages[name] = before + time.perf_counter() - started
 
     def seconds(self) -> dict[str, float]:
-        """Rounded, the stage that is running among them, with the ``total`` so far."""
-        self._note()
+        """Return the rounded seconds of each stage so far, including the current one, and the ``total``."""
+        self._update_running()
         return {
-            **{k: round(v, 2) for k, v in self.stages.items()},
+            **{name: round(seconds, 2) for name, seconds in self.stages.items()},
             "total": round(time.perf_counter() - self.started, 2),
         }
 
 
-def training_cost(trainer: Any, examples: Any, *, cached: Any, packed: bool) -> dict[str, Any]:
-    """Throughput of the training just done, in what the model was given: tokens, or frames.
+def training_cost(
+    trainer: "TransferTrainer", examples: "ModelInputs", *, cached: "CachedExamples | None", packed: bool
+) -> dict[str, Any]:
+    """Return the throughput and cost of the training that has just ended, for the report.
 
-    ``flops_utilisation`` is the arithmetic of the real tokens over what one large matrix product reaches on the same
-    device and in the same precision. It is counted, forward and backward, as the method does it: what is frozen has no
-    gradients, what is cached is not computed. Padding, dropout and recomputation are no use and are not counted. It is
-    null where the model reads a single position of each example, as nothing is left that lengths could be told from.
+    ``flops_utilisation`` is the FLOPs of the real tokens (or frames) per second, divided by the rate of one large
+    matrix product on the same device in the same precision. FLOPs are counted, forward and backward, as the method
+    computes them: frozen layers have no gradients, cached activations are not computed. Padding, dropout and
+    recomputation do no useful work and are not counted. It is None where the model reads a single position of each
+    example, as the length of the examples then has no effect.
 
     Args:
-        trainer: still as it trained.
-        examples: that it trained on, before anything of them was cached.
-        cached: the activations that it trained from, if they were cached.
+        trainer: as it has trained.
+        examples: the training examples before their activations were cached.
+        cached: the cached activations that it trained from, if any.
         packed: whether the layers computed no padding.
     """
-    state, seconds, lengths = trainer.state, trainer.progress.seconds(), examples.positions
-    batches = trainer.get_train_dataloader().batch_sampler
+    state, seconds, positions = trainer.state, trainer.resumable_state.seconds(), examples.positions
+    batches: TrainingBatches = trainer.get_train_dataloader().batch_sampler  # type: ignore[assignment]
     epochs = state.epoch or 0.0
-    left = trainer.train_dataset.positions
+    trained_positions = trainer.train_dataset.positions
+    reads_one_position = trained_positions.max() == 1
     memory = _peak_memory(trainer.args.device)
-    flops = None if left.max() == 1 else _flops_an_epoch(trainer, left)
+    flops = None if reads_one_position else _flops_an_epoch(trainer, trained_positions)
     accelerator = trainer.accelerator
-    rate = _matmul_rate(trainer.model.device, accelerator.mixed_precision) * accelerator.num_processes
-    given = epochs * float(examples.lengths.sum()) / examples.length_per_unit / seconds
+    peak_rate = _matmul_rate(trainer.model.device, accelerator.mixed_precision) * accelerator.num_processes
+    units_per_second = epochs * float(examples.lengths.sum()) / examples.length_per_unit / seconds
     return {
         "seconds": round(seconds, 2),
-        "head_seconds": round(trainer.progress.head_seconds, 2),
+        "head_seconds": round(trainer.resumable_state.head_seconds, 2),
         "activations_seconds": round(cached.seconds if cached else 0.0, 2),
         "steps": state.global_step,
         "kept_step": state.best_global_step if trainer.args.load_best_model_at_end else None,
-        "samples_per_second": round(epochs * len(lengths) / seconds, 2),
-        "real_tokens_per_second": round(epochs * float(lengths.sum()) / seconds, 1),
-        **({} if examples.throughput_name is None else {examples.throughput_name: round(given, 2)}),
-        "padding": 0.0 if packed or left.max() == 1 else round(batches.padding(), 4),
+        "samples_per_second": round(epochs * len(positions) / seconds, 2),
+        "real_tokens_per_second": round(epochs * float(positions.sum()) / seconds, 1),
+        **({} if examples.throughput_name is None else {examples.throughput_name: round(units_per_second, 2)}),
+        "padding": 0.0 if packed or reads_one_position else round(batches.padding(), 4),
         "flops": None if flops is None else epochs * flops,
-        "flops_utilisation": None if flops is None else round(epochs * flops / seconds / rate, 4),
+        "flops_utilisation": None if flops is None else round(epochs * flops / seconds / peak_rate, 4),
         "cached_activations": cached is not None,
         "peak_memory_bytes": memory,
     }
 
 
-def _flops_an_epoch(trainer: Any, lengths: np.ndarray) -> float | None:
-    """Counted for three examples by themselves; arithmetic is a parabola of the length (attention).
+def _flops_an_epoch(trainer: "TransferTrainer", positions: np.ndarray) -> float | None:
+    """FLOPs of an epoch, from those of three examples: a parabola in the number of positions, as attention has it.
 
-    None of its three parts is negative: a fit that may be takes the rounding of convolutions for curvature. What does
-    not grow with the length is left out: LoRA adds its update into the weights once a step. None where the model
-    cannot be counted: a figure is not worth a trained model.
+    No coefficient of the parabola is negative; otherwise the fit would take the rounding of lengths in convolutions
+    for curvature. The constant term is left out: it does not grow with the length, and is paid once a step, as the
+    merging of LoRA's update into the weights.
+
+    Args:
+        trainer: as it has trained.
+        positions: of each training example, [n].
+
+    Returns:
+        None where counting fails: this figure is not worth the loss of a trained model.
     """
-    short = np.flatnonzero(lengths <= max(LONGEST_COUNTED, lengths.min()))
-    some = short[_apart(lengths[short])].tolist()
+    countable = np.flatnonzero(positions <= max(LONGEST_COUNTED, positions.min()))
+    rows = countable[_spread_rows(positions[countable])].tolist()
     try:
-        counted = {int(lengths[i]): _flops_of(trainer, [i]) for i in some}
-        if len(counted) == 1:  # what a second one costs more
-            return float(_flops_of(trainer, some * 2) - next(iter(counted.values()))) * len(lengths)
+        counted = {int(positions[i]): _flops_of(trainer, [i]) for i in rows}
+        if len(counted) == 1:  # all have the same length: what a second example adds
+            return float(_flops_of(trainer, rows * 2) - next(iter(counted.values()))) * len(positions)
     except (RuntimeError, NotImplementedError) as error:
         trainer.model.zero_grad(set_to_none=True)
-        logger.info("The arithmetic is not counted: %s", " ".join(str(error).split())[:200])
+        logger.info("FLOPs are not counted: %s", " ".join(str(error).split())[:200])
         return None
-    own, flops = np.array(list(counted)), np.array(list(counted.values()), dtype=float)
-    longest = own.max()
-    powers = np.arange(min(len(own), 3))
-    parts, _ = nnls((own[:, None] / longest) ** powers, flops)
-    return float((((lengths[:, None] / longest) ** powers[1:]) @ parts[1:]).sum())
+    lengths, flops = np.array(list(counted)), np.array(list(counted.values()), dtype=float)
+    longest = lengths.max()
+    powers = np.arange(min(len(lengths), 3))
+    coefficients, _ = nnls((lengths[:, None] / longest) ** powers, flops)
+    return float((((positions[:, None] / longest) ** powers[1:]) @ coefficients[1:]).sum())
 
 
-def _apart(lengths: np.ndarray) -> list[int]:
-    """Rows of the shortest, of one that is longer by a third of what the longest is, and of one in between.
+def _spread_rows(lengths: np.ndarray) -> list[int]:
+    """Rows of the shortest example, of one that is longer by a third of the range of lengths, and of one in between.
 
-    Where convolutions round the length, examples that are nearer to each other would not tell what others cost.
+    Convolutions round lengths, so that the FLOPs of examples with almost the same length do not show how they grow.
     """
-    found, rows = np.unique(lengths, return_index=True)
-    third = max(int(np.searchsorted(found, found[0] + (found[-1] - found[0]) / 3)), min(2, len(found) - 1))
-    middle = min(int(np.searchsorted(found, (found[0] + found[third]) / 2)), max(third - 1, 0))
+    values, rows = np.unique(lengths, return_index=True)
+    third = max(int(np.searchsorted(values, values[0] + (values[-1] - values[0]) / 3)), min(2, len(values) - 1))
+    middle = min(int(np.searchsorted(values, (values[0] + values[third]) / 2)), max(third - 1, 0))
     return rows[np.unique([0, middle, third])].tolist()
 
 
-def _flops_of(trainer: Any, rows: list[int]) -> int:
-    """FLOPs of a batch of examples as they are, forward and backward; nothing of the model changes."""
-    model, examples = (
-        trainer.model,
-        trainer.train_dataset.without_augmentation(),
-    )  # augmentation makes them longer or shorter
+def _flops_of(trainer: "TransferTrainer", rows: list[int]) -> int:
+    """FLOPs of a batch, forward and backward, in eval mode; gradients are removed afterwards."""
+    model = trainer.model
+    examples = trainer.train_dataset.without_augmentation()  # which may change the length of examples
     inputs = trainer._prepare_inputs(trainer.data_collator(examples.__getitems__(rows)))
     model.eval()
-    # Fused attention is not counted; as separate products it is.
+    # FLOPs of fused attention are not counted; those of its separate products are.
     with _CountedFlops() as counted, sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
         trainer.compute_loss(model, inputs).backward()
     model.zero_grad(set_to_none=True)
@@ -155,9 +171,9 @@ def _flops_of(trainer: Any, rows: list[int]) -> int:
 
 
 class _CountedFlops(TorchDispatchMode):
-    """FLOPs of all that is computed inside, by torch's formulas of its operators.
+    """Counter of the FLOPs of all operators that run inside the block, by torch's formulas.
 
-    As torch's `FlopCounterMode`, but as a sum only: to follow which module computes what takes longer than all else.
+    torch's own `FlopCounterMode` also assigns them to modules, which takes much longer.
     """
 
     def __init__(self) -> None:
@@ -174,30 +190,35 @@ class _CountedFlops(TorchDispatchMode):
 
 @functools.cache
 def _matmul_rate(device: torch.device, precision: str) -> float:
-    """FLOPs a second of a large matrix product here: the best of a few, or of what a quarter of a second allows."""
-    if precision != "no" and device.type == "cpu":  # one without bf16 arithmetic is slower at it than in float32
+    """FLOPs per second of a large matrix product on this device: the best of five, or of those in 0.25 seconds.
+
+    Args:
+        device: that computes.
+        precision: accelerate's setting: ``no``, ``fp16``, ``bf16``.
+    """
+    if precision != "no" and device.type == "cpu":  # a CPU without bf16 instructions is faster in float32
         return max(_rate(device, precision), _matmul_rate(device, "no"))
     return _rate(device, precision)
 
 
 def _rate(device: torch.device, precision: str) -> float:
     size = 8192 if device.type == "cuda" else 1024
-    kinds = {"fp16": torch.float16, "bf16": torch.bfloat16}
-    a = torch.randn(size, size, device=device, dtype=kinds.get(precision, torch.float32))
+    dtypes = {"fp16": torch.float16, "bf16": torch.bfloat16}
+    matrix = torch.randn(size, size, device=device, dtype=dtypes.get(precision, torch.float32))
     best, until = float("inf"), time.perf_counter() + 0.25
     for _ in range(5):
         started = time.perf_counter()
         if started > until:
             break
-        a @ a
+        matrix @ matrix
         if device.type == "cuda":
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - started)
     return 2.0 * size**3 / best
 
 
-def _forget_peak_memory(device: torch.device) -> None:
-    """Let the next run in this process have a peak of its own, where the system can: see proc(5), clear_refs."""
+def _reset_peak_memory(device: torch.device) -> None:
+    """Reset the peak memory of this process where the system can (on Linux: see clear_refs in proc(5))."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):
@@ -209,7 +230,7 @@ def _peak_memory(device: torch.device) -> int:
         return int(torch.cuda.max_memory_allocated(device))
     try:
         import resource
-    except ImportError:  # on Windows; accelerate has brought psutil
+    except ImportError:  # on Windows; accelerate requires psutil
         import psutil
 
         return int(psutil.Process().memory_info().peak_wset)

@@ -1,4 +1,4 @@
-"""Training with one method: the trainer, the settings that are left open, the steps."""
+"""Training a model with one method: making the trainer, filling in default settings, running it."""
 
 import contextlib
 import copy
@@ -10,8 +10,9 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+import torch
 from datasets import DatasetDict
-from transformers import EarlyStoppingCallback
+from transformers import EarlyStoppingCallback, EvalPrediction, PretrainedConfig, PreTrainedModel
 
 from hf_transfer.arguments import Arguments, MethodArguments
 from hf_transfer.errors import Failure, InputError, logger, nearest
@@ -20,64 +21,68 @@ from hf_transfer.evaluation.metric_names import greater_is_better
 from hf_transfer.methods.anatomy import Anatomy
 from hf_transfer.methods.trainable import apply_method, default_learning_rate, frozen_modules
 from hf_transfer.models import unwrap_peft
-from hf_transfer.training.activations.entry_check import front_takes_lengths
+from hf_transfer.training.activations.entry_check import front_matches_single_examples
 from hf_transfer.training.activations.front import MaskedCollator, front_without_padding
 from hf_transfer.training.activations.precomputed import HEAD_ALONE, Precomputed
 from hf_transfer.training.cost import training_cost
 from hf_transfer.training.interruption import checkpoint_on_signal
-from hf_transfer.training.speed import faster_on_a_processor
+from hf_transfer.training.packing import packed
 from hf_transfer.training.standardisation import standardised_input
 from hf_transfer.training.trainer import TransferTrainer
 
 if TYPE_CHECKING:
+    from hf_transfer.inputs.input import ModelInputs
     from hf_transfer.reporting.trackers import Tracking
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What a model is trained and measured on.
+class PreparedData:
+    """The data that a model is trained and evaluated on, with the run's arguments.
 
     Attributes:
-        arguments: of the run, the task among them.
-        processor: of the model.
-        splits: the examples by split, under our names.
-        inputs: the `ModelInputs` of each split, in its order.
+        arguments: of the run, including the task.
+        processor: the tokenizer, feature extractor or processor of the model.
+        splits: the examples of each split, with this package's column names.
+        inputs: the same examples as model inputs, in the same order.
     """
 
     arguments: Arguments
     processor: Any
     splits: DatasetDict
-    inputs: Mapping[str, Any]
+    inputs: "Mapping[str, ModelInputs]"
 
 
 def make_trainer(
-    prepared: Prepared,
-    model: Any,
+    prepared: PreparedData,
+    model: torch.nn.Module,
     folder: Path,
     run: Mapping[str, Any] | None = None,
     tracking: "Tracking | None" = None,
 ) -> TransferTrainer:
-    """A trainer of `model`, working in `folder`; it never pushes, and talks to no tracker but those of `tracking`.
+    """Make the trainer of a model.
 
-    `run` is for its checkpoints: see `checkpoints.describe_run`.
+    Args:
+        prepared: data and arguments.
+        model: as `apply_method` returns it, or untrained, for evaluation.
+        folder: for its checkpoints. The trainer never pushes to the Hub.
+        run: description of the run for its checkpoints, from `resuming.describe_run`.
+        tracking: the experiment trackers; None for no tracker.
     """
     arguments, processor, splits, inputs = prepared.arguments, prepared.processor, prepared.splits, prepared.inputs
     task = arguments.task
     args = copy.copy(arguments.training)
     args.output_dir, args.push_to_hub = str(folder), False
-    args.hub_token = None  # checkpoints hold the arguments
+    args.hub_token = None  # checkpoints contain the arguments
     args.report_to = tracking.others if tracking else []
     validation = splits.get("validation")
 
-    def compute_metrics(found: Any) -> dict[str, float]:
-        groups = measure_groups(task, None, found.predictions, validation, None)
-        measured = task.target.compute_metrics(found.predictions, validation, None) | group_summary_metrics(
-            task, groups
-        )
-        # Of what nothing is known, no evaluation is better than another.
-        return {name: 0.0 if math.isnan(value) else value for name, value in measured.items()}
+    def compute_metrics(evaluated: EvalPrediction) -> dict[str, float]:
+        groups = measure_groups(task, None, evaluated.predictions, validation, None)
+        metrics = task.target.compute_metrics(evaluated.predictions, validation, None) | group_summary_metrics(task, groups)
+        # A metric that is not defined must not make one evaluation the best.
+        return {name: 0.0 if math.isnan(value) else value for name, value in metrics.items()}
 
-    with _arguments_that_fit():
+    with _explain_refused_arguments():
         trainer = TransferTrainer(
             model=model,
             args=args,
@@ -92,25 +97,31 @@ def make_trainer(
             callbacks=[tracking] if tracking else [],
         )
     if tracking:
-        tracking.whole_model = lambda: trainer.whole_model()
+        tracking.whole_model = lambda: trainer.with_all_modules()
     return trainer
 
 
 @contextlib.contextmanager
-def _arguments_that_fit() -> Iterator[None]:
-    """What Trainer itself refuses, as one sentence."""
+def _explain_refused_arguments() -> Iterator[None]:
+    """Turn an error of Trainer's constructor into one sentence."""
     try:
         yield
     except (ValueError, ImportError, RuntimeError, KeyError) as error:
         raise InputError(f"The training arguments do not fit together: {' '.join(str(error).split())}") from error
 
 
-def settle_training(arguments: Arguments, config: Any, examples: int) -> None:
-    """Fill in the learning rate and the number of epochs where the user leaves them open, and say so."""
+def fill_in_training_defaults(arguments: Arguments, config: PretrainedConfig, examples: int) -> None:
+    """Set the learning rate and the number of epochs where the user has not, and log them.
+
+    Args:
+        arguments: of the run; changed in place.
+        config: of the model.
+        examples: number of training examples.
+    """
     task, training = arguments.task, arguments.training
-    _say_what_is_off(arguments, config)
-    step = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
-    steps = max(1, math.ceil(examples / step))
+    _log_inactive_regularisation(arguments, config)
+    step_size = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+    steps = max(1, math.ceil(examples / step_size))
     if training.learning_rate is None:
         training.learning_rate = default_learning_rate(arguments.method, config, task.learning_rates)
     if training.num_train_epochs is None:
@@ -123,22 +134,28 @@ def settle_training(arguments: Arguments, config: Any, examples: int) -> None:
         )  # fmt: skip
 
 
-def require_best_metric(arguments: Arguments) -> None:
-    """Refuse before the data are read a --metric_for_best_model that the task never measures.
+def check_best_metric_name(arguments: Arguments) -> None:
+    """Check, before the data are read, that the task has the metric of --metric_for_best_model.
 
     Raises:
-        InputError: it is none of its metrics, whatever the labels and groups are.
+        InputError: it is none of the task's metrics, whatever the labels and groups are.
     """
-    task, asked = arguments.task, arguments.training.metric_for_best_model
-    name = (asked or "loss").removeprefix("eval_")
+    task = arguments.task
+    name = (arguments.training.metric_for_best_model or "loss").removeprefix("eval_")
     known = ["loss", *task.target.metrics]
-    of_groups = any(name.startswith(f"{metric}_") for metric in task.target.metrics)  # which there are, the data tell
-    if name not in known and not (of_groups and arguments.data.group_column_name):
+    # The names of the groups are in the data.
+    may_be_of_group = any(name.startswith(f"{metric}_") for metric in task.target.metrics)
+    if name not in known and not (may_be_of_group and arguments.data.group_column_name):
         raise InputError(f"--metric_for_best_model {name}: evaluation gives {', '.join(known)}.{nearest(name, known)}")
 
 
-def settle_best_metric(arguments: Arguments, metrics: dict[str, float], splits: Any) -> None:
-    """Refuse before training a --metric_for_best_model that is not measured; know whether more of it is better.
+def set_best_metric(arguments: Arguments, metrics: Mapping[str, float], splits: DatasetDict) -> None:
+    """Check --metric_for_best_model against what evaluation gives, and set ``greater_is_better`` for it.
+
+    Args:
+        arguments: of the run; changed in place.
+        metrics: of the test split before training.
+        splits: the examples.
 
     Raises:
         InputError: no evaluation will give that metric.
@@ -152,8 +169,8 @@ def settle_best_metric(arguments: Arguments, metrics: dict[str, float], splits: 
     known = ["loss", *metrics, *group_summary_metrics(task, dict.fromkeys(sorted(groups), metrics))]
     if name not in known:
         raise InputError(f"--metric_for_best_model {name}: evaluation gives {', '.join(known)}.{nearest(name, known)}")
-    of_groups = name not in ("loss", *metrics)
-    training.greater_is_better = greater_is_better(task.target.headline[0] if of_groups else name)
+    is_of_group = name not in ("loss", *metrics)
+    training.greater_is_better = greater_is_better(task.target.headline[0] if is_of_group else name)
 
 
 def fit(
@@ -163,79 +180,96 @@ def fit(
     precomputed: Precomputed | None,
     checkpoint: Path | None,
 ) -> dict[str, Any]:
-    """Train, from `checkpoint` and from `precomputed` activations where there are any; returns what it cost."""
-    trainer.progress.started = time.perf_counter()
+    """Train the trainer's model.
+
+    Args:
+        trainer: of the model as `apply_method` returned it.
+        anatomy: the model's parts.
+        method: the method and its settings.
+        precomputed: activations of frozen layers to train from, if there are any.
+        checkpoint: to resume from, if there is one.
+
+    Returns:
+        Throughput and cost for the report: see `training_cost`.
+    """
+    trainer.resumable_state.training_started = time.perf_counter()
     examples = trainer.train_dataset
     with (
-        _as_method(trainer, anatomy, method, precomputed) as padding_counts,
-        faster_on_a_processor(trainer, anatomy) as without_padding,
+        _prepared_for_method(trainer, anatomy, method, precomputed) as padding_changes_outputs,
+        packed(trainer, anatomy) as without_padding,
         checkpoint_on_signal(trainer),
     ):
         try:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         except UnpicklingError as error:
-            # Loaded with weights_only: what holds more than tensors and numbers was not written by a run.
+            # With weights_only, torch refuses files that hold more than tensors and numbers: no run writes such files.
             raise Failure(f"{checkpoint} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
         cost = training_cost(
             trainer, examples, cached=precomputed.examples["train"] if precomputed else None, packed=without_padding
         )
-    _say_what_is_kept(trainer)  # a run that a signal stopped has not come so far
-    return cost | {"padding_changes_outputs": padding_counts}
+    _log_best_step(trainer)  # not reached by a run that a signal stops
+    return cost | {"padding_changes_outputs": padding_changes_outputs}
 
 
-def in_float32(trainer: TransferTrainer) -> Any:
-    """The trained model without accelerate's wrapper for mixed precision: it computes as it is shipped."""
+def trained_model(trainer: TransferTrainer) -> PreTrainedModel:
+    """Return the trained model, in float32, without accelerate's wrapper for mixed precision."""
     return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
 
 
-def _say_what_is_kept(trainer: TransferTrainer) -> None:
+def _log_best_step(trainer: TransferTrainer) -> None:
     state, best = trainer.state, trainer.state.best_global_step
     if trainer.args.load_best_model_at_end and best:
         ended = "stopped early" if state.global_step < state.max_steps else "ended"
-        logger.info("Training %s at step %d; the weights of step %d are kept, the best evaluation.",
+        logger.info("Training %s at step %d; the weights of step %d, which had the best evaluation, are kept.",
                     ended, state.global_step, best)  # fmt: skip
 
 
-def _say_what_is_off(arguments: Arguments, config: Any) -> None:
-    """What the checkpoint's config or a flag asks of a trunk in train mode, and `frozen` does not do."""
+def _log_inactive_regularisation(arguments: Arguments, config: PretrainedConfig) -> None:
+    """Log which regularisation, asked for by the config or a flag, has no effect as ``frozen`` uses eval mode."""
     if arguments.method.method != "frozen":
         return
-    off = list(arguments.task.input.train_mode_effects(config))
+    inactive = list(arguments.task.input.train_mode_effects(config))
     if arguments.training.neftune_noise_alpha:
-        off.append("NEFTune (--neftune_noise_alpha)")
-    if off:
-        logger.info("--method frozen leaves the trunk in eval mode: no %s.", ", no ".join(off))
+        inactive.append("NEFTune (--neftune_noise_alpha)")
+    if inactive:
+        logger.info("--method frozen keeps the trunk in eval mode: no %s.", ", no ".join(inactive))
 
 
 @contextlib.contextmanager
-def _as_method(
+def _prepared_for_method(
     trainer: TransferTrainer, anatomy: Anatomy, method: MethodArguments, precomputed: Precomputed | None
 ) -> Iterator[bool]:
-    """Train as `method` does inside the block; yields whether padding changes what the model computes."""
+    """Set the trainer up for a method inside the block: activations, eval mode of frozen modules, input of the head.
+
+    Yields:
+        Whether padding changes what the model computes.
+    """
     model = trainer.model
-    whole = unwrap_peft(model)
-    alone = trainer.train_dataset.padding_changes_outputs
+    base_model = unwrap_peft(model)
+    padding_changes_outputs = trainer.train_dataset.padding_changes_outputs
     frozen = frozen_modules(model, anatomy, method)
     with contextlib.ExitStack() as stack:
         if precomputed is not None:
             stack.enter_context(precomputed.used_by(trainer))
-            alone = False
-        elif alone and front_takes_lengths(trainer, whole, anatomy):
-            stack.enter_context(_masked(trainer, whole))
-            stack.enter_context(front_without_padding(whole, anatomy))
-            alone = False
-        there = set(model.modules())  # a step goes over each of them
-        trainer.frozen = [module for module in frozen if module in there]
-        stack.callback(trainer.frozen.clear)
+            padding_changes_outputs = False
+        elif padding_changes_outputs and front_matches_single_examples(trainer, base_model, anatomy):
+            stack.enter_context(_with_attention_mask(trainer, base_model))
+            stack.enter_context(front_without_padding(base_model, anatomy))
+            padding_changes_outputs = False
+        # Modules that are skipped (see `Entry.skipping`) are not part of the model now.
+        present = set(model.modules())
+        trainer.frozen_modules = [module for module in frozen if module in present]
+        stack.callback(trainer.frozen_modules.clear)
         if method.method == "frozen" and not method.trainable_layers:
             stack.enter_context(standardised_input(trainer, anatomy.head))
-        yield alone
+        yield padding_changes_outputs
 
 
 @contextlib.contextmanager
-def _masked(trainer: TransferTrainer, plain: Any) -> Iterator[None]:
+def _with_attention_mask(trainer: TransferTrainer, model: PreTrainedModel) -> Iterator[None]:
+    """Add an attention mask to the trainer's batches inside the block."""
     collator = trainer.data_collator
-    trainer.data_collator = MaskedCollator(collator, plain.main_input_name)
+    trainer.data_collator = MaskedCollator(collator, model.main_input_name)
     try:
         yield
     finally:
@@ -245,23 +279,30 @@ def _masked(trainer: TransferTrainer, plain: Any) -> Iterator[None]:
 def fit_head(
     trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, precomputed: Precomputed | None
 ) -> float:
-    """Fit the head alone first, so that a random head does not distort the trunk (LP-FT).
-
-    Returns the seconds that it takes, with those of the activations that it is fitted on.
+    """Train the head alone first, so that a random head does not distort the trunk (linear probing, then fine-tuning).
 
     Kumar et al. 2022, https://arxiv.org/abs/2202.10054.
+
+    Args:
+        trainer: of the untrained model, which is used for this only.
+        anatomy: the model's parts.
+        arguments: of the run.
+        precomputed: activations of the trunk, if there are any.
+
+    Returns:
+        The seconds that it took, including those in which the activations were computed.
     """
-    logger.info("The head is fitted on frozen features first (--head_first).")
+    logger.info("The head is trained on features of the frozen trunk first (--head_first).")
     started = time.perf_counter()
-    asked = trainer.args
-    trainer.args = copy.copy(asked)
+    args = trainer.args
+    trainer.args = copy.copy(args)
     trainer.args.learning_rate = arguments.task.learning_rates["head"]
     trainer.args.save_strategy = trainer.args.eval_strategy = "no"
-    trainer.remove_callback(EarlyStoppingCallback)  # nothing is evaluated here
+    trainer.remove_callback(EarlyStoppingCallback)  # it needs evaluations
     apply_method(trainer.model, anatomy, HEAD_ALONE, revision=arguments.model.model_revision)
-    with _as_method(trainer, anatomy, HEAD_ALONE, precomputed):
+    with _prepared_for_method(trainer, anatomy, HEAD_ALONE, precomputed):
         trainer.train()
-        activations = precomputed.examples["train"].seconds if precomputed else 0.0
-    trainer.args = asked
-    in_float32(trainer)  # another trainer wraps it anew
-    return time.perf_counter() - started + activations
+        activations_seconds = precomputed.examples["train"].seconds if precomputed else 0.0
+    trainer.args = args
+    trained_model(trainer)  # removes accelerate's wrapper, as another trainer will add its own
+    return time.perf_counter() - started + activations_seconds

@@ -1,4 +1,4 @@
-"""Polite stops: SIGTERM and SIGINT end a run with a checkpoint, and with exit code 128 + signal."""
+"""SIGTERM and SIGINT: the run writes a checkpoint first, and then exits with code 128 + signal."""
 
 import contextlib
 import functools
@@ -8,179 +8,199 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_transfer import errors
 from hf_transfer.errors import Interrupted, logger
 from hf_transfer.training.checkpoints import describe_last_checkpoint
 
-STOPS = (signal.SIGTERM, signal.SIGINT)
+if TYPE_CHECKING:
+    from hf_transfer.training.trainer import TransferTrainer
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+Handler = Callable[[int, FrameType | None], None]
 
 
 @contextlib.contextmanager
-def polite_stops() -> Iterator[None]:
-    """Turn the signals into `Interrupted` inside the block, so that what is half-written is removed."""
+def raise_interrupted() -> Iterator[None]:
+    """Turn SIGTERM and SIGINT into `Interrupted` inside the block, so that unfinished files are removed."""
     signals = errors.signals if errors.signals.program else errors.Signals(program=False)
     signals.follow()
 
-    def stop(number: int, _: Any) -> None:
+    def handler(number: int, _: FrameType | None) -> None:
         signals.note(number)
         logger.info("Stopped by %s.", signal.Signals(number).name)
         raise Interrupted(number)
 
-    with _handling(stop):
+    with _handling_signals(handler):
         yield
 
 
 @contextlib.contextmanager
-def checkpoint_on_signal(trainer: Any) -> Iterator[None]:
-    """Write a checkpoint when a signal comes while the block trains: at the end of the current step.
+def checkpoint_on_signal(trainer: "TransferTrainer") -> Iterator[None]:
+    """Write a checkpoint at the end of the current step when a signal comes while the block trains.
 
-    An evaluation ends with its current batch; the run that goes on from the checkpoint evaluates first.
+    An evaluation ends after its current batch; the resumed run then evaluates first.
 
     Raises:
         Interrupted: after the checkpoint has been written.
     """
-    stop = trainer.stop = _StopAfterStep(trainer.args.ddp_timeout_delta)
+    stop = trainer.stop_callback = StopCallback(trainer.args.ddp_timeout_delta)
     trainer.add_callback(stop)
-    evaluating = False
+    was_evaluating = False
     try:
-        with _handling(stop.note):
+        with _handling_signals(stop.note_signal):
             try:
                 yield
-            except _PassStopped:
-                evaluating = True
+            except _EvaluationStopped:
+                was_evaluating = True
             if stop.signal_number:
-                # It may have come after the last step, where nothing was to be saved any more.
-                there = _checkpoint(trainer).is_dir() or trainer.args.load_best_model_at_end
-                _end(trainer, stop.signal_number, save=evaluating or not there)
+                # If the signal came after the last step, Trainer has not written its checkpoint.
+                is_saved = _checkpoint_of_step(trainer).is_dir() or trainer.args.load_best_model_at_end
+                _stop_run(trainer, stop.signal_number, save=was_evaluating or not is_saved)
     finally:
-        trainer.stop = None
+        trainer.stop_callback = None
         trainer.remove_callback(stop)
 
 
 @contextlib.contextmanager
-def checkpoint_when_stopped(trainer: Any, is_delivered: Callable[[], bool]) -> Iterator[None]:
-    """Write a checkpoint of the last step, unless there is one, when a signal ends the block: training is done there.
+def checkpoint_when_stopped(trainer: "TransferTrainer", is_delivered: Callable[[], bool]) -> Iterator[None]:
+    """Write a checkpoint of the last step, if there is none, when a signal ends the block, which follows training.
 
-    A pass over examples ends with its current batch, anything else at once.
+    An evaluation ends after its current batch; anything else ends at once.
 
     Args:
-        trainer: of the run.
-        is_delivered: whether the result is in its place: then there is nothing to go on with.
+        trainer: that has trained.
+        is_delivered: whether the result is complete, so that no checkpoint is needed.
 
     Raises:
         Interrupted: after the checkpoint has been written.
     """
-    stop = trainer.stop = _StopAfterStep(trainer.args.ddp_timeout_delta)
+    stop = trainer.stop_callback = StopCallback(trainer.args.ddp_timeout_delta)
 
-    def note(number: int, frame: Any) -> None:
-        stop.note(number, frame)
-        if not trainer.in_pass:
+    def handler(number: int, frame: FrameType | None) -> None:
+        stop.note_signal(number, frame)
+        if not trainer.is_evaluating:
             raise Interrupted(number)
 
     try:
-        with _handling(note):
+        with _handling_signals(handler):
             try:
                 yield
             except Interrupted as stopped:
                 if is_delivered():
                     logger.info("Stopped by %s; the result is complete.", signal.Signals(stopped.signal_number).name)
                     raise
-                # Several processes agree on the end of a pass, and elsewhere cannot write a checkpoint together.
-                together = isinstance(stopped, _PassStopped) or trainer.args.world_size == 1
-                there = _checkpoint(trainer).is_dir() or trainer.args.load_best_model_at_end
-                _end(trainer, stopped.signal_number, save=together and not there)
+                # All processes have to write a checkpoint together, and only at the end of an evaluation do all stop.
+                can_save = isinstance(stopped, _EvaluationStopped) or trainer.args.world_size == 1
+                is_saved = _checkpoint_of_step(trainer).is_dir() or trainer.args.load_best_model_at_end
+                _stop_run(trainer, stopped.signal_number, save=can_save and not is_saved)
     finally:
-        trainer.stop = None
+        trainer.stop_callback = None
 
 
-def _checkpoint(trainer: Any) -> Path:
+def _checkpoint_of_step(trainer: "TransferTrainer") -> Path:
     return Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.global_step}"
 
 
-def _end(trainer: Any, number: int, *, save: bool) -> NoReturn:
+def _stop_run(trainer: "TransferTrainer", number: int, *, save: bool) -> NoReturn:
     if save:
         trainer._save_checkpoint(trainer.model, trial=None)
-    where = describe_last_checkpoint(trainer.args.output_dir)
-    logger.info("Stopped by %s at step %d. %s", signal.Signals(number).name, trainer.state.global_step, where)
-    # A series of runs is gone on with otherwise.
-    logger.info("Go on with --resume_from_checkpoint true.", extra={"of_one_run": True})
+    checkpoint = describe_last_checkpoint(trainer.args.output_dir)
+    logger.info("Stopped by %s at step %d. %s", signal.Signals(number).name, trainer.state.global_step, checkpoint)
+    # `compare` and `study`, which are resumed by the same command, do not show this line.
+    logger.info("Continue with --resume_from_checkpoint true.", extra={"of_one_run": True})
     raise Interrupted(number)
 
 
 @functools.cache
-def _group(timeout: timedelta) -> Any:
-    """The processes that agree on stops, made once by all of them together; None of a single one."""
+def _gloo_group(timeout: timedelta) -> Any:
+    """The process group in which all processes tell each other of signals; None for a single process."""
     several = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.new_group(backend="gloo", timeout=timeout) if several else None
 
 
-class _PassStopped(Interrupted):
-    """A pass over examples has ended before its time, on all processes."""
+class _EvaluationStopped(Interrupted):
+    """An evaluation has ended early because of a signal, on all processes."""
 
 
-class _StopAfterStep(TrainerCallback):
+class StopCallback(TrainerCallback):
+    """Callback that ends training at the same step on all processes when one of them gets a signal.
+
+    Args:
+        timeout: for the processes to tell each other of signals.
+
+    Attributes:
+        signal_number: the first signal that has come, or 0.
+    """
+
     def __init__(self, timeout: timedelta):
         self.signal_number = 0
-        self.process = os.getpid()
+        self.process_id = os.getpid()
         self.signals = errors.signals if errors.signals.program else errors.Signals(program=False)
-        self.beside = _group(timeout)
+        self.group = _gloo_group(timeout)
 
-    def note(self, number: int, _: Any) -> None:
-        if os.getpid() != self.process:  # a worker that loads data: Ctrl-C reaches it, too
+    def note_signal(self, number: int, _: FrameType | None) -> None:
+        """Signal handler: note the signal, and log that a checkpoint follows."""
+        if os.getpid() != self.process_id:  # a data loader's worker process, which gets Ctrl-C too
             return
         self.signals.note(number)
         if not self.signal_number:
-            logger.info("%s: a checkpoint is written first (SIGINT once more ends at once).",
+            logger.info("%s: a checkpoint is written first (a second SIGINT ends the run at once).",
                         signal.Signals(number).name)  # fmt: skip
         self.signal_number = self.signal_number or number
 
     def agree(self) -> int:
-        """The signal that any of the processes has got, or 0; GPUs are not waited for."""
-        if self.beside is not None:
+        """Return the signal that any process has got, or 0, the same on all processes; GPUs are not synchronised."""
+        if self.group is not None:
             number = torch.tensor(self.signal_number)
-            torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX, group=self.beside)
+            torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX, group=self.group)
             self.signal_number = int(number)
         return self.signal_number
 
-    def end_pass(self) -> None:
-        """At the end of a pass over examples, or before it: what was stopped raises on all processes.
+    def end_evaluation(self) -> None:
+        """Raise at the end of an evaluation, on all processes, if it was interrupted.
 
         Raises:
-            Interrupted: a signal has come to one of them.
+            Interrupted: a signal has come to one of the processes.
         """
         if self.agree():
-            raise _PassStopped(self.signal_number)
+            raise _EvaluationStopped(self.signal_number)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.agree():  # all processes stop at the same step, whichever of them was told
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.agree():
             control.should_training_stop = True
-            # At the end of an epoch what belongs to it comes first: see below.
-            control.should_save |= not _is_whole(state.epoch)
+            # At the end of an epoch, its evaluation comes before the checkpoint: see `on_epoch_end`.
+            control.should_save |= not _is_whole_number(state.epoch)
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.signal_number and _is_whole(state.epoch):
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.signal_number and _is_whole_number(state.epoch):
             control.should_save = True
-        elif self.signal_number:  # it was not its end: the checkpoint is written already
+        elif self.signal_number:  # Trainer calls this in the middle of an epoch too; the checkpoint is written already
             control.should_log = control.should_evaluate = control.should_save = False
 
 
-def _is_whole(epoch: float) -> bool:
+def _is_whole_number(epoch: float) -> bool:
     return abs(epoch - round(epoch)) < 1e-9
 
 
 @contextlib.contextmanager
-def _handling(handler: Callable[[int, Any], None]) -> Iterator[None]:
+def _handling_signals(handler: Handler) -> Iterator[None]:
+    """Call `handler` for SIGTERM and SIGINT inside the block."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
+        yield  # Python allows signal handlers in the main thread only
         return
-    before = {number: signal.signal(number, handler) for number in STOPS}
+    handlers_before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         yield
     finally:
-        for number, old in before.items():
-            signal.signal(number, old)
+        for number, handler_before in handlers_before.items():
+            signal.signal(number, handler_before)

@@ -1,10 +1,10 @@
-"""Heads trained on standardised inputs, and written for inputs as they are."""
+"""Training a head on standardised inputs: mean 0 and standard deviation 1 in each dimension."""
 
 import contextlib
 import functools
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,26 +13,35 @@ from torch import nn
 from hf_transfer.data.batches import to_device
 from hf_transfer.training.batching import evaluation_batches
 
+if TYPE_CHECKING:
+    from hf_transfer.training.trainer import TransferTrainer
+
 
 @contextlib.contextmanager
-def standardised_input(trainer: Any, head: tuple[str, ...]) -> Iterator[None]:
-    """Train the head on inputs of mean 0 and spread 1, inside the block.
+def standardised_input(trainer: "TransferTrainer", head: tuple[str, ...]) -> Iterator[None]:
+    """Train the head's first linear layer on standardised inputs inside the block.
 
-    The head's first linear layer is written anew in standardised coordinates, where Adam's one step size suits every
-    dimension and the bias (see `Coordinates`), and written back at the end: the function is the same at both moments.
-    Its ``state_dict`` is that of inputs as they are all along, so that a checkpoint is a model like any other; a run
-    that goes on takes the coordinates from `Coordinates` beside it, to the last bit.
+    At the start of the block the layer's weights are converted to standardised coordinates, in which Adam's single
+    step size suits every dimension and the bias (see `Coordinates`); at the end they are converted back. Neither
+    changes what the layer computes. Its ``state_dict`` always holds the weights for the inputs as they are, so that
+    a checkpoint is a model like any other. A resumed run restores the coordinates bit for bit from
+    `Coordinates.tensors`, which are saved beside it.
+
+    Args:
+        trainer: of the model.
+        head: names of the head's modules.
     """
-    linear = _first_linear(trainer, head)
+    linear = _first_linear_layer(trainer, head)
     if linear is None:
         yield
         return
-    coordinates = Coordinates(linear, *_moments(trainer, linear))
-    trainer.progress.coordinates = coordinates
+    coordinates = Coordinates(linear, *_input_mean_and_deviation(trainer, linear))
+    trainer.resumable_state.coordinates = coordinates
     with (
         linear.register_forward_pre_hook(coordinates.standardise),
-        linear.register_forward_hook(coordinates.widen_bias),
-        linear.register_state_dict_post_hook(functools.partial(coordinates.on_save)),  # marked: a method cannot be
+        linear.register_forward_hook(coordinates.scale_bias),
+        # PyTorch sets an attribute on this hook, which a bound method does not allow.
+        linear.register_state_dict_post_hook(functools.partial(coordinates.on_save)),
         linear.register_load_state_dict_pre_hook(coordinates.on_load),
     ):
         coordinates.enter()
@@ -43,75 +52,75 @@ def standardised_input(trainer: Any, head: tuple[str, ...]) -> Iterator[None]:
 
 
 class Coordinates:
-    """Of a linear layer's input: less `mean`, over `spread`; and of its bias, in units of ``sqrt(in_features)``.
+    """Standardised coordinates of a linear layer: inputs less `mean`, over `spread`; bias over sqrt(in_features).
 
-    A step of Adam moves each parameter by as much, and so the product of inputs and weights by about sqrt(in_features)
-    times as much as the bias. Where the inputs have no mean that could stand in for it, a bias in its own unit stays
-    behind: trained on 64 texts with 9 of the rarer label, the classifier found that in three of ten instead of one.
+    A step of Adam changes each parameter by the same amount, and so the product of inputs and weights by about
+    sqrt(in_features) times as much as the bias. In its own unit the bias learns too slowly: trained on 64
+    texts, 9 of them with the rarer label, a classifier predicted that label for three texts in ten instead of one.
 
     Args:
-        linear: with a bias.
+        linear: a layer with a bias.
         mean: of each dimension of its input, [in_features].
-        spread: see `mean`.
+        spread: standard deviation of each dimension of its input, [in_features].
     """
 
     def __init__(self, linear: nn.Linear, mean: torch.Tensor, spread: torch.Tensor):
         self.linear, self.mean, self.spread = linear, mean, spread
         self.bias_unit = math.sqrt(linear.in_features)
-        self.left: dict[str, torch.Tensor] | None = None
+        self.last_tensors: dict[str, torch.Tensor] | None = None
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """All that a run needs to go on in them; once they are left, as they were then."""
-        if self.left is not None:
-            return self.left
+        """Return all that a resumed run needs to train in the same coordinates; after `leave`, what it was then."""
+        if self.last_tensors is not None:
+            return self.last_tensors
         linear = self.linear
         return {
             "weight": linear.weight.data, "bias_in_units": linear.bias.data, "mean": self.mean, "spread": self.spread
         }  # fmt: skip
 
     def enter(self) -> None:
-        """Write the layer's weights for the standardised input."""
-        self._write(*self._inside(self.linear.weight.data, self.linear.bias.data))
+        """Convert the layer's weights to standardised coordinates."""
+        self._set_weights(*self._to_standardised(self.linear.weight.data, self.linear.bias.data))
 
     def leave(self) -> None:
-        """Write them for the input as it is."""
-        self.left = {name: tensor.clone() for name, tensor in self.tensors().items()}
-        self._write(*self._outside(self.linear.weight.data, self.linear.bias.data))
+        """Convert the layer's weights back."""
+        self.last_tensors = {name: tensor.clone() for name, tensor in self.tensors().items()}
+        self._set_weights(*self._from_standardised(self.linear.weight.data, self.linear.bias.data))
 
     def standardise(self, linear: nn.Module, args: tuple) -> tuple:
-        """Hook before the layer's forward pass."""
+        """Forward pre-hook: standardise the input."""
         return (args[0] - self.mean) / self.spread, *args[1:]
 
-    def widen_bias(self, linear: nn.Linear, args: tuple, output: torch.Tensor) -> torch.Tensor:
-        """Hook behind the layer's forward pass, which has added the bias once."""
+    def scale_bias(self, linear: nn.Linear, args: tuple, output: torch.Tensor) -> torch.Tensor:
+        """Forward hook: add the bias in its unit; the layer has added it once already."""
         return output + (self.bias_unit - 1) * linear.bias
 
     def on_save(self, linear: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-        """Hook behind ``state_dict``."""
+        """``state_dict`` hook: convert the weights back."""
         names = f"{prefix}weight", f"{prefix}bias"
-        state.update(zip(names, self._outside(*(state[name] for name in names)), strict=True))
+        state.update(zip(names, self._from_standardised(*(state[name] for name in names)), strict=True))
 
     def on_load(self, linear: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-        """Hook before ``load_state_dict``."""
+        """``load_state_dict`` hook: convert the weights to standardised coordinates."""
         names = f"{prefix}weight", f"{prefix}bias"
         if all(name in state for name in names):
             weight, bias = (state[name].to(self.mean.device) for name in names)
-            state.update(zip(names, self._inside(weight, bias), strict=True))
+            state.update(zip(names, self._to_standardised(weight, bias), strict=True))
 
-    def _write(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    def _set_weights(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
         self.linear.weight.data.copy_(weight)
         self.linear.bias.data.copy_(bias)
 
-    def _inside(self, weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _to_standardised(self, weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return weight * self.spread, (bias + weight @ self.mean) / self.bias_unit
 
-    def _outside(self, weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        plain = weight / self.spread
-        return plain, bias * self.bias_unit - plain @ self.mean
+    def _from_standardised(self, weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        original_weight = weight / self.spread
+        return original_weight, bias * self.bias_unit - original_weight @ self.mean
 
 
-def _first_linear(trainer: Any, head: tuple[str, ...]) -> nn.Linear | None:
-    """The head's linear layer that is called first, if it has a bias to take up the mean."""
+def _first_linear_layer(trainer: "TransferTrainer", head: tuple[str, ...]) -> nn.Linear | None:
+    """The head's linear layer that is called first, if it has a bias; else None."""
     called: list[nn.Linear] = []
     trainer.model.eval()
     with contextlib.ExitStack() as hooks, torch.inference_mode():
@@ -124,14 +133,14 @@ def _first_linear(trainer: Any, head: tuple[str, ...]) -> nn.Linear | None:
     return called[0] if called and called[0].bias is not None else None
 
 
-def _moments(trainer: Any, linear: nn.Linear) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and spread of what the layer is given of the training examples, padding left out, each [in_features].
+def _input_mean_and_deviation(trainer: "TransferTrainer", linear: nn.Linear) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of a layer's inputs over the training examples, without padding, [in_features] each.
 
-    Of the examples as they are, without augmentation; every process computes a share of them.
+    The examples are not augmented; each process computes a share of them.
     """
     device = linear.weight.device
-    exact = torch.device("cpu") if device.type == "mps" else device  # Apple's GPUs have no float64
-    total = torch.zeros(linear.in_features, dtype=torch.float64, device=exact)
+    sums_device = torch.device("cpu") if device.type == "mps" else device  # Apple's GPUs have no float64
+    total = torch.zeros(linear.in_features, dtype=torch.float64, device=sums_device)
     squares, count = total.clone(), total.new_zeros(1)
     inputs: list[torch.Tensor] = []
     examples, args, accelerator = trainer.train_dataset.without_augmentation(), trainer.args, trainer.accelerator
@@ -148,29 +157,29 @@ def _moments(trainer: Any, linear: nn.Linear) -> tuple[torch.Tensor, torch.Tenso
             batch = to_device(trainer.model.device, trainer.data_collator(examples.__getitems__(indices)))
             trainer.model(**batch)
             while inputs:
-                rows = _real(inputs.pop(), batch, examples.positions[indices]).to(exact).double()
+                rows = _without_padding(inputs.pop(), batch, examples.positions[indices]).to(sums_device).double()
                 total.add_(rows.sum(dim=0))
                 squares.add_(rows.square().sum(dim=0))
                 count.add_(len(rows))
     if args.world_size > 1:
         total, squares, count = (accelerator.reduce(each, reduction="sum") for each in (total, squares, count))
     mean = total / count
-    spread = (squares / count - mean.square()).clamp(min=0).sqrt()
-    # A dimension that never varies stays as it is.
-    spread = torch.where(spread > 1e-4, spread, torch.ones_like(spread))
-    return mean.float().to(device), spread.float().to(device)
+    deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
+    # Dimensions that (almost) never vary are not scaled.
+    deviation = torch.where(deviation > 1e-4, deviation, torch.ones_like(deviation))
+    return mean.float().to(device), deviation.float().to(device)
 
 
-def _real(states: torch.Tensor, batch: dict[str, torch.Tensor], positions: np.ndarray) -> torch.Tensor:
+def _without_padding(states: torch.Tensor, batch: dict[str, torch.Tensor], positions: np.ndarray) -> torch.Tensor:
     """The rows of `states` [batch, ..., width] that are not padding, [rows, width].
 
-    Padding is known from the attention mask; where that is of other positions (the samples of a clip), from how many
-    there are of each example.
+    Padding is known from the attention mask; where the mask is for other positions (a clip's samples), from the
+    number of `positions` of each example.
     """
     mask = batch.get("attention_mask")
     if mask is not None and mask.shape == states.shape[:-1]:
         return states[mask > 0]
     if states.dim() == 3 and states.shape[1] == positions.max():
-        places = torch.arange(states.shape[1], device=states.device)
-        return states[places < torch.from_numpy(positions).to(states.device)[:, None]]
+        index = torch.arange(states.shape[1], device=states.device)
+        return states[index < torch.from_numpy(positions).to(states.device)[:, None]]
     return states.reshape(-1, states.shape[-1])

@@ -1,4 +1,4 @@
-"""The part of the trainer that writes checkpoints, and goes on from them."""
+"""The part of the trainer that writes checkpoints and resumes from them."""
 
 import shutil
 from collections.abc import Callable, Mapping
@@ -6,35 +6,41 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from transformers import EarlyStoppingCallback, Trainer
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 
 from hf_transfer.errors import logger
-from hf_transfer.training.checkpoints import STAGING, Progress, remove_old, seal, written_beside
+from hf_transfer.training.checkpoints import (
+    STAGING,
+    explain_write_errors,
+    finish_checkpoint,
+    remove_old_checkpoints,
+)
 from hf_transfer.training.health import require_finite
+from hf_transfer.training.resumable_state import ResumableState
 
 
 class CheckpointingTrainer(Trainer):
-    """A Trainer whose checkpoints are whole or absent.
+    """A Trainer whose checkpoints are complete or absent, and hold all that a resumed run needs.
 
     Attributes:
-        run: what the run is: see `checkpoints.describe_run`.
-        staging: the folder in which a checkpoint is being written.
-        whole_model: a block in which the model has all of its parts, where some are left out of training; it is not
-            run there.
-        progress: what Trainer's own checkpoints forget.
+        run: from `resuming.describe_run`.
+        staging: the folder in which a checkpoint is being written, or None.
+        with_all_modules: a context manager in which the model has the modules that are left out of training steps,
+            to be saved; it cannot be run there.
+        resumable_state: the training state that Trainer's own checkpoints lack.
     """
 
     run: Mapping[str, Any]
     staging: Path | None
-    whole_model: Callable[[], AbstractContextManager[None]]
-    progress: Progress
+    with_all_modules: Callable[[], AbstractContextManager[None]]
+    resumable_state: ResumableState
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self.staging or super()._get_output_dir(trial))
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Written by all processes beside the others, then sealed and renamed into place by one."""
+    def _save_checkpoint(self, model: PreTrainedModel, trial: Any) -> None:
+        """Write a checkpoint's files into the staging folder, on all processes; the main one renames it."""
         require_finite(self.model, self.args.learning_rate, self.args.output_dir)
         folder = Path(self.args.output_dir)
         if self.args.should_save:
@@ -42,38 +48,40 @@ class CheckpointingTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         self.staging = folder / STAGING
         try:
-            with written_beside(folder), self.whole_model():
+            with explain_write_errors(folder), self.with_all_modules():
                 super()._save_checkpoint(model, trial)
                 staged = self.staging / f"checkpoint-{self.state.global_step}"
                 if not self.args.save_only_model:
-                    self.progress.save(staged)
+                    self.resumable_state.save(staged)
                 self.accelerator.wait_for_everyone()
-                self._know_best(folder)
+                self._update_best_checkpoint(folder)
                 if self.args.should_save:
                     self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
-                    seal(staged, folder, self.run)
-                    # Only now: before, an older one was the last that is whole.
-                    remove_old(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
+                    finish_checkpoint(staged, folder, self.run)
+                    # Not earlier: until here, an older checkpoint was the last complete one.
+                    remove_old_checkpoints(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
         finally:
             self.staging = None
         self.accelerator.wait_for_everyone()
 
-    def _know_best(self, *folders: Path) -> None:
-        """The best checkpoint by its place now, wherever it was written; the search begins anew where it is gone."""
+    def _update_best_checkpoint(self, *folders: Path) -> None:
+        """Set the state's path of the best checkpoint to where it is now; if it is gone, forget the best metric.
+
+        Args:
+            *folders: of checkpoints, to look in before the folder in which the state says that it is.
+        """
         step = self.state.best_global_step
         if step is None:
             return
-        places = [
-            *folders,
-            *([Path(self.state.best_model_checkpoint).parent] if self.state.best_model_checkpoint else []),
-        ]
-        best = [place / f"checkpoint-{step}" for place in places]
-        there = [checkpoint for checkpoint in best if checkpoint.is_dir()]
+        recorded = [Path(self.state.best_model_checkpoint).parent] if self.state.best_model_checkpoint else []
+        candidates = [folder / f"checkpoint-{step}" for folder in (*folders, *recorded)]
+        existing = [checkpoint for checkpoint in candidates if checkpoint.is_dir()]
         if self.staging is not None and step == self.state.global_step:
-            there = best[:1]  # being written
-        self.state.best_model_checkpoint = str(there[0]) if there else None
-        if not there:
-            logger.info("The best checkpoint so far, of step %d, is gone: the best of those to come is kept.", step)
+            existing = candidates[:1]  # it is the one that is being written
+        self.state.best_model_checkpoint = str(existing[0]) if existing else None
+        if not existing:
+            logger.info("The best checkpoint so far, of step %d, no longer exists: the best of the next ones is kept.",
+                        step)  # fmt: skip
             self.state.best_metric = self.state.best_global_step = None
 
     def _init_training_state(
@@ -84,22 +92,25 @@ class CheckpointingTrainer(Trainer):
         resume_from_checkpoint: str | None = None,
         trial: Any = None,
     ) -> tuple[int, int]:
-        done = super()._init_training_state(
+        """Load the checkpoint's state; the number of epochs trained is that of the whole run where it had ended."""
+        epochs_trained, steps_trained = super()._init_training_state(
             max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
         )
         if resume_from_checkpoint is not None:
-            self.progress.load(Path(resume_from_checkpoint))
-            self._know_best(Path(self.args.output_dir), Path(resume_from_checkpoint).parent)
-            if self.state.global_step >= max_steps:
-                return num_train_epochs, 0  # it was stopped after its last step
-            if any(
-                isinstance(callback, EarlyStoppingCallback)
-                and callback.early_stopping_patience_counter >= callback.early_stopping_patience
-                for callback in self.callback_handler.callbacks
-            ):
-                return num_train_epochs, 0  # it had stopped early already
-        return done
+            self.resumable_state.load(Path(resume_from_checkpoint))
+            self._update_best_checkpoint(Path(self.args.output_dir), Path(resume_from_checkpoint).parent)
+            if self.state.global_step >= max_steps or self._has_stopped_early():
+                return num_train_epochs, 0
+        return epochs_trained, steps_trained
+
+    def _has_stopped_early(self) -> bool:
+        return any(
+            isinstance(callback, EarlyStoppingCallback)
+            and callback.early_stopping_patience_counter >= callback.early_stopping_patience
+            for callback in self.callback_handler.callbacks
+        )
 
     def _run_epoch(self, **kwargs: Any) -> None:
-        if not self.control.should_training_stop:  # an evaluation that was due has stopped it early
+        # An evaluation that was due when the run was resumed may have stopped it early.
+        if not self.control.should_training_stop:
             super()._run_epoch(**kwargs)

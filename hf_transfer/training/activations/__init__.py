@@ -1,1 +1,1 @@
-"""Activations of the layers that a method leaves frozen, computed once and read from disk."""
+"""Activations of the frozen layers of a model: computed once, kept on disk, and used in place of the inputs."""

@@ -1,4 +1,4 @@
-"""Activations on disk, by example: written once by any run, in files that are whole or absent."""
+"""Activations on disk, which all runs share: each file is complete or absent."""
 
 import contextlib
 import re
@@ -18,74 +18,88 @@ from hf_transfer.fsync import fsync_path
 
 
 class ActivationStore:
-    """The activations of one model at one place.
+    """Folder with the activations of one model below one of its layers.
 
     Args:
-        key: of both.
+        key: of model and layer, from `activation_key.activation_key`.
     """
 
     def __init__(self, key: str):
         self.folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_transfer_activations" / key
         self.folder.mkdir(parents=True, exist_ok=True)
         mark_used_and_clean_up(self.folder)
-        _forget_unfinished(self.folder)
+        _remove_unfinished(self.folder)
 
     def free(self) -> int:
-        """Bytes that the disk has left."""
+        """Return the free bytes of the disk."""
         return shutil.disk_usage(self.folder).free
 
-    def _load(self) -> "_Kept":
+    def _load_index(self) -> "_Index":
         digests, places, seconds = [np.zeros(0, np.uint64)], [np.zeros((0, 3), np.int64)], [np.zeros(0)]
         files: list[np.ndarray] = []
         for index in sorted(self.folder.glob("*.npz")):
             try:
-                # A plain array over the map: slices of a memmap take several times as long, and steps take many.
+                # A plain array over the memory map: slices of a memmap object are several times slower.
                 file = np.asarray(np.load(index.with_suffix(".npy"), mmap_mode="r"))
-                with np.load(index) as kept:
-                    own, starts, counts, took = (kept[name] for name in ("digests", "starts", "counts", "seconds"))
+                with np.load(index) as arrays:
+                    file_digests, starts, counts, file_seconds = (
+                        arrays[name] for name in ("digests", "starts", "counts", "seconds")
+                    )
             except (OSError, ValueError, EOFError, KeyError, BadZipFile):
-                continue  # damaged, as by a machine that lost its power: computed again
-            digests.append(own)
+                continue  # damaged, as after a power failure: these activations are computed again
+            digests.append(file_digests)
             places.append(np.column_stack([np.full(len(counts), len(files)), starts, counts]))
-            seconds.append(float(took) * counts / max(1, counts.sum()))
+            seconds.append(float(file_seconds) * counts / max(1, counts.sum()))
             files.append(file)
-        every = np.concatenate(digests)
-        order = np.argsort(every, kind="stable")
-        return _Kept(every[order], np.concatenate(places)[order], np.concatenate(seconds)[order], files)
+        all_digests = np.concatenate(digests)
+        order = np.argsort(all_digests, kind="stable")
+        return _Index(all_digests[order], np.concatenate(places)[order], np.concatenate(seconds)[order], files)
 
     def missing(self, digests: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """For each split the rows that nothing is kept of; examples that occur twice are named once."""
-        known = self._load().digests
+        """Return for each split the rows of the examples whose activations are not stored, equal examples once.
+
+        Args:
+            digests: of the examples of each split, [n].
+        """
+        known = self._load_index().digests
         rows = {}
-        for name, own in digests.items():
-            unlike, first = np.unique(own, return_index=True)
-            rows[name] = np.sort(first[~np.isin(unlike, known)])
-            known = np.union1d(known, own)
+        for name, split_digests in digests.items():
+            unique, first = np.unique(split_digests, return_index=True)
+            rows[name] = np.sort(first[~np.isin(unique, known)])
+            known = np.union1d(known, split_digests)
         return rows
 
     def find(
         self, digests: Mapping[str, np.ndarray]
     ) -> tuple[list[np.ndarray], dict[str, tuple[np.ndarray, float]]] | None:
-        """All files, memory-mapped, each [positions, width]; and where the examples of each split are in them.
+        """Return the stored activations of some examples.
 
-        For each example the number of its file, its first row there and how many there are, [n, 3]; and how many
-        seconds it took to compute them all. None where one of them is not there (any more).
+        Args:
+            digests: of the examples of each split, [n].
+
+        Returns:
+            All files, memory-mapped, each [positions, width]; and for each split the examples' places (number of the
+            file, first row, number of rows; [n, 3]) and the seconds that it took to compute them. None if an example
+            is missing.
         """
-        kept = self._load()  # once: other runs add files, and the numbers of all would change
-        if not all(np.isin(own, kept.digests).all() for own in digests.values()):
+        index = self._load_index()  # only once: other runs may add files, which changes the numbers of the files
+        if not all(np.isin(split_digests, index.digests).all() for split_digests in digests.values()):
             return None
-        rows = {name: np.searchsorted(kept.digests, own) for name, own in digests.items()}
-        found = {name: (kept.places[own], float(kept.seconds[np.unique(own)].sum())) for name, own in rows.items()}
-        return kept.files, found
+        rows = {name: np.searchsorted(index.digests, split_digests) for name, split_digests in digests.items()}
+        found = {
+            name: (index.places[split_rows], float(index.seconds[np.unique(split_rows)].sum()))
+            for name, split_rows in rows.items()
+        }
+        return index.files, found
 
     @contextlib.contextmanager
     def shard(self, total: int, width: int, sharing: int) -> Iterator["_Shard"]:
-        """A new file, there when the block ends without an error.
+        """Write a new file, which is only kept if the block ends without an error.
 
         Args:
-            total: positions that will be in it.
-            width: numbers a position.
-            sharing: how many processes do this work at the same time, each a part of it.
+            total: number of positions that will be written.
+            width: number of values of a position.
+            sharing: number of processes that compute at the same time, each another part of the activations.
         """
         shard = _Shard(self.folder / uuid.uuid4().hex, total, width, sharing)
         try:
@@ -97,8 +111,15 @@ class ActivationStore:
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """Digests in ascending order, their places, the seconds that each took, and the mapped files that they are in."""
+class _Index:
+    """What is stored.
+
+    Attributes:
+        digests: of all examples, ascending, [n].
+        places: the number of each example's file, its first row in that file, and its number of rows, [n, 3].
+        seconds: that it took to compute each example, [n].
+        files: memory-mapped, each [positions, width].
+    """
 
     digests: np.ndarray
     places: np.ndarray
@@ -107,43 +128,44 @@ class _Kept:
 
 
 class _Shard:
-    """A file that grows: rows of float32, as `numpy.load` maps them, and an index beside it."""
+    """A file that is being written: rows of float32 in numpy's format, and an index beside it."""
 
     def __init__(self, path: Path, total: int, width: int, sharing: int):
         self.path, self.partial = path, path.with_suffix(".partial")
         self.digests: list[int] = []
         self.counts: list[int] = []
-        self.began, self.sharing = time.perf_counter(), sharing
-        # Written and not mapped: a disk that fills up is an error here, and the end of the process there.
+        self.started, self.sharing = time.perf_counter(), sharing
+        # Written, not memory-mapped: a full disk raises an error in a write, but kills the process in a memory map.
         self.stream = self.partial.open("wb")
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False}
         np.lib.format.write_array_header_1_0(self.stream, header | {"shape": (total, width)})
 
     def add(self, digest: int, states: np.ndarray) -> None:
-        """Add the rows of an example, [positions, width]."""
+        """Append the activations of an example, [positions, width]."""
         self.stream.write(np.ascontiguousarray(states, np.float32).tobytes())
         self.digests.append(digest)
         self.counts.append(len(states))
 
     def finish(self) -> None:
+        """Rename the file to its final name, and write its index."""
         self.stream.close()
         fsync_path(self.partial)
         self.partial.rename(self.path.with_suffix(".npy"))
         counts = np.array(self.counts, np.int64)
-        # The index last: without it the file counts as absent.
+        # The index comes last: a file without an index counts as absent.
         with self.partial.open("wb") as stream:
             np.savez(
                 stream, digests=np.array(self.digests, np.uint64), starts=np.cumsum(counts) - counts, counts=counts,
-                seconds=(time.perf_counter() - self.began) / self.sharing,
+                seconds=(time.perf_counter() - self.started) / self.sharing,
             )  # fmt: skip
         fsync_path(self.partial)
         self.partial.rename(self.path.with_suffix(".npz"))
 
 
-def _forget_unfinished(folder: Path) -> None:
-    """Remove what runs that were killed have left: files without an index that nothing has been added to for a day."""
+def _remove_unfinished(folder: Path) -> None:
+    """Remove files without an index that have not changed for a day: they are left from killed runs."""
     for file in [*folder.glob("*.partial"), *folder.glob("*.npy")]:
-        with contextlib.suppress(OSError):  # another run may do the same
-            ours = re.fullmatch(CACHE_FILE_NAMES, file.name)
-            if ours and not file.with_suffix(".npz").exists() and time.time() - file.stat().st_mtime > 86400:
+        with contextlib.suppress(OSError):  # another run may remove it at the same time
+            is_of_cache = re.fullmatch(CACHE_FILE_NAMES, file.name)
+            if is_of_cache and not file.with_suffix(".npz").exists() and time.time() - file.stat().st_mtime > 86400:
                 file.unlink()

@@ -1,4 +1,4 @@
-"""Examples and batches of them whose input is a cached activation."""
+"""Dataset and padding of examples whose input is a cached activation."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,15 +9,15 @@ from torch.utils.data import Dataset
 
 
 class CachedExamples(Dataset):
-    """Examples whose input is the cached activation, memory-mapped.
+    """`ModelInputs` whose input is a cached activation, read from memory-mapped files.
 
     Args:
         files: each [positions, width] in float32.
-        places: for each example its file's number, its first row there and its number of rows, [n, 3].
+        places: the number of each example's file, its first row in that file, and its number of rows, [n, 3].
         labels: of each example.
-        lengths: of each example in the dataset that it is from: batches are made by them, as without a cache.
-        seconds: that it took to compute all the activations.
-        counts_positions: whether a batch's ``length`` counts positions, and not what `lengths` counts.
+        lengths: of each example in the original dataset; training batches are made from these.
+        seconds: that it took to compute all these activations.
+        counts_positions: whether a batch's ``length`` is the number of positions, and not the original length.
     """
 
     def __init__(
@@ -40,10 +40,10 @@ class CachedExamples(Dataset):
         return len(self.labels)
 
     def set_epoch(self, epoch: int) -> None:
-        """Activations are the same in each epoch."""
+        """Do nothing: activations are the same in each epoch."""
 
     def without_augmentation(self) -> "CachedExamples":
-        """The same."""
+        """Return the dataset itself, as it is not augmented."""
         return self
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
@@ -58,20 +58,20 @@ class CachedExamples(Dataset):
 
 
 class PaddedActivations:
-    """The activations of examples as a padded batch [batch, positions, width] with its ``attention_mask``.
+    """Function that pads activations to a batch [batch, positions, width], with its ``attention_mask``.
 
     Args:
-        main_input: what the model calls its input.
+        main_input: name of the model's input.
     """
 
     def __init__(self, main_input: str):
-        self.text = main_input == "input_ids"
-        self.name = "inputs_embeds" if self.text else main_input
+        self.is_text = main_input == "input_ids"
+        self.name = "inputs_embeds" if self.is_text else main_input
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         longest = max(len(example["features"]) for example in examples)
         states = np.zeros((len(examples), longest, examples[0]["features"].shape[1]), dtype=np.float32)
-        mask: Any = np.zeros((len(examples), longest), dtype=np.int64 if self.text else np.bool_)
+        mask: np.ndarray = np.zeros((len(examples), longest), dtype=np.int64 if self.is_text else np.bool_)
         for i, example in enumerate(examples):
             states[i, : len(example["features"])] = example["features"]
             mask[i, : len(example["features"])] = 1

@@ -1,4 +1,4 @@
-"""A model that is given the activations of its lower layers, and runs only the layers above them."""
+"""Entering a model above its frozen layers: those are skipped, and the model is given their activations instead."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -6,54 +6,61 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from hf_transfer.methods.anatomy import Anatomy
 
-# transformers' method that makes a mask of positions from one of samples.
-MASK_OF_POSITIONS = "_get_feature_vector_attention_mask"
-# How a module hands on the activations.
-Form = Callable[[torch.Tensor], Any]
+# transformers' method that turns an attention mask over samples into one over frames.
+FRAMES_MASK_METHOD = "_get_feature_vector_attention_mask"
+# Turns the given activations into the form in which a skipped module returns them.
+OutputForm = Callable[[torch.Tensor], Any]
 
 
 class Entry:
-    """A place in a model behind which everything can be run from activations.
+    """A place in a model from which the rest of the model can be run on given activations.
 
-    Inside `skipping` what lies below it has light stand-ins, which hand on what the model was given: a step goes over
-    all of a model's modules and weights several times, and those that do nothing would take most of its time.
+    Inside `skipping`, the modules below it are replaced by stand-ins without weights, which return the given
+    activations. (A training step iterates over all modules and weights of a model several times; for modules that do
+    nothing, that would take most of the step's time.)
 
     Args:
-        model: the plain model, without adapters around it.
+        model: without adapters around it.
         anatomy: its parts.
-        first: index of the first layer to be run; None for everything behind the fixed front.
+        first: index of the first layer that is run; None to skip only the fixed front.
+
+    Attributes:
+        skipped: the modules that are replaced, each with the form of its output.
+        residual_module: a module of the last layer from which on only the first position is computed; None for all.
+        activations: what the model was given in the current forward pass, [batch, positions, width].
     """
 
-    def __init__(self, model: Any, anatomy: Anatomy, first: int | None):
-        self.model, self.first = model, first
+    def __init__(self, model: PreTrainedModel, anatomy: Anatomy, first: int | None):
+        self.model, self.anatomy, self.first = model, anatomy, first
         self.trunk = model.get_submodule(anatomy.trunk)
         self.front: nn.Module | None = None if anatomy.front is None else model.get_submodule(anatomy.front)
         self.layers: list[nn.Module] = []
         if first is not None:
             self.layers = list(model.get_submodule(str(anatomy.layers)))
-            self.holder = model.get_submodule(str(anatomy.layers).rpartition(".")[0])
-        self.below: dict[nn.Module, Form] = {}
-        self.adds_up: nn.Module | None = None
-        self._hidden: list[tuple[nn.Module, str, nn.Module, StandIn]] = []
-        self.given = torch.empty(0)
-        self.mask: torch.Tensor | None = None
+            self.parent_of_layers = model.get_submodule(str(anatomy.layers).rpartition(".")[0])
+        self.skipped: dict[nn.Module, OutputForm] = {}
+        self.residual_module: nn.Module | None = None
+        self.activations = torch.empty(0)
+        self._mask: torch.Tensor | None = None
+        self._replacements: list[tuple[nn.Module, str, nn.Module, StandIn]] = []
 
     def capture(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The activations at the entry, [batch, positions, width], and no arithmetic behind it.
+        """Return the activations of a batch at the entry, [batch, positions, width]; nothing above it is computed.
 
-        Of the first position alone after `keep_first_position`, where it has found a way.
+        After `compute_first_position_only` there may be the first position only.
         """
-        found: list[torch.Tensor] = []
+        captured: list[torch.Tensor] = []
 
         def stop_before(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            found.append(args[0] if args else kwargs["hidden_states"])
+            captured.append(args[0] if args else kwargs["hidden_states"])
             raise _Stop
 
         def stop_after(_: nn.Module, args: tuple, output: Any) -> None:
-            found.append(output[0] if isinstance(output, tuple) else output)
+            captured.append(output[0] if isinstance(output, tuple) else output)
             raise _Stop
 
         if self.first is None:
@@ -64,114 +71,120 @@ class Entry:
             hook = self.layers[self.first].register_forward_pre_hook(stop_before, with_kwargs=True)
         with contextlib.ExitStack() as hooks:
             hooks.enter_context(hook)
-            if self.adds_up is not None:
-                hooks.enter_context(self.adds_up.register_forward_pre_hook(_first_position, with_kwargs=True))
+            if self.residual_module is not None:
+                hooks.enter_context(
+                    self.residual_module.register_forward_pre_hook(_keep_first_position, with_kwargs=True)
+                )
             with torch.inference_mode(), contextlib.suppress(_Stop):
                 self.model(**batch)
-        return found[0].transpose(1, 2) if self.first is None else found[0]
+        return captured[0].transpose(1, 2) if self.first is None else captured[0]
 
-    def learn(self, batch: dict[str, torch.Tensor]) -> None:
-        """Note which modules make the activations of a batch, and in what form they hand them on."""
+    def find_skipped_modules(self, batch: dict[str, torch.Tensor]) -> None:
+        """Find the modules below the entry, and the form of their outputs, by running the model on a batch."""
         if self.first is None:
-            self.below = {self.front: lambda given: given.transpose(1, 2)}  # type: ignore[dict-item]
+            self.skipped = {self.front: lambda activations: activations.transpose(1, 2)}  # type: ignore[dict-item]
             return
         outputs: dict[nn.Module, Any] = {}
-        skipped = self.layers[: self.first]
-        modules = {*self.trunk.children(), *self.holder.children()} - {self.trunk, self.holder}
+        layers_below = self.layers[: self.first]
+        children = {*self.trunk.children(), *self.parent_of_layers.children()} - {self.trunk, self.parent_of_layers}
 
-        def note(module: nn.Module, _: tuple, output: Any) -> None:
+        def note_output(module: nn.Module, _: tuple, output: Any) -> None:
             outputs.setdefault(module, output)
 
         with contextlib.ExitStack() as hooks:
-            for module in (*modules, *skipped):
-                hooks.enter_context(module.register_forward_hook(note))
-            hidden = self.capture(batch)
-        forms = {module: _form(output, hidden) for module, output in outputs.items()}
-        self.below = {module: form for module, form in forms.items() if form is not None}
+            for module in (*children, *layers_below):
+                hooks.enter_context(module.register_forward_hook(note_output))
+            activations = self.capture(batch)
+        forms = {module: _output_form(output, activations) for module, output in outputs.items()}
+        self.skipped = {module: form for module, form in forms.items() if form is not None}
 
-    def keep_first_position(self, batch: dict[str, torch.Tensor]) -> None:
-        """Nothing but the first position will be asked for: leave out what the last layer does to each of the others.
+    def compute_first_position_only(self, batch: dict[str, torch.Tensor]) -> None:
+        """Compute only the first position in the last layer, from the module that adds attention's residual on.
 
-        That is all behind its attention. It begins where the attention's output is added to the layer's input, if one
-        module does it; where the activations of `batch` would not be what they were, nothing is left out.
+        All positions are computed where the layer has no such module, or where the activations of `batch` would
+        change.
         """
-        found: list[nn.Module] = []
+        candidates: list[nn.Module] = []
 
-        def note(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        def note_module(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
             shapes = [v.shape for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor) and v.dim() == 3]
             if len(shapes) > 1 and len(set(shapes)) == 1:
-                found.append(module)
+                candidates.append(module)
 
         with contextlib.ExitStack() as hooks:
             for module in self.layers[-1].modules():
-                hooks.enter_context(module.register_forward_pre_hook(note, with_kwargs=True))
-            asked = self.capture(batch)[:, :1]
-        if not found:
+                hooks.enter_context(module.register_forward_pre_hook(note_module, with_kwargs=True))
+            expected = self.capture(batch)[:, :1]
+        if not candidates:
             return
-        self.adds_up = found[0]
+        self.residual_module = candidates[0]
         try:
-            own = self.capture(batch)
-        except Exception:  # whatever a module raises says that it needs them
-            own = asked[:0]
-        if own.shape != asked.shape or not torch.allclose(own, asked, rtol=1e-5, atol=1e-5):
-            self.adds_up = None
+            captured = self.capture(batch)
+        except Exception:  # of any type: the module needs the other positions
+            captured = expected[:0]
+        if captured.shape != expected.shape or not torch.allclose(captured, expected, rtol=1e-5, atol=1e-5):
+            self.residual_module = None
 
     @contextlib.contextmanager
     def skipping(self) -> Iterator[None]:
-        """Run the model from given activations on, inside the block."""
-        # Of the trunk, and of heads that take the mean over the positions that are real.
-        masked = [module for module in (self.trunk, self.model) if hasattr(module, MASK_OF_POSITIONS)]
-        hooks = [self.trunk.register_forward_pre_hook(self._take, with_kwargs=True)]
+        """Run the model on given activations inside the block: as ``inputs_embeds``, or as its main input."""
+        # The trunk has this method, and so have heads that average over the real positions.
+        with_mask_method = [module for module in (self.trunk, self.model) if hasattr(module, FRAMES_MASK_METHOD)]
+        hooks = [self.trunk.register_forward_pre_hook(self._note_inputs, with_kwargs=True)]
         if self.model.main_input_name == "input_ids":
-            hooks.append(self.trunk.register_forward_hook(self._hand_on_last))
+            hooks.append(self.trunk.register_forward_hook(self._move_last_token))
         try:
-            self._hidden = [
-                (parent, name, module, StandIn(module, self.below[module], self))
+            self._replacements = [
+                (parent, name, module, StandIn(module, self.skipped[module], self))
                 for parent in self.model.modules()
                 for name, module in parent._modules.items()
-                if module in self.below
+                if module in self.skipped
             ]
-            self._hide()
-            for module in masked:  # masks are given by position, as the activations are, and not by sample
-                setattr(module, MASK_OF_POSITIONS, lambda length, mask, **_: mask)
+            self._replace_modules()
+            for module in with_mask_method:  # the given mask is over positions already, as the activations are
+                setattr(module, FRAMES_MASK_METHOD, lambda length, mask, **_: mask)
             yield
         finally:
-            self.given, self.mask = torch.empty(0), None
+            self.activations, self._mask = torch.empty(0), None
             for hook in hooks:
                 hook.remove()
-            self._restore()
-            self._hidden = []
-            for module in masked:
-                vars(module).pop(MASK_OF_POSITIONS, None)
+            self._restore_modules()
+            self._replacements = []
+            for module in with_mask_method:
+                vars(module).pop(FRAMES_MASK_METHOD, None)
 
     @contextlib.contextmanager
-    def whole(self) -> Iterator[None]:
-        """Have the model with all of its parts for this block inside `skipping`: to be saved or counted, not run."""
-        self._restore()
+    def with_all_modules(self) -> Iterator[None]:
+        """Put the skipped modules back for a block inside `skipping`, to save the model or count its parameters."""
+        self._restore_modules()
         try:
             yield
         finally:
-            self._hide()
+            self._replace_modules()
 
-    def _hide(self) -> None:
-        for parent, name, _, stand_in in self._hidden:
+    def _replace_modules(self) -> None:
+        for parent, name, _, stand_in in self._replacements:
             parent._modules[name] = stand_in
 
-    def _restore(self) -> None:
-        for parent, name, module, _ in self._hidden:
+    def _restore_modules(self) -> None:
+        for parent, name, module, _ in self._replacements:
             parent._modules[name] = module
 
-    def _take(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _note_inputs(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Forward pre-hook of the trunk: note the given activations and their mask."""
         inputs = (*args, *kwargs.values())
-        self.given = next(v for v in inputs if isinstance(v, torch.Tensor) and v.is_floating_point() and v.dim() == 3)
-        self.mask = kwargs.get("attention_mask")
+        self.activations = next(
+            v for v in inputs if isinstance(v, torch.Tensor) and v.is_floating_point() and v.dim() == 3
+        )
+        self._mask = kwargs.get("attention_mask")
 
-    def _hand_on_last(self, _: nn.Module, args: tuple, output: Any) -> Any:
-        """The state of each text's last token at the last position of the batch, where there is padding.
+    def _move_last_token(self, _: nn.Module, args: tuple, output: Any) -> Any:
+        """Forward hook of the trunk: copy the state of each text's last token to the batch's last position.
 
-        Decoders find the last token by its id. Given activations they know no ids, and classify the last position.
+        Decoders find the last token by the padding id. Given activations they see no ids, and classify the last
+        position, which may be padding.
         """
-        mask = self.mask
+        mask = self._mask
         if mask is None or mask.dim() != 2 or not isinstance(output[0], torch.Tensor) or bool(mask[:, -1].all()):
             return output
         states = output[0]
@@ -184,29 +197,29 @@ class Entry:
 
 
 class StandIn(nn.Module):
-    """In the place of a module that is skipped: it has that one's attributes, and no weights or children of its own.
+    """Replacement of a skipped module: it has that module's attributes, but no weights and no children.
 
     Args:
         module: that is skipped.
-        form: how it hands on what the model was given.
-        entry: that was given it.
+        form: of the module's output.
+        entry: that is given the activations.
     """
 
-    def __init__(self, module: nn.Module, form: Form, entry: "Entry"):
+    def __init__(self, module: nn.Module, form: OutputForm, entry: Entry):
         super().__init__()
-        self.__dict__["module"] = module  # not a child
+        self.__dict__["module"] = module  # not registered as a child
         self.form, self.entry = form, entry
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["module"], name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        # Whatever reaches it: between two modules that are skipped something may be added that is in there already.
-        return self.form(self.entry.given)
+        # The inputs are ignored: what the model adds between two skipped modules is part of the activations already.
+        return self.form(self.entry.activations)
 
 
-def _first_position(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    """Inputs [batch, positions, width] with their first position alone."""
+def _keep_first_position(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """Forward pre-hook: cut inputs [batch, positions, width] to their first position."""
 
     def cut(value: Any) -> Any:
         return value[:, :1] if isinstance(value, torch.Tensor) and value.dim() == 3 else value
@@ -214,16 +227,16 @@ def _first_position(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[
     return tuple(map(cut, args)), {name: cut(value) for name, value in kwargs.items()}
 
 
-def _form(output: Any, hidden: torch.Tensor) -> Form | None:
-    """How a module hands on what it makes of each position; None where it makes something else."""
+def _output_form(output: Any, activations: torch.Tensor) -> OutputForm | None:
+    """The form in which a module returns one state for each position; None where it returns something else."""
     if isinstance(output, tuple):
-        several = isinstance(output[0], torch.Tensor) and output[0].shape == hidden.shape
-        return (lambda given: (given, given)) if several else None
-    if not isinstance(output, torch.Tensor) or output.dim() != 3 or output.shape[0] != hidden.shape[0]:
+        first_is_states = isinstance(output[0], torch.Tensor) and output[0].shape == activations.shape
+        return (lambda given: (given, given)) if first_is_states else None
+    if not isinstance(output, torch.Tensor) or output.dim() != 3 or output.shape[0] != activations.shape[0]:
         return None
-    if output.shape[1] == hidden.shape[1]:
+    if output.shape[1] == activations.shape[1]:
         return lambda given: given
-    return (lambda given: given.transpose(1, 2)) if output.shape[2] == hidden.shape[1] else None
+    return (lambda given: given.transpose(1, 2)) if output.shape[2] == activations.shape[1] else None
 
 
 class _Stop(Exception):

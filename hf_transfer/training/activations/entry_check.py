@@ -1,4 +1,4 @@
-"""Tries on a few examples whether cached activations give what a training step computes."""
+"""Checking on a few examples that a model gives the same outputs from cached activations as in a training step."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -6,102 +6,121 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from hf_transfer.data.batches import to_device
 from hf_transfer.methods.anatomy import Anatomy
 from hf_transfer.models import output_tensors
 from hf_transfer.training.activations.front import MaskedCollator, front_without_padding
-from hf_transfer.training.batching import two_lengths
-from hf_transfer.training.trials import same_draws, tolerance, train_mode
+from hf_transfer.training.batching import two_short_examples
+from hf_transfer.training.equivalence import rounding_tolerance, same_random_numbers, train_mode
 
 if TYPE_CHECKING:
+    from hf_transfer.inputs.input import ModelInputs
     from hf_transfer.training.activations.feature_cache import FeatureCache
+    from hf_transfer.training.trainer import TransferTrainer
 
-# A dataset and the index of an example in it.
-Row = tuple[Any, int]
+# A dataset, and the index of an example in it.
+Row = tuple["ModelInputs", int]
 
 
 class EntryCheck:
-    """What the cache and a training step make of a few examples.
+    """Comparison of cached activations with a training step, on a few examples.
 
     Args:
-        cache: that is tried; its model knows where it is entered.
+        cache: whose entry and collators are checked.
     """
 
     def __init__(self, cache: "FeatureCache"):
         self.cache, self.model = cache, cache.model
-        self.tolerance = tolerance(self.model.device, cache.accelerator.mixed_precision)
+        self.tolerance = rounding_tolerance(self.model.device, cache.accelerator.mixed_precision)
 
     def difference(self, rows: Sequence[Row], frozen: Sequence[torch.nn.Module] | None = None) -> str | None:
-        """In words, where a padded batch is not what its examples' activations make of it; None where it is.
+        """Compare the outputs for a padded batch with those from the activations of its examples.
 
         Args:
-            rows: the batch.
-            frozen: try it in train mode as well, with these modules in eval mode.
+            rows: the examples of the batch.
+            frozen: compare in train mode too, with these modules in eval mode; None for eval mode only.
+
+        Returns:
+            A clause that says what differs, or None.
         """
         states = self.states(rows)
-        found = self._neighbours_change(rows, states) or self._outputs_differ(rows, states)
-        return found or (None if frozen is None else self._outputs_differ(rows, states, frozen))
+        return (
+            self._difference_when_alone(rows, states)
+            or self._difference_of_outputs(rows, states)
+            or (None if frozen is None else self._difference_of_outputs(rows, states, frozen))
+        )
 
     def states(self, rows: Sequence[Row]) -> list[np.ndarray]:
-        """Activations of each row, [positions, width], computed together, padded, where the cache may do that."""
-        if self._alone(rows):
+        """Return the activations of each example, [positions, width], computed as one batch where that is allowed."""
+        if self._padding_changes_outputs(rows):
             return [state for row in rows for state in self._captured([row])]
         return self._captured(rows)
 
-    def neighbours_change(self, rows: Sequence[Row]) -> str | None:
-        """In words, by how much activations depend on what else is in a batch; None where they do not."""
-        return None if self._alone(rows) else self._neighbours_change(rows, self.states(rows))
+    def difference_when_alone(self, rows: Sequence[Row]) -> str | None:
+        """Compare the activations of examples in a batch with those of each example alone.
 
-    def _neighbours_change(self, rows: Sequence[Row], states: list[np.ndarray]) -> str | None:
-        lengths = [_positions(row) for row in rows]
-        # It is never padded.
-        others = [i for i, length in enumerate(lengths) if length < max(lengths)]
-        return _change([states[i] for i in others], [self._captured([rows[i]])[0] for i in others], self.tolerance)
-
-    def padding_changes(self, rows: Sequence[Row]) -> str | None:
-        """In words, by how much activations depend on what stands behind an example; None where they do not.
-
-        A batch with something else there has the same shape, and the same rounding: what is read shows at once.
+        Returns:
+            A clause that says how much they differ, or None.
         """
-        if self._alone(rows):
+        if self._padding_changes_outputs(rows):
             return None
-        return _change(self._captured(rows, _padded_otherwise), self.states(rows), self.tolerance / 100)
+        return self._difference_when_alone(rows, self.states(rows))
 
-    def _outputs_differ(
+    def _difference_when_alone(self, rows: Sequence[Row], states: list[np.ndarray]) -> str | None:
+        lengths = [_positions(row) for row in rows]
+        padded = [i for i, length in enumerate(lengths) if length < max(lengths)]
+        alone = [self._captured([rows[i]])[0] for i in padded]
+        return _describe_difference([states[i] for i in padded], alone, self.tolerance)
+
+    def difference_with_other_padding(self, rows: Sequence[Row]) -> str | None:
+        """Compare the activations of a batch with those where its padding holds other values.
+
+        Both batches have the same shape, and so the same rounding: if the model reads the padding, it shows.
+
+        Returns:
+            A clause that says how much they differ, or None.
+        """
+        if self._padding_changes_outputs(rows):
+            return None
+        other = self._captured(rows, _with_other_padding)
+        return _describe_difference(other, self.states(rows), self.tolerance / 100)
+
+    def _difference_of_outputs(
         self, rows: Sequence[Row], states: list[np.ndarray], frozen: Sequence[torch.nn.Module] | None = None
     ) -> str | None:
         mode = contextlib.nullcontext() if frozen is None else train_mode(self.model, frozen)
         with self.cache.computing(), mode:
-            with self._batch(rows) as batch, same_draws(self.model.device):
-                live = output_tensors(self.model(**batch))
-            with self.cache.entry.skipping(), same_draws(self.model.device):
-                cached = output_tensors(self.model(**self.cache.batch(states)))
-        positions = [len(rows) for rows in states]
-        for own, found in zip(live, cached, strict=True):
-            difference, limit = _apart(found, own, positions), self.tolerance * max(1.0, float(own.abs().max()))
-            if not difference <= limit:
+            with self._batch_of_step(rows) as batch, same_random_numbers(self.model.device):
+                expected_outputs = output_tensors(self.model(**batch))
+            with self.cache.entry.skipping(), same_random_numbers(self.model.device):
+                cached_outputs = output_tensors(self.model(**self.cache.batch(states)))
+        positions = [len(state) for state in states]
+        for expected, cached in zip(expected_outputs, cached_outputs, strict=True):
+            difference = _largest_difference(cached, expected, positions)
+            if not difference <= self.tolerance * max(1.0, float(expected.abs().max())):
                 return f"outputs that are computed from them differ by {difference:.2g}"
         return None
 
     def collated(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """The rows as one padded batch."""
+        """Return the examples as one padded batch."""
         return self.cache.collator(_examples(rows))
 
     @staticmethod
-    def _alone(rows: Sequence[Row]) -> bool:
+    def _padding_changes_outputs(rows: Sequence[Row]) -> bool:
         return any(dataset.padding_changes_outputs for dataset, _ in rows)
 
     def _captured(
         self, rows: Sequence[Row], change: Callable[[dict[str, Any]], dict[str, Any]] = dict
     ) -> list[np.ndarray]:
-        positions = [int(dataset.positions[i]) for dataset, i in rows]
+        positions = [_positions(row) for row in rows]
         return self.cache.captured(change(self.collated(rows)), positions)
 
     @contextlib.contextmanager
-    def _batch(self, rows: Sequence[Row]) -> Iterator[dict[str, torch.Tensor]]:
-        """The batch as a step is given it, while the model takes it as a step does."""
-        if not self._alone(rows) or self.cache.anatomy.front is None:
+    def _batch_of_step(self, rows: Sequence[Row]) -> Iterator[dict[str, torch.Tensor]]:
+        """The batch as in a training step; inside the block the model runs as in a training step."""
+        if not self._padding_changes_outputs(rows) or self.cache.anatomy.front is None:
             yield self.cache.on_device(self.collated(rows))
             return
         collator = MaskedCollator(self.cache.collator, self.model.main_input_name)
@@ -109,31 +128,18 @@ class EntryCheck:
             yield self.cache.on_device(collator(_examples(rows)))
 
 
-def _apart(found: torch.Tensor, expected: torch.Tensor, positions: Sequence[int]) -> float:
-    """By how much outputs of a batch differ, both [batch, ...], where an example has some: not at its padding.
+def front_matches_single_examples(trainer: "TransferTrainer", model: PreTrainedModel, anatomy: Anatomy) -> bool:
+    """Whether, with `front_without_padding`, the outputs for a batch are those for each example alone.
 
     Args:
-        found: outputs.
-        expected: outputs.
-        positions: of each example, for outputs [batch, positions, ...].
-    """
-    of_positions = found.dim() > 2 and found.shape[1] == max(positions)
-    rows = zip((found - expected).abs(), positions, strict=True)
-    return max(float((row[:count] if of_positions else row).max()) for row, count in rows)
-
-
-def front_takes_lengths(trainer: Any, model: Any, anatomy: Anatomy) -> bool:
-    """Whether, with `front_without_padding`, outputs of training examples in a batch are those of each one alone.
-
-    Args:
-        trainer: of `model`.
+        trainer: of the model; two of its training examples are tried.
         model: without adapters around it.
         anatomy: its parts.
     """
     if anatomy.front is None:
         return False
     examples, collator = trainer.train_dataset, MaskedCollator(trainer.data_collator, model.main_input_name)
-    rows = two_lengths(examples.lengths)
+    rows = two_short_examples(examples.lengths)
 
     def outputs(indices: list[int]) -> list[torch.Tensor]:
         return output_tensors(model(**to_device(model.device, collator(examples.__getitems__(indices)))))
@@ -141,37 +147,50 @@ def front_takes_lengths(trainer: Any, model: Any, anatomy: Anatomy) -> bool:
     model.eval()
     with front_without_padding(model, anatomy), torch.inference_mode(), trainer.accelerator.autocast():
         together, alone = outputs(rows), [outputs([i]) for i in rows]
-    rounding = tolerance(model.device, trainer.accelerator.mixed_precision)
+    tolerance = rounding_tolerance(model.device, trainer.accelerator.mixed_precision)
     for of_batch, *of_each in zip(together, *alone, strict=True):
-        limit = rounding * max(1.0, float(of_batch.abs().max()))
-        for row, own in zip(of_batch, of_each, strict=True):
-            if not float((row[: own.shape[1]] - own[0]).abs().max()) <= limit:
+        limit = tolerance * max(1.0, float(of_batch.abs().max()))
+        for row, single in zip(of_batch, of_each, strict=True):
+            if not float((row[: single.shape[1]] - single[0]).abs().max()) <= limit:
                 return False
     return True
 
 
-def extremes(inputs: Mapping[str, Any]) -> list[Row]:
-    """The shortest and the longest example of all splits."""
-    every = {name: dataset.positions for name, dataset in inputs.items()}
-    shortest = min(every, key=lambda name: every[name].min())
-    longest = max(every, key=lambda name: every[name].max())
+def shortest_and_longest(inputs: "Mapping[str, ModelInputs]") -> list[Row]:
+    """Return the shortest and the longest example of all splits."""
+    positions = {name: dataset.positions for name, dataset in inputs.items()}
+    shortest = min(positions, key=lambda name: positions[name].min())
+    longest = max(positions, key=lambda name: positions[name].max())
     return [
-        (inputs[shortest], int(every[shortest].argmin())),
-        (inputs[longest], int(every[longest].argmax())),
+        (inputs[shortest], int(positions[shortest].argmin())),
+        (inputs[longest], int(positions[longest].argmax())),
     ]
 
 
-def _change(found: list[np.ndarray], expected: list[np.ndarray], tolerance: float) -> str | None:
-    """In words, by how much activations differ, where that is more than a share of what their dimension reaches."""
-    for own, other in zip(found, expected, strict=True):
-        difference = np.abs(own - other)
+def _largest_difference(outputs: torch.Tensor, expected: torch.Tensor, positions: Sequence[int]) -> float:
+    """The largest difference between two outputs of a batch, padding left out.
+
+    Args:
+        outputs: [batch, ...], or [batch, positions, ...].
+        expected: of the same shape.
+        positions: number of positions of each example.
+    """
+    has_positions = outputs.dim() > 2 and outputs.shape[1] == max(positions)
+    rows = zip((outputs - expected).abs(), positions, strict=True)
+    return max(float((row[:count] if has_positions else row).max()) for row, count in rows)
+
+
+def _describe_difference(states: list[np.ndarray], expected: list[np.ndarray], tolerance: float) -> str | None:
+    """A clause about activations that differ by more than a share of the largest value in the same dimension."""
+    for of_example, other in zip(states, expected, strict=True):
+        difference = np.abs(of_example - other)
         if not (difference <= tolerance * np.maximum(1.0, np.abs(other).max(axis=0))).all():
-            return f"those of an example change by {difference.max():.2g} with its neighbours in a batch"
+            return f"those of an example change by {difference.max():.2g} with the other examples in its batch"
     return None
 
 
-def _padded_otherwise(batch: dict[str, Any]) -> dict[str, Any]:
-    """The batch with parts of its examples where their padding is."""
+def _with_other_padding(batch: dict[str, Any]) -> dict[str, Any]:
+    """The batch with values of its examples in place of their padding."""
     if "attention_mask" not in batch:  # nothing is padded
         return batch
     mask = batch["attention_mask"] > 0

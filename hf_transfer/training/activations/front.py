@@ -1,4 +1,4 @@
-"""The fixed front of a model that takes no attention mask: each example of a batch by itself, without padding."""
+"""Running the fixed front of a model, such as wav2vec2's feature encoder, on each example without padding."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -6,19 +6,20 @@ from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
 
 from hf_transfer.methods.anatomy import Anatomy
 
 
 class MaskedCollator:
-    """Batches with an ``attention_mask`` [batch, positions] made of their ``length``.
+    """Collator that adds an ``attention_mask`` [batch, positions], made from each example's ``length``.
 
     Args:
-        collator: whose batches have none.
+        collator: whose batches have no mask.
         main_input: name of the model's input, [batch, positions].
     """
 
-    def __init__(self, collator: Callable[..., Any], main_input: str):
+    def __init__(self, collator: Callable[[list[dict[str, Any]]], dict[str, Any]], main_input: str):
         self.collator, self.main_input = collator, main_input
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -29,32 +30,33 @@ class MaskedCollator:
 
 
 @contextlib.contextmanager
-def front_without_padding(model: Any, anatomy: Anatomy) -> Iterator[None]:
-    """Run the front on each example of a batch alone, inside the block, where an ``attention_mask`` tells its length.
+def front_without_padding(model: PreTrainedModel, anatomy: Anatomy) -> Iterator[None]:
+    """Run the front on each example by itself inside the block, if an ``attention_mask`` gives the lengths.
 
-    wav2vec2 with ``feat_extract_norm="group"`` normalises over time, and the zeros that pad a clip change its output.
-    Its layers take a mask as those of any other model do, so nothing is left that depends on a clip's neighbours.
+    wav2vec2 with ``feat_extract_norm="group"`` normalises over time, so that the zeros that pad a clip change its
+    output. Its layers take an attention mask as those of other models do, so that with this block no clip's output
+    depends on the other clips in the batch.
 
     Args:
         model: without adapters around it.
-        anatomy: its parts; it has a front.
+        anatomy: its parts, with a front.
     """
     front = model.get_submodule(str(anatomy.front))
     forward = front.forward
     lengths: list[int] = []
 
-    def note_lengths(_: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+    def note_lengths(_: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         mask = kwargs.get("attention_mask")
         lengths[:] = [] if mask is None else mask.sum(dim=-1).tolist()
 
-    def one_by_one(inputs: torch.Tensor) -> torch.Tensor:
+    def forward_one_by_one(inputs: torch.Tensor) -> torch.Tensor:
         if len(set(lengths)) < 2:
             return forward(inputs)
         outputs = [forward(row[None, :length])[0].T for row, length in zip(inputs, lengths, strict=True)]
         return pad_sequence(outputs, batch_first=True).transpose(1, 2)
 
     hook = model.get_submodule(anatomy.trunk).register_forward_pre_hook(note_lengths, with_kwargs=True)
-    front.forward = one_by_one
+    front.forward = forward_one_by_one
     try:
         yield
     finally:

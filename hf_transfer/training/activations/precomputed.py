@@ -1,11 +1,12 @@
-"""Activations of the layers that a method leaves frozen, computed before training for all examples."""
+"""Activations of the frozen layers, computed for all examples before training."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from datasets import Dataset
 
 from hf_transfer.arguments import MethodArguments
 from hf_transfer.data.batches import Collator
@@ -16,17 +17,20 @@ from hf_transfer.training.activations.entry import Entry
 from hf_transfer.training.activations.feature_cache import FeatureCache
 from hf_transfer.training.trainer import TransferTrainer
 
+if TYPE_CHECKING:
+    from hf_transfer.inputs.input import ModelInputs
+
 HEAD_ALONE = MethodArguments(method="frozen")
 
 
 @dataclass(frozen=True)
 class Precomputed:
-    """Activations of frozen layers, and the model that takes them in place of its inputs.
+    """Activations of frozen layers, and the entry into the model above these layers.
 
     Attributes:
-        entry: into the model above those layers.
-        examples: by split, with activations as input.
-        collator: of those.
+        entry: runs the model on activations.
+        examples: of each split, with activations as inputs.
+        collator: makes batches of these examples.
     """
 
     entry: Entry
@@ -35,86 +39,98 @@ class Precomputed:
 
     @contextlib.contextmanager
     def used_by(self, trainer: TransferTrainer) -> Iterator[None]:
-        """Let `trainer` train and measure from the activations inside the block."""
-        kept = (trainer.train_dataset, trainer.eval_dataset, trainer.data_collator)
-        trainer.whole_model = self.entry.whole
+        """Let a trainer train and evaluate on the activations inside the block."""
+        before = (trainer.train_dataset, trainer.eval_dataset, trainer.data_collator)
+        trainer.with_all_modules = self.entry.with_all_modules
         trainer.train_dataset, trainer.eval_dataset = self.examples.get("train"), self.examples.get("validation")
         trainer.data_collator = self.collator
         try:
             with self.entry.skipping():
                 yield
         finally:
-            trainer.train_dataset, trainer.eval_dataset, trainer.data_collator = kept
-            trainer.whole_model = contextlib.nullcontext
+            trainer.train_dataset, trainer.eval_dataset, trainer.data_collator = before
+            trainer.with_all_modules = contextlib.nullcontext
 
 
 def precompute(
     trainer: TransferTrainer,
     anatomy: Anatomy,
     method: MethodArguments,
-    inputs: Mapping[str, Any],
+    inputs: "Mapping[str, ModelInputs]",
     *,
-    small: bool = False,
+    first_token_only: bool = False,
 ) -> Precomputed | None:
-    """The activations below the layers that ``frozen`` trains, or of the fixed front of the other methods.
-
-    None where the model cannot be entered there.
+    """Compute the activations below the layers that ``frozen`` trains, or of the fixed front for other methods.
 
     Args:
         trainer: of the untrained model.
         anatomy: the model's parts.
-        method: what will be trained.
-        inputs: preprocessed examples by split.
-        small: only where one position of each example is all that the rest of the model reads.
+        method: by which the model will be trained.
+        inputs: preprocessed examples of each split.
+        first_token_only: do it only where the rest of the model reads no more than the first position of an example.
+
+    Returns:
+        None where the model cannot be run from activations.
     """
     layers = method.trainable_layers if method.method == "frozen" else None
     args, depth = trainer.args, anatomy.depth(trainer.model)
-    # These reach into the modules that are skipped.
-    reached = args.gradient_checkpointing or args.activation_checkpointing or args.neftune_noise_alpha
-    if reached or (anatomy.front is None if layers is None else not depth or layers >= depth):
+    # Checkpointing of activations and NEFTune need the modules that would be skipped.
+    needs_all_modules = args.gradient_checkpointing or args.activation_checkpointing or args.neftune_noise_alpha
+    has_frozen_layers = anatomy.front is not None if layers is None else depth > 0 and layers < depth
+    if needs_all_modules or not has_frozen_layers:
         return None
     first = None if layers is None else depth - layers
     frozen = frozen_modules(trainer.model, anatomy, method)
     cache = FeatureCache(trainer.model, anatomy, first, frozen, trainer.data_collator, trainer.accelerator)
-    if not cache.enter(inputs) or (small and not cache.first_token_only):
+    if not cache.enter(inputs) or (first_token_only and not cache.first_token_only):
         return None
     examples = cache.examples(inputs, args)
     return None if examples is None else Precomputed(cache.entry, examples, cache.cached_collator)
 
 
 def precompute_for_run(
-    trainer: TransferTrainer, anatomy: Anatomy, method: MethodArguments, inputs: Mapping[str, Any], measured: Any
+    trainer: TransferTrainer,
+    anatomy: Anatomy,
+    method: MethodArguments,
+    inputs: "Mapping[str, ModelInputs]",
+    measured: Mapping[str, Dataset],
 ) -> tuple[Precomputed | None, Precomputed | None]:
-    """The activations that are used until training begins, and those that are used from then on.
+    """Compute the activations that a run uses before training, and those that it uses in training and after it.
 
     Args:
         trainer: of the untrained model.
         anatomy: the model's parts.
-        method: what will be trained.
-        inputs: preprocessed examples by split.
-        measured: names of the splits that are measured before training.
+        method: by which the model will be trained.
+        inputs: preprocessed examples of each split.
+        measured: the splits that are measured before and after training.
     """
     if method.method == "scratch":
         return None, None
-    mixed = trainer.accelerator.mixed_precision != "no"
-    if mixed:  # what is measured before and after is computed as the model is shipped, in float32
+    is_mixed_precision = trainer.accelerator.mixed_precision != "no"
+    if is_mixed_precision:  # the model is measured in float32, in which it is shipped
         inputs = {name: inputs[name] for name in inputs if name not in measured}
     precomputed = precompute(trainer, anatomy, method, inputs)
     if method.head_first:
         return precompute(trainer, anatomy, HEAD_ALONE, inputs), precomputed
-    # A recogniser reads every position: it would be looked at in vain.
-    if precomputed is None and method.method != "frozen" and anatomy.front is None and not mixed:
-        test = {name: inputs[name] for name in measured}
-        return precompute(trainer, anatomy, HEAD_ALONE, test, small=True), None
+    # Models with a fixed front (of sounds) read all positions: there is no need to try.
+    if precomputed is None and method.method != "frozen" and anatomy.front is None and not is_mixed_precision:
+        measured_inputs = {name: inputs[name] for name in measured}
+        return precompute(trainer, anatomy, HEAD_ALONE, measured_inputs, first_token_only=True), None
     return precomputed, precomputed
 
 
 def predict(
-    trainer: TransferTrainer, inputs: Mapping[str, Any], precomputed: Precomputed | None
+    trainer: TransferTrainer, inputs: "Mapping[str, ModelInputs]", precomputed: Precomputed | None
 ) -> dict[str, np.ndarray]:
-    """What is kept of the outputs for each of `inputs`, [examples]; from their activations where there are any.
+    """Predict each split in float32, from activations where there are any.
 
-    Computed as the model is shipped, in float32.
+    Args:
+        trainer: of the model.
+        inputs: preprocessed examples of each split.
+        precomputed: their activations.
+
+    Returns:
+        For each split what the target's readout keeps of each example's outputs, [n].
     """
     if precomputed is None or trainer.accelerator.mixed_precision != "no":
         return {name: trainer.predict(dataset).predictions for name, dataset in inputs.items()}
