@@ -134,7 +134,7 @@ def test_no_room_on_the_disk_means_no_cache(tiny, tmp_path, monkeypatch, caplog)
             TextClassification(), model_name_or_path=str(tiny()), train_file=str(file), method="frozen",
             output_dir=str(tmp_path / "out"), max_steps=2, disable_tqdm=True,
         ).report  # fmt: skip
-    assert "Activations are not cached: 0.0 GB" in caplog.text
+    assert "Activations are not cached: they need 0.0 GB" in caplog.text
     assert report["training"]["cached_activations"] is False
 
 

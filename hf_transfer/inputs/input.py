@@ -21,7 +21,7 @@ class ModelInputs(Protocol):
         unit: ``tokens`` or ``seconds``, in which lengths are reported.
         length_per_unit: of `lengths`, that make one `unit`.
         throughput_name: name in the report of how many units a second were trained on; None where positions say it.
-        padding_changes_outputs: whether each is to be computed by itself, as padding would change what the model makes of it.
+        padding_changes_outputs: whether padding changes what the model computes, so that each runs by itself.
         is_augmented: whether training examples are another way in each epoch (augmentation).
         cache_keys: what tells the input of each from others, for caches [n].
     """

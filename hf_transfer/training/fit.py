@@ -78,7 +78,8 @@ def make_trainer(
 
     def compute_metrics(evaluated: EvalPrediction) -> dict[str, float]:
         groups = measure_groups(task, None, evaluated.predictions, validation, None)
-        metrics = task.target.compute_metrics(evaluated.predictions, validation, None) | group_summary_metrics(task, groups)
+        metrics = task.target.compute_metrics(evaluated.predictions, validation, None)
+        metrics |= group_summary_metrics(task, groups)
         # A metric that is not defined must not make one evaluation the best.
         return {name: 0.0 if math.isnan(value) else value for name, value in metrics.items()}
 
