@@ -24,7 +24,7 @@ from hf_transfer.models import load_config
 from hf_transfer.parsing import build_arguments, keyword_arguments
 from hf_transfer.reporting.comparison import reason, summary
 from hf_transfer.reporting.publishing import local_name
-from hf_transfer.reporting.report import Finetuned, duration, in_notebook, training_seconds
+from hf_transfer.reporting.report import Finetuned, format_duration, notebook_html, training_seconds
 from hf_transfer.series import METHODS, checked_methods, claimed, said_once, write_record
 
 RECORD = "comparison.json"
@@ -46,7 +46,7 @@ class Compared:
         return summary(self.report, self.folder)
 
     def _repr_html_(self) -> str:
-        return in_notebook((self.folder / "report.html").read_text(encoding="utf-8"))
+        return notebook_html((self.folder / "report.html").read_text(encoding="utf-8"))
 
 
 def compare(
@@ -145,7 +145,7 @@ def _ways(methods: Sequence[str], models: Sequence[Any]) -> dict[str, tuple[Any,
 
 def _line(report: Mapping[str, Any]) -> str:
     key, name = report["data"]["answer"]
-    return f"{name} {format_metric(report['metrics'][key], key)}, {duration(report['seconds']['total'])}."
+    return f"{name} {format_metric(report['metrics'][key], key)}, {format_duration(report['seconds']['total'])}."
 
 
 def _of_source(reports: list[dict[str, Any]], metric: str) -> dict[str, float] | None:

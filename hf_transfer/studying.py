@@ -19,7 +19,7 @@ from hf_transfer.finetuning import finetune
 from hf_transfer.parsing import build_arguments, keyword_arguments
 from hf_transfer.reporting.atomic_writes import atomic_file
 from hf_transfer.reporting.publishing import local_name
-from hf_transfer.reporting.report import in_notebook, training_seconds
+from hf_transfer.reporting.report import notebook_html, training_seconds
 from hf_transfer.reporting.run_files import remove_run_folder
 from hf_transfer.reporting.study import from_scratch, sentences, summary
 from hf_transfer.series import checked_methods, claimed, said_once, write_record
@@ -46,7 +46,7 @@ class Studied:
         return summary(self.report, self.folder)
 
     def _repr_html_(self) -> str:
-        return in_notebook((self.folder / "report.html").read_text(encoding="utf-8"))
+        return notebook_html((self.folder / "report.html").read_text(encoding="utf-8"))
 
 
 def study(

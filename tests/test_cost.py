@@ -72,7 +72,7 @@ def test_the_summary_tells_speed_padding_and_memory(tiny, tmp_path):
         max_steps=2, disable_tqdm=True,
     )  # fmt: skip
     (line,) = [line for line in str(result).splitlines() if "padding" in line]
-    for word in ("tokens a second", "% of the positions padding", "rate of a matrix product", "peak memory"):
+    for word in ("tokens per second", "% of the positions are padding", "speed of a matrix product", "peak memory"):
         assert word in line
     assert {"data", "model", "preprocessing", "before", "training", "after", "writing", "total"} <= set(
         result.report["seconds"]

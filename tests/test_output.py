@@ -171,7 +171,7 @@ def test_decisions_are_kept_and_used(train, command, tmp_path, caplog):
     low, high = report["false_positives"]["interval"]
     assert low <= alarms / len(ham) <= high
     assert (
-        f"{alarms} of {len(ham)} test examples of 'ham' are taken for 'spam'"
+        f"{alarms} of {len(ham)} test examples of 'ham' are predicted as 'spam'"
         in (tmp_path / "out" / "README.md").read_text()
     )
     result = command("predict", tmp_path / "out", records[0]["text"], records[1]["text"])

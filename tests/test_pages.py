@@ -122,10 +122,12 @@ def test_a_page_shows_what_the_report_holds(pages, browser):
     report = json.loads((pages["text"] / "report.json").read_text())
     page, _ = look_at(browser, pages["text"] / "report.html")
     titles = page.locator("h2, h3").all_inner_texts()
-    for title in ("Before and after", "Confusion", "Precision and recall of spam", "Reliability", "By group: accuracy",
-                  "Loss", "On validation", "Seconds by stage", "Lengths", "Labels", "How to repeat it"):  # fmt: skip
+    for title in (
+        "Before and after", "Confusion matrix", "Precision and recall of spam", "Reliability", "By group: accuracy",
+        "Loss", "On validation", "Seconds by stage", "Lengths", "Labels", "How to repeat it",
+    ):  # fmt: skip
         assert title in titles
-    cells = page.locator("figure", has_text="Confusion").locator("svg text").all_text_contents()
+    cells = page.locator("figure", has_text="Confusion matrix").locator("svg text").all_text_contents()
     counts = [str(count) for row in report["confusion_matrix"] for count in row]
     assert set(counts) <= {cell.strip() for cell in cells}
     assert sum(map(sum, report["confusion_matrix"])) == report["data"]["examples"]["test"]
@@ -141,7 +143,7 @@ def test_a_page_of_numbers_shows_them_against_the_true_ones(pages, browser):
     assert page.locator(".answer").inner_text().startswith("Mean absolute error 1")
     titles = page.locator("h2, h3").all_inner_texts()
     assert {"Predicted against true", "Errors", "Labels", "By group: mean_absolute_error"} <= set(titles)
-    assert not {"Confusion", "Reliability"} & set(titles)
+    assert not {"Confusion matrix", "Reliability"} & set(titles)
     # Metrics in different units stand on different axes.
     assert page.locator("figure:has(h3:text-is('Test split')) svg").count() == 3
     assert {f"On validation: {name}" for name in report["headline"]} <= set(titles)

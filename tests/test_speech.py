@@ -418,6 +418,7 @@ def test_what_was_known_before_is_measured_apart(speech_model, accents, tmp_path
     card = (tmp_path / "b" / "README.md").read_text()
     assert "What it knew before" in card
     assert "12 of the training examples are source examples" in card
+    assert str(accents) not in card  # where the data are on this machine
     splits = [json.loads(line).get("split", "test") for line in (tmp_path / "b" / "predictions.jsonl").open()]
     assert splits.count("source") == 12
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_transfer.evaluation.metric_format import format_interval, format_metric
-from hf_transfer.reporting.report import duration
+from hf_transfer.reporting.report import format_duration
 
 
 def reason(report: Mapping[str, Any]) -> str:
@@ -74,7 +74,7 @@ def summary(report: Mapping[str, Any], folder: Path) -> str:
             format_interval(run["confidence"].get(metric), metric),
             "best" if way == report["best"] else _to(run["against_best"], metric, sign=True),
             *([_to((run["source"]["before"], run["source"]["after"]), metric)] if source else []),
-            f"{run['trained_share']:.1%}", duration(run["training_seconds"]), duration(run["seconds"]),
+            f"{run['trained_share']:.1%}", format_duration(run["training_seconds"]), format_duration(run["seconds"]),
             size(run["peak_memory_bytes"]), size(run["bytes"]),
         ))  # fmt: skip
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]

@@ -1,4 +1,4 @@
-"""`report.html`: the run as a page that needs nothing from elsewhere, from its report and arguments."""
+"""`report.html`: a run as a page with nothing to load, made from its report and arguments with Jinja templates."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -11,67 +11,76 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from hf_transfer.evaluation.metric_format import format_interval, format_metric
 from hf_transfer.evaluation.metric_names import IN_LABEL_UNIT, unit_of
 from hf_transfer.reporting.publishing import is_local_dataset, last_part, model_name
-from hf_transfer.reporting.report import answer, source_change, verdict
+from hf_transfer.reporting.report import result_sentence, source_change, throughput, verdict
 
-# base.html, on top of it a template a target, and macros of each input.
+# base.html, a template for each target that extends it, and macros for each input.
 PAGES = Path(__file__).with_name("pages")
 
 
 def report_page(report: Mapping[str, Any], arguments: Mapping[str, Any], media: Sequence[str]) -> str:
-    """The page of a run.
+    """Return the page of a run as HTML.
 
     Args:
         report: as in ``report.json``.
         arguments: as in ``arguments.yaml``.
-        media: data URIs of the worst examples, where they are to be heard or seen.
+        media: data URIs of the worst examples, in their order; empty where they are texts.
     """
-    name = Path(str(arguments.get("hub_model_id") or arguments["output_dir"])).resolve().name
+    title = Path(str(arguments.get("hub_model_id") or arguments["output_dir"])).resolve().name
     source = report["data"]["source"]
     return render(
         f"targets/{report['template']}.html",
-        title=name,
-        answer=answer(report),
+        title=title,
+        result_sentence=result_sentence(report),
         report=report,
         arguments=arguments,
         verdict=verdict(report),
         base_model=model_name(report),
         source=last_part(source) if is_local_dataset(report, source) else source,
+        throughput=throughput(report),
         curves=learning_curves(report["history"]),
-        axes=by_unit(report["headline"]),
+        headline_by_unit=group_by_unit(report["headline"]),
         source_change=source_change(report) if "source" in report else "",
         media=media,
     )
 
 
 def learning_curves(history: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """What was logged while training, as lines over steps: ``loss``, and by unit the ``metrics`` of evaluations."""
-    found: dict[str, dict[str, Any]] = {}
+    """Return what was logged in training as lines over steps.
+
+    Args:
+        history: as in ``report.json``: what Trainer logged, each entry with its ``step``.
+
+    Returns:
+        ``loss``: the lines of the training and validation loss; ``metrics``: those of the other metrics of
+        evaluations, in a list for each unit.
+    """
+    curves: dict[str, dict[str, Any]] = {}
     for entry in history:
         for key, value in entry.items():
             if isinstance(value, (int, float)) and (key == "loss" or key.startswith("eval_")):
-                line = found.setdefault(key, {"name": key.removeprefix("eval_"), "x": [], "y": []})
+                line = curves.setdefault(key, {"name": key.removeprefix("eval_"), "x": [], "y": []})
                 line["x"].append(entry["step"])
                 line["y"].append(value)
     names = {"loss": "training", "eval_loss": "validation"}
-    losses = [found[key] | {"name": name} for key, name in names.items() if key in found]
-    speeds = ("_runtime", "_per_second", "_preparation_time")
-    metrics = [line for key, line in found.items() if key not in ("loss", "eval_loss") and not key.endswith(speeds)]
-    units = by_unit([line["name"] for line in metrics])
+    losses = [curves[key] | {"name": name} for key, name in names.items() if key in curves]
+    timings = ("_runtime", "_per_second", "_preparation_time")
+    metrics = [line for key, line in curves.items() if key not in ("loss", "eval_loss") and not key.endswith(timings)]
+    units = group_by_unit([line["name"] for line in metrics])
     return {"loss": losses, "metrics": [[line for line in metrics if line["name"] in unit] for unit in units]}
 
 
-def by_unit(names: Sequence[str]) -> list[list[str]]:
-    """Metrics that can stand on one axis together; those of groups (``wer_GROUP``) are of the unit of the metric."""
-    found: dict[str, list[str]] = {}
+def group_by_unit(names: Sequence[str]) -> list[list[str]]:
+    """Group metrics that can share an axis; a metric of a group (``wer_GROUP``) has the unit of the metric."""
+    by_unit: dict[str, list[str]] = {}
     for name in names:
         unit = next((unit for unit in sorted(IN_LABEL_UNIT) if name.startswith(unit)), unit_of(name))
-        found.setdefault(unit, []).append(name)
-    return list(found.values())
+        by_unit.setdefault(unit, []).append(name)
+    return list(by_unit.values())
 
 
 def render(template: str, **values: Any) -> str:
-    """A page from a template of `PAGES`; what comes from the data cannot write markup into it."""
-    # Only here: matplotlib takes a while to be imported, and most commands draw nothing.
+    """Return a page from a template in `PAGES`. Text from the data is escaped: it cannot add markup."""
+    # Imported here because matplotlib takes long to import and most commands draw nothing.
     from hf_transfer.reporting import charts
 
     return _templates().get_template(template).render(charts=charts, **values)
@@ -86,41 +95,34 @@ def _templates() -> Environment:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    own = {
+    pages.filters |= {
         "format_metric": format_metric,
         "format_interval": format_interval,
-        "shell": quote,
-        "brief": brief,
-        "number": number,
-        "interval": interval,
+        "shell_quote": quote,
+        "shorten": shorten,
+        "decimal": decimal,
         "percent": percent,
-        "amount": amount,
+        "thousands": thousands,
     }
-    pages.filters |= own
     return pages
 
 
-def number(value: Any, digits: int = 3) -> str:
-    """A metric as it is shown; a dash for what is not there."""
+def decimal(value: float | None, digits: int = 3) -> str:
+    """Return a number with `digits` decimals; a dash for None or NaN."""
     return "–" if value is None or value != value else f"{value:.{digits}f}"
 
 
-def interval(ends: Any, digits: int = 3) -> str:
-    """``[low, high]``, or nothing."""
-    return f"[{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]" if ends else ""
-
-
-def percent(value: Any) -> str:
-    """A share, with a decimal where it is small."""
+def percent(value: float | None) -> str:
+    """Return a share as a percentage, with a decimal below 10 %; a dash for None."""
     return "–" if value is None else f"{value:.0%}" if value >= 0.1 or value == 0 else f"{value:.1%}"
 
 
-def brief(text: Any, letters: int = 60) -> str:
-    """A name or several of them, as long as a table has room for."""
-    one = ", ".join(map(str, text)) if isinstance(text, list) else str(text)
-    return one if len(one) <= letters else f"{one[: letters - 1]}…"
+def shorten(text: Any, length: int = 60) -> str:
+    """Return a name, or a list of them joined by commas, cut to `length` characters."""
+    joined = ", ".join(map(str, text)) if isinstance(text, list) else str(text)
+    return joined if len(joined) <= length else f"{joined[: length - 1]}…"
 
 
-def amount(value: Any) -> str:
-    """A whole number with separators."""
+def thousands(value: float | None) -> str:
+    """Return a whole number with thousands separators; a dash for None."""
     return "–" if value is None else f"{value:,.0f}"

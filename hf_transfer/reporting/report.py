@@ -1,4 +1,4 @@
-"""The report of a run: what ``report.json`` holds, and the summary on the screen."""
+"""The report of a run in words: the summary on the screen, the sentences that card and page share."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
@@ -21,28 +22,24 @@ from markupsafe import escape
 from hf_transfer.evaluation.metric_format import format_interval, format_metric
 from hf_transfer.evaluation.metric_names import greater_is_better
 
-# The packages whose versions decide what a run gives.
+# The packages whose versions a run's results depend on.
 PACKAGES = ("hf-transfer-learning", "torch", "torchaudio", "transformers", "datasets", "peft", "accelerate",
             "evaluate", "huggingface_hub", "numpy")  # fmt: skip
-
-
-# Fewer test examples than these tell nothing.
-FEWEST = 10
+# With fewer test examples nothing is said of the change.
+MINIMUM_TEST_EXAMPLES = 10
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of Python and the packages that matter."""
-    found = {"python": platform.python_version()}
+    """Return the installed versions of Python and of the packages that results depend on."""
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+        with suppress(PackageNotFoundError):
+            installed[package] = version(package)
+    return installed
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or the processor's."""
+    """Return the name of the GPU, or the CPU's architecture and number of threads."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     threads = torch.get_num_threads()
@@ -51,11 +48,11 @@ def device_name(device: torch.device) -> str:
 
 @dataclass(frozen=True)
 class Finetuned:
-    """A finished run; a notebook shows its ``report.html``.
+    """A finished run. `print` shows its summary, a notebook its ``report.html``.
 
     Attributes:
         folder: the output folder.
-        report: what its ``report.json`` holds; of several processes the first knows all of it.
+        report: the content of ``report.json``; where several processes train, only the first has all of it.
     """
 
     folder: Path
@@ -65,20 +62,20 @@ class Finetuned:
         return summary(self.report, self.folder)
 
     def _repr_html_(self) -> str:
-        page = self.folder / "report.html"  # left out where it could not be made
-        return in_notebook(page.read_text(encoding="utf-8") if page.is_file() else f"<pre>{escape(str(self))}</pre>")
+        page = self.folder / "report.html"  # absent where it could not be made
+        return notebook_html(page.read_text(encoding="utf-8") if page.is_file() else f"<pre>{escape(str(self))}</pre>")
 
 
-def in_notebook(page: str) -> str:
-    """A page as a cell of a notebook shows it: in a frame, so that neither's style reaches the other."""
+def notebook_html(page: str) -> str:
+    """Return a page as HTML for a notebook cell: in a frame, so that its style and the notebook's stay apart."""
     return (
         f'<iframe srcdoc="{escape(page)}" style="width: 100%; height: 40rem; border: 1px solid #8888" '
         'sandbox="" title="report"></iframe>'
     )
 
 
-def answer(report: Mapping[str, Any]) -> str:
-    """The run in a sentence: what was gained, with how much of the model trained, in what time."""
+def result_sentence(report: Mapping[str, Any]) -> str:
+    """Return the run in a sentence: a metric before and after, the share of the weights trained, the time it took."""
     key, name = report["data"]["answer"]
     before, after = report["baseline"].get(key), report["metrics"][key]
     ends = report["confidence"].get(key)
@@ -86,27 +83,31 @@ def answer(report: Mapping[str, Any]) -> str:
     shown = f"{name} {change} {format_interval(ends, key, 2)}".rstrip()
     share = 100 * report["parameters"]["trainable"] / report["parameters"]["total"]
     trained = f"{share:.2g}" if share < 10 else f"{share:.0f}"
-    return f"{shown} with {trained} % of the weights trained, in {duration(report['seconds']['total'])}."
+    return f"{shown} with {trained} % of the weights trained, in {format_duration(report['seconds']['total'])}."
 
 
-def duration(seconds: float) -> str:
-    """Seconds as a person reads them."""
+def format_duration(seconds: float) -> str:
+    """Return a duration in seconds, minutes or hours."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def training_seconds(report: Mapping[str, Any]) -> float:
-    """What training costs as a whole: with a head that was fitted first, and activations that may have been kept."""
+    """Return the seconds that training took, those of training the head first and of caching activations included."""
     training = report["training"]
     return training["seconds"] + training["head_seconds"] + training["activations_seconds"]
 
 
 def describe_lengths(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """How long the examples of each split are, with counts over bins that all splits share.
+    """Return the distribution of lengths in each split, as a histogram over bins that all splits share.
 
     Args:
         inputs: preprocessed examples by split: see `ModelInputs`.
+
+    Returns:
+        ``unit``, the ``edges`` of the bins [bins + 1], and by split the ``shortest``, ``median`` and ``longest``
+        length and the ``counts`` [bins].
     """
     lengths = {name: dataset.lengths / dataset.length_per_unit for name, dataset in inputs.items()}
     edges = np.histogram_bin_edges(np.concatenate(list(lengths.values())), bins=24)
@@ -115,78 +116,93 @@ def describe_lengths(inputs: Mapping[str, Any]) -> dict[str, Any]:
         "edges": [round(float(edge), 4) for edge in edges],
         "splits": {
             name: {
-                "shortest": float(own.min()),
-                "median": float(np.median(own)),
-                "longest": float(own.max()),
-                "counts": np.histogram(own, edges)[0].tolist(),
+                "shortest": float(values.min()),
+                "median": float(np.median(values)),
+                "longest": float(values.max()),
+                "counts": np.histogram(values, edges)[0].tolist(),
             }
-            for name, own in lengths.items()
+            for name, values in lengths.items()
         },
     }
 
 
 def summary(report: dict[str, Any], folder: Path) -> str:
-    """The run in a few lines: metrics before and after, what was trained, how long, where it lies."""
-    rows = []
-    parts = {"": report} | ({"source ": report["source"]} if "source" in report else {})
-    for part, of in parts.items():
-        for name in report["headline"]:
-            values = (format_metric(of[when][name], name) for when in ("baseline", "metrics"))
-            rows.append((part + name, *values, format_interval(of["confidence"].get(name), name)))
-    width, wide = max(len(row[0]) for row in rows), max(6, *(len(value) for row in rows for value in row[1:3]))
-    lines = [f"{'':{width}}  {'before':>{wide}}  {'after':>{wide}}   95 % interval"]
-    lines += [f"{name:{width}}  {before:>{wide}}  {after:>{wide}}   {ends}" for name, before, after, ends in rows]
-    data, parameters, training = report["data"], report["parameters"], report["training"]
-    lines += report["remarks"]
+    """Return the summary of a run: metrics before and after, what was trained, the time, where the model is."""
+    parameters = report["parameters"]
     share = parameters["trainable"] / parameters["total"]
-    lines += [
-        f"Measured on {data['examples']['test']} test examples; {verdict(report).text}",
+    lines = [
+        *_metric_table(report),
+        *report["remarks"],
+        f"Measured on {report['data']['examples']['test']} test examples; {verdict(report).text}",
         *([source_change(report)] if "source" in report else []),
         f"Method {report['method']}: {parameters['trainable']:,} of {parameters['total']:,} weights trained "
-        f"({share:.1%}) in {training['seconds']:.0f} s of training, {report['seconds']['total']:.0f} s in all.",
-        throughput(report),
+        f"({share:.1%}); training took {report['training']['seconds']:.0f} s, the whole run "
+        f"{report['seconds']['total']:.0f} s.",
+        _efficiency(report),
         f"The model is in {folder}, with a page about it: {folder / 'report.html'}",
     ]
     return "\n".join(lines)
 
 
+def _metric_table(report: Mapping[str, Any]) -> list[str]:
+    """The lines of a table of the main metrics before and after, on test and source examples."""
+    rows = []
+    parts = {"": report} | ({"source ": report["source"]} if "source" in report else {})
+    for part, results in parts.items():
+        for name in report["headline"]:
+            values = (format_metric(results[when][name], name) for when in ("baseline", "metrics"))
+            rows.append((part + name, *values, format_interval(results["confidence"].get(name), name)))
+    width = max(len(row[0]) for row in rows)
+    value_width = max(6, *(len(value) for row in rows for value in row[1:3]))
+    return [f"{'':{width}}  {'before':>{value_width}}  {'after':>{value_width}}   95 % interval"] + [
+        f"{name:{width}}  {before:>{value_width}}  {after:>{value_width}}   {ends}"
+        for name, before, after, ends in rows
+    ]
+
+
 def source_change(report: Mapping[str, Any]) -> str:
-    """What became of what the model knew before."""
-    name, of = report["data"]["answer"][0], report["source"]
-    change = of["metrics"][name] - of["baseline"][name]
-    low, high = of["gain"].get(name, (change, change))
-    chance = ", within chance" if low <= 0 <= high else ""
+    """Return a sentence on how a metric changed on the source examples, which show what the model has forgotten."""
+    name, source = report["data"]["answer"][0], report["source"]
+    change = source["metrics"][name] - source["baseline"][name]
+    low, high = source["gain"].get(name, (change, change))
+    chance = ", which is not significant" if low <= 0 <= high else ""
     shown, least, most = (format_metric(value, name, sign=True) for value in (change, low, high))
-    return f"On the source examples {name} changed by {shown} ({least} to {most}, 95 %){chance}."
+    return f"On the source examples {name} changed by {shown} (95 % interval {least} to {most}){chance}."
 
 
-def throughput(report: Mapping[str, Any]) -> str:
-    """How fast it was trained, and how much of the machine that used."""
-    training, name = report["training"], report["input"]["rate"]
-    if name:
-        rate = f"{training[name]:.1f} {name.replace('_per_', ' a ').replace('_', ' ')}"
-    else:
-        rate = f"{training['real_tokens_per_second']:,.0f} tokens a second"
-    used = training["flops_utilisation"]
-    share = "" if used is None else f", {used:.0%} of the rate of a matrix product"
-    cached = "; the layers below were computed once" if training["cached_activations"] else ""
-    return (
-        f"{rate}, {training['padding']:.0%} of the positions padding{share}{cached}; "
-        f"peak memory {training['peak_memory_bytes'] / 1e9:.1f} GB."
-    )
+def throughput(report: Mapping[str, Any]) -> tuple[str, str]:
+    """Return how much was trained on in a second, as a number and its unit: ``("1,380", "tokens per second")``."""
+    training, rate = report["training"], report["input"]["rate"]
+    if rate:
+        return f"{training[rate]:.1f}", rate.replace("_", " ")
+    return f"{training['real_tokens_per_second']:,.0f}", "tokens per second"
+
+
+def _efficiency(report: Mapping[str, Any]) -> str:
+    """A sentence on the speed of training and on what it used of the machine."""
+    training = report["training"]
+    utilisation = training["flops_utilisation"]
+    parts = [
+        " ".join(throughput(report)),
+        f"{training['padding']:.0%} of the positions are padding",
+        *([] if utilisation is None else [f"{utilisation:.0%} of the speed of a matrix product"]),
+        *(["the activations of the frozen layers were computed once"] if training["cached_activations"] else []),
+        f"peak memory {training['peak_memory_bytes'] / 1e9:.1f} GB",
+    ]
+    return "; ".join(parts) + "."
 
 
 def next_command(result: Finetuned, task: Any) -> str:
-    """The command that tries the model on a test example."""
-    told = yaml.safe_load((result.folder / "arguments.yaml").read_text(encoding="utf-8"))
+    """Return a line with the command that tries the model on a test example."""
+    arguments = yaml.safe_load((result.folder / "arguments.yaml").read_text(encoding="utf-8"))
     with (result.folder / "predictions.jsonl").open(encoding="utf-8") as stream:
         records = [json.loads(line) for line in islice(stream, 20)]
-    arguments = [str(result.folder), *task.input.predict_arguments(records, told)]
-    return f"Try it: {shell_command()} predict {shlex.join(arguments)}"
+    words = [str(result.folder), *task.input.predict_arguments(records, arguments)]
+    return f"Try it: {_shell_command()} predict {shlex.join(words)}"
 
 
-def shell_command() -> str:
-    """`hf-transfer` as it can be typed here: by its path where it is not on the search path."""
+def _shell_command() -> str:
+    """How ``hf-transfer`` can be called here: by its path where its folder is not in PATH."""
     if shutil.which("hf-transfer"):
         return "hf-transfer"
     beside = Path(sys.executable).with_name("hf-transfer")
@@ -194,11 +210,11 @@ def shell_command() -> str:
 
 
 class Verdict(NamedTuple):
-    """Whether the gain is more than chance.
+    """Whether the model got significantly better.
 
     Attributes:
         kind: ``good``, ``bad`` or ``unclear``.
-        text: in words.
+        text: the same as the second half of a sentence.
     """
 
     kind: str
@@ -206,17 +222,17 @@ class Verdict(NamedTuple):
 
 
 def verdict(report: Mapping[str, Any]) -> Verdict:
-    """Whether the metric that the run's result is told by got better, by its interval."""
+    """Return whether the run's main metric improved, by the 95 % interval of its change."""
     name = report["data"]["answer"][0]
     low, high = report["gain"].get(name, (0.0, 0.0))
-    if report["data"]["examples"]["test"] < FEWEST:
-        return Verdict("unclear", "too few to tell whether anything was gained.")
+    if report["data"]["examples"]["test"] < MINIMUM_TEST_EXAMPLES:
+        return Verdict("unclear", "too few to tell whether the model got better.")
     if low <= 0 <= high:
         ends = " to ".join(format_metric(end, name, sign=True) for end in (low, high))
-        return Verdict("unclear", f"the change of {name} is within chance ({ends}, 95 %).")
+        return Verdict("unclear", f"the change of {name} is not significant (95 % interval {ends}).")
     least, most = (format_metric(value, name) for value in sorted((abs(low), abs(high))))
-    rose = low > 0
-    change = f"{'rose' if rose else 'fell'} by between {least} and {most} (95 %)"
-    if rose == greater_is_better(name):
+    has_risen = low > 0
+    change = f"{'rose' if has_risen else 'fell'} by {least} to {most} (95 % interval)"
+    if has_risen == greater_is_better(name):
         return Verdict("good", f"{name} {change}.")
     return Verdict("bad", f"{name} {change.upper()}: do not ship this.")
