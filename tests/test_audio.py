@@ -17,12 +17,13 @@ from speech import RATE, tones
 
 from hf_transfer.inputs.audio import cache as audio_cache
 from hf_transfer.inputs.audio.augmentation import Augmentation
-from hf_transfer.inputs.audio.cache import samples_of, store_clips
-from hf_transfer.inputs.audio.decoding import Decoding, decode, resampled
+from hf_transfer.inputs.audio.cache import read_float32, store_clips
+from hf_transfer.inputs.audio.decoding import DecodingSettings, decode
 from hf_transfer.inputs.audio.files import Recording
+from hf_transfer.inputs.audio.resampling import resample_blocks
 from hf_transfer.inputs.audio.sources import UnusableAudio
 
-SETTINGS = Decoding(RATE, 0.1, 30.0)
+SETTINGS = DecodingSettings(RATE, 0.1, 30.0)
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +81,7 @@ def test_reading_in_blocks_changes_nothing(tmp_path_factory, rate, length, secon
     whole = torchaudio.transforms.Resample(rate, RATE)(torch.from_numpy(samples)).numpy()
     with Recording(file) as recording:
         blocks = (block[:, 0] for block in recording.blocks(seconds))
-        found = np.concatenate(list(resampled(blocks, rate, RATE)))
+        found = np.concatenate(list(resample_blocks(blocks, rate, RATE)))
     np.testing.assert_allclose(found, whole, atol=1e-6)
 
 
@@ -176,7 +177,7 @@ def test_three_hours_are_refused_without_being_decoded(tmp_path):
 
 
 def stored(files, **changes):
-    return store_clips(files, len(files), Decoding(**{**vars(SETTINGS), **changes}), name="train", show=False)
+    return store_clips(files, len(files), DecodingSettings(**{**vars(SETTINGS), **changes}), name="train", show=False)
 
 
 def test_clips_are_decoded_once_until_something_changes(tmp_path):
@@ -190,7 +191,7 @@ def test_clips_are_decoded_once_until_something_changes(tmp_path):
     assert again.file == first.file
     np.testing.assert_array_equal(first.offsets, again.offsets)
     length = int(first.offsets[3] - first.offsets[2])
-    np.testing.assert_allclose(samples_of(first.file, int(first.offsets[2]), length), tones("GOGOGO"), atol=1e-4)
+    np.testing.assert_allclose(read_float32(first.file, int(first.offsets[2]), length), tones("GOGOGO"), atol=1e-4)
     assert stored(files, max_seconds=10.0)[0].file != first.file
     assert stored(files, sampling_rate=8000)[0].file != first.file
     soundfile.write(files[2], tones("STOP"), RATE)

@@ -63,7 +63,7 @@ def test_predict_takes_endless_texts(trained, command):
     result = command("predict", trained / "full", "short", "free " * 20000, "now " * 20000)
     assert result.code == 0, result.err
     assert len(lines(result.out)) == 3
-    assert result.err.count("Texts that reach 64 tokens are cut there, as in training, such as '") == 1
+    assert result.err.count("Texts that reach 64 tokens are truncated there, as in training, such as '") == 1
     assert result.err.count("\n") == 1
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hf_transfer import InputError, TextClassification
 from hf_transfer.data.tables import read_rows
-from hf_transfer.inputs.audio.decoding import Decoding, decode
+from hf_transfer.inputs.audio.decoding import DecodingSettings, decode
 from hf_transfer.inputs.audio.sources import UnusableAudio
 from hf_transfer.parsing import parse_arguments
 
@@ -73,4 +73,4 @@ def test_audio(file, changes, end):
     for place, value in changes:
         content[place % len(content)] = value
     with contextlib.suppress(UnusableAudio):
-        assert decode(bytes(content[:end]), Decoding(16_000, 0.01, 30.0)).samples.dtype == np.int16
+        assert decode(bytes(content[:end]), DecodingSettings(16_000, 0.01, 30.0)).samples.dtype == np.int16

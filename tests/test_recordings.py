@@ -23,16 +23,16 @@ from transformers import AutoModelForCTC
 from hf_transfer import InputError, SpeechRecognition, finetune, load_finetuned
 from hf_transfer.inference import evaluate, predict
 from hf_transfer.inputs.audio import cache as audio_cache
-from hf_transfer.inputs.audio import clip_sources
-from hf_transfer.inputs.audio import decoding as audio
-from hf_transfer.inputs.audio.clip_sources import ClipSources, excerpt_columns
-from hf_transfer.inputs.audio.decoding import Decoding, decode
+from hf_transfer.inputs.audio import clip_sources, decoding
+from hf_transfer.inputs.audio.clip_sources import ClipSources
+from hf_transfer.inputs.audio.decoding import DecodingSettings, decode, decode_stream
+from hf_transfer.inputs.audio.excerpts import excerpt_columns
 from hf_transfer.inputs.audio.sources import Excerpt, Samples, UnusableAudio
 from hf_transfer.targets.transcripts.transcripts import TranscriptTarget
 
 pytestmark = pytest.mark.usefixtures("lean")
 
-SETTINGS = Decoding(RATE, 0.05, 30.0)
+SETTINGS = DecodingSettings(RATE, 0.05, 30.0)
 STEP = {"max_steps": 1, "per_device_train_batch_size": 8, "report_to": "none", "disable_tqdm": True,
         "learning_rate": 1e-5}  # fmt: skip
 
@@ -121,13 +121,13 @@ def test_what_was_trained_whole_is_heard_whole(tmp_path, monkeypatch):
 
 
 def test_chunks_cover_a_recording_once_and_are_as_long(tmp_path):
-    from hf_transfer.inputs.audio.chunks import divided
+    from hf_transfer.inputs.audio.chunks import split_into_chunks
 
     for length in (1, 299, 300, 301, 419, 420, 421, 700, 1234):
         samples = np.arange(length, dtype=np.float32)
         for size in (1, 7, 300):
             blocks = [samples[at : at + size] for at in range(0, length, size)]
-            chunks = list(divided(blocks, 300, 280, 40))
+            chunks = list(split_into_chunks(blocks, 300, 280, 40))
             inner = [chunk[left : len(chunk) - right] for chunk, left, right, _ in chunks]
             np.testing.assert_array_equal(np.concatenate(inner), samples)
             assert [last for *_, last in chunks] == [False] * (len(chunks) - 1) + [True]
@@ -141,7 +141,7 @@ def test_long_and_short_readings_of_a_file_are_the_same(tmp_path, monkeypatch):
         soundfile.write(tmp_path / f"a.{kind}", np.clip(samples, -1, 1), 22050)
         held = decode(tmp_path / f"a.{kind}", SETTINGS)
         with monkeypatch.context() as patch:
-            patch.setattr(audio, "HELD_SECONDS", 2)
+            patch.setattr(decoding, "BUFFERED_SECONDS", 2)
             again = decode(tmp_path / f"a.{kind}", SETTINGS)
         np.testing.assert_array_equal(held.samples, again.samples)
         assert held.findings == again.findings
@@ -295,7 +295,7 @@ def test_clips_that_were_cut_already_are_heard_whole(tmp_path, speech_model, cap
     with caplog.at_level("INFO", "hf_transfer"):
         report = train(tmp_path / "out", speech_model(), train_file=file, test_file=file).report
     assert report["data"]["left_out"]["train"] == {}
-    assert "12 clips in train are parts already" in caplog.text
+    assert "12 clips in train are already cut" in caplog.text
 
 
 # --- samples in memory ------------------------------------------------------------------------------------------
@@ -426,7 +426,7 @@ def test_a_long_recording_without_a_length_takes_no_memory(tmp_path):
         for _ in range(20):
             stream.write(np.resize(PCM, 60 * RATE).tobytes())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    blocks = sum(len(block) for block in audio.read(tmp_path / "a.wav", RATE).blocks)
+    blocks = sum(len(block) for block in decode_stream(tmp_path / "a.wav", RATE).blocks)
     assert blocks == 1200 * RATE
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40_000
 
@@ -596,8 +596,8 @@ def test_names_that_differ_in_form_alone(tmp_path, speech_model, caplog):
     with caplog.at_level("INFO", "hf_transfer"):
         report = train(tmp_path / "out", speech_model(), train_file=table, test_file=table).report
     assert report["data"]["left_out"]["train"] == {"missing": 2}  # the first is there
-    assert "but 'Upper.WAV': mend the name 'upper.wav' in the table" in caplog.text
-    assert "but 'space.wav': mend the name 'space.wav ' in the table" in caplog.text
+    assert "but 'Upper.WAV' is there: correct the name 'upper.wav' in the table" in caplog.text
+    assert "but 'space.wav' is there: correct the name 'space.wav ' in the table" in caplog.text
 
 
 # --- transcripts ------------------------------------------------------------------------------------------------
@@ -638,9 +638,9 @@ def test_parts_of_recordings_are_worked_out_once(monkeypatch):
     """Once for a table, and not once for each of its rows."""
     rows = Dataset.from_dict({"audio": ["a.wav"] * 50, "start": [*range(50)], "end": [*range(1, 51)]})
     sources, made = clip_sources.ClipSources(rows, "audio", None), []
-    monkeypatch.setattr(clip_sources, "described", lambda part: made.append(part) or "")
-    assert len([sources.labels[i] for i in range(50)]) == len(made) == 50
-    assert sources.parts is sources.parts
+    monkeypatch.setattr(clip_sources, "format_time_range", lambda part: made.append(part) or "")
+    assert len([sources.display_names[i] for i in range(50)]) == len(made) == 50
+    assert sources.time_ranges is sources.time_ranges
 
 
 # --- files that break off ---------------------------------------------------------------------------------------
@@ -661,13 +661,16 @@ def test_prediction_hears_what_is_there_of_a_file_that_breaks_off(tmp_path, seco
     assert (cut["truncated"], cut["text"], cut["words"]) == (True, shorter["text"], shorter["words"])
     assert cut["text"]
     assert "truncated" not in shorter
-    assert f"1 clips in the inputs break off: what is there is heard: {tmp_path / 'cut.wav'}." in caplog.text
-    trained, whole = (decode(tmp_path / f"{name}.wav", Decoding(RATE, 0.1, 100)) for name in ("cut", "shorter"))
+    note = "1 clips in the inputs are truncated: the part that is there is used"
+    assert f"{note}: {tmp_path / 'cut.wav'}." in caplog.text
+    trained, whole = (
+        decode(tmp_path / f"{name}.wav", DecodingSettings(RATE, 0.1, 100)) for name in ("cut", "shorter")
+    )
     assert trained.findings == ("truncated",)
     assert np.array_equal(trained.samples, whole.samples)
     with caplog.at_level("INFO", "hf_transfer"):
         assert pipeline(str(tmp_path / "cut.wav"))["text"].split() == cut["text"].split()
-    assert "cut.wav breaks off" in caplog.text
+    assert "cut.wav is truncated" in caplog.text
 
 
 # --- decoded clips ----------------------------------------------------------------------------------------------
@@ -697,7 +700,7 @@ def test_clips_that_another_process_has_put_in_place_are_kept(tmp_path, monkeypa
 
     monkeypatch.setattr(audio_cache, "_read", reading)
     found = store()
-    assert np.array_equal(audio_cache.stored_samples(found.file, 0, 100), (tones("GO")[:100] * 32767).round())
+    assert np.array_equal(audio_cache.read_int16(found.file, 0, 100), (tones("GO")[:100] * 32767).round())
     assert file.stat().st_ino == number
     assert [path.name for path in file.parent.parent.iterdir()] == [file.parent.name]
 
@@ -710,7 +713,7 @@ def test_a_row_that_lacks_the_times_that_others_have_is_not_the_whole_recording(
     first, second, third, fourth = ClipSources(table, "file", tmp_path)
     assert (first.end, second.start) == (0.4, 0.4)
     assert isinstance(third, UnusableAudio)
-    assert str(third) == "no part of its file: no start and no end, and other rows name it as well"
+    assert str(third) == "no part of its file: no start and no end, and other rows name this file"
     assert fourth == tmp_path / "short.wav"  # which no other row is about
 
 
@@ -730,7 +733,7 @@ def test_a_damaged_folder_that_another_process_has_moved_is_no_failure(tmp_path,
 
     monkeypatch.setattr(audio_cache, "_read", reading)
     found = audio_cache.store_clips(sources, 1, SETTINGS, name="train", show=False)[0]
-    assert np.array_equal(audio_cache.stored_samples(found.file, 0, 100), (tones("GO")[:100] * 32767).round())
+    assert np.array_equal(audio_cache.read_int16(found.file, 0, 100), (tones("GO")[:100] * 32767).round())
 
 
 def test_damaged_clips_are_replaced(tmp_path, monkeypatch):

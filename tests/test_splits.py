@@ -502,7 +502,7 @@ def test_columns_of_other_things_named_like_times_are_said(speech_model, tmp_pat
     with caplog.at_level("INFO", "hf_transfer"):
         found, _ = clips_of(tmp_path, rows, speech_model())
     assert len(found) == 6
-    assert "The columns 'start' and 'end' hold no seconds (as 'monday')" in caplog.text
+    assert "The columns 'start' and 'end' do not hold seconds (for example 'monday')" in caplog.text
 
 
 def test_speakers_who_are_not_named_are_no_speaker(speech_model, tmp_path):

@@ -1,1 +1,1 @@
-"""Audio as input: clips of files, decoded once, augmented, cut into chunks."""
+"""Audio as input: clips are read, decoded, cached, augmented, and long ones split into chunks."""

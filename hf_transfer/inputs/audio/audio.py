@@ -1,4 +1,4 @@
-"""Clips of audio as input."""
+"""Audio as input: columns, decoded clips and model inputs, as `hf_transfer.inputs.input.Input`."""
 
 import functools
 import math
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from datasets import Dataset, DatasetDict
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel, SequenceFeatureExtractor
 
 from hf_transfer.arguments import DataArguments, ModelArguments
 from hf_transfer.data.column_readers import TargetEncoding, TargetReader
@@ -17,36 +17,34 @@ from hf_transfer.data.loading import folder_of_relative_paths
 from hf_transfer.data.splits import find_column
 from hf_transfer.data.units import usual_unit_column
 from hf_transfer.errors import InputError, logger
-from hf_transfer.inputs.audio.clip_sources import excerpt_columns, resolve, seconds_of, source_of
-from hf_transfer.inputs.audio.clips import Clips, PaddedClips, samples_for
-from hf_transfer.inputs.audio.decoding import Decoding, as_data_uri
+from hf_transfer.inputs.audio.clip_paths import find_clip
+from hf_transfer.inputs.audio.clip_sources import source_of
+from hf_transfer.inputs.audio.clips import ClipPadding, Clips, min_samples_for
+from hf_transfer.inputs.audio.decoding import DecodingSettings, to_data_uri
+from hf_transfer.inputs.audio.excerpts import excerpt_columns, parse_seconds
+from hf_transfer.inputs.audio.left_out import log_left_out
 from hf_transfer.inputs.audio.models import (
-    WHOLE_SECONDS,
+    DEFAULT_WHOLE_SECONDS,
     feature_extractor_of,
-    fixed_seconds,
-    frames_of,
+    fixed_input_seconds,
+    frame_counter,
     load_feature_extractor,
-    shortest_input,
+    min_input_samples,
 )
-from hf_transfer.inputs.audio.recordings import (
-    AUDIO_COLUMNS,
-    caveats_of_speakers,
-    clip_labels,
-    read_recordings,
-    say_left_out,
-)
+from hf_transfer.inputs.audio.recordings import AUDIO_COLUMNS, display_names_of, read_recordings
 from hf_transfer.inputs.audio.settings import AudioSettings
+from hf_transfer.inputs.audio.speakers import speaker_caveats
 
 
 @dataclass(frozen=True)
 class AudioInput:
-    """A clip an example.
+    """Audio as input: each example is a clip.
 
-    The examples have the columns ``audio`` (the clip's name), perhaps ``speaker``, ``start`` and ``end`` (of a part of
-    a recording, in seconds), and where the decoded samples lie: see `read_recordings`.
+    The examples have the columns ``audio`` (the clip's name), perhaps ``speaker``, ``start`` and ``end`` (of an
+    excerpt of a recording, in seconds), and those of the decoded samples: see `read_recordings`.
 
     Attributes:
-        settings: which columns they are, which clips are used, how training clips are augmented.
+        settings: the columns, which clips are used, how training clips are augmented.
         auto_model: the `transformers.AutoModelFor...` class of the task.
     """
 
@@ -59,19 +57,20 @@ class AudioInput:
     # --- data -------------------------------------------------------------------------------------------------
 
     def input_columns(self, columns: Sequence[str]) -> dict[str, str]:
-        """As of `Input`: ``audio``, and where rows mean parts of recordings ``start`` and ``end``, or ``duration``."""
+        """Return the column of ``audio``, and for excerpts those of ``start`` and of ``end`` or ``duration``."""
         audio = find_column(columns, self.settings.audio_column_name, AUDIO_COLUMNS, "audio_column_name")
         return {"audio": audio, **excerpt_columns([name for name in columns if name != audio])}
 
     def metadata_columns(self, columns: Sequence[str]) -> dict[str, str]:
-        """As of `Input`: ``speaker``."""
+        """Return the column of ``speaker``, if there is one."""
         speaker = self.settings.speaker_column_name or usual_unit_column(columns, nouns=("speakers",))
         return {"speaker": speaker} if speaker else {}
 
     def prediction_input(self, own: str, value: Any, file: str) -> Any:
-        """A clip's file, as its table names it, or its content; or the seconds where it begins or ends."""
+        """Return the path or content of a clip, or the seconds at which an excerpt starts or ends."""
         if own != "audio":
-            seconds = seconds_of(value)
+            seconds = parse_seconds(value)
+            # A text that is not a number is passed on: the record of the prediction says what is wrong with it.
             return value if seconds is None and isinstance(value, str) and value.strip() else seconds
         source = source_of(value, Path(file).parent)
         return str(source) if isinstance(source, Path) else source
@@ -85,37 +84,37 @@ class AudioInput:
         data: DataArguments,
         model: ModelArguments,
     ) -> tuple[dict[str, Dataset], dict[str, dict[str, int]]]:
-        """As of `Input`: decoded clips; those that cannot be used are left out."""
+        """Decode the clips of each split and read their targets; leave out clips that cannot be used."""
         extractor = load_feature_extractor(model, self.auto_model)
-        longest = min(self.settings.max_seconds, fixed_seconds(extractor) or math.inf)
-        decoding = Decoding(extractor.sampling_rate, self.settings.min_seconds, longest)
-        read, left_out = {}, {}
+        max_seconds = min(self.settings.max_seconds, fixed_input_seconds(extractor) or math.inf)
+        decoding = DecodingSettings(extractor.sampling_rate, self.settings.min_seconds, max_seconds)
+        clips, left_out = {}, {}
         for name, split in splits.items():
-            read[name], left_out[name] = read_recordings(
+            clips[name], left_out[name] = read_recordings(
                 split, name, columns[name], folder_of_relative_paths(data, name), decoding, target, readers[name],
                 self.settings.leave_out, drop=data.drop_incomplete,
             )  # fmt: skip
-        return read, left_out
+        return clips, left_out
 
     def identities(self, split: Dataset) -> list[str]:
-        """Clips whose samples are the same are equal."""
+        """Return the checksums of the samples: clips with the same samples are equal."""
         return split["checksum"][:]
 
     def content_hashes(self, split: Dataset) -> list[str]:
-        """Checksums of the samples."""
+        """Return the checksums of the samples."""
         return split["checksum"][:]
 
     def unit_column(self, columns: Sequence[str]) -> str | None:
-        """--speaker_column_name, or one that is named so."""
+        """Return --speaker_column_name, or a column with a usual name of speakers, patients or cameras."""
         speaker = self.settings.speaker_column_name
         return speaker if speaker in columns else usual_unit_column(columns)
 
     def caveats(self, splits: DatasetDict) -> list[str]:
-        """Speakers who are in training and test, and one who dominates."""
-        return caveats_of_speakers(splits["train"], splits["test"])
+        """Return caveats about speakers who are in train and test, and about one who dominates."""
+        return speaker_caveats(splits["train"], splits["test"])
 
     def facts(self, splits: DatasetDict) -> dict[str, Any]:
-        """``hours`` and the number of ``speakers`` by split."""
+        """Return the ``hours`` of audio and the number of ``speakers`` of each split."""
         return {
             "hours": {name: round(sum(split["seconds"][:]) / 3600, 3) for name, split in splits.items()},
             "speakers": {
@@ -126,25 +125,25 @@ class AudioInput:
         }
 
     def leave_out(self, name: str, split: Dataset, fits: list[bool], reason: str, remedy: str) -> Dataset:
-        """As of `Input`: a line on the screen, and a list of the clips beside the decoded ones."""
+        """Return the clips that fit; log the others, and list them in a file beside the decoded clips."""
         if all(fits):
             return split
-        out = [clip for clip, fit in zip(clip_labels(split), fits, strict=True) if not fit]
-        say_left_out(name, reason, out, remedy, Path(split["store"][0]).parent)
+        left_out = [clip for clip, fit in zip(display_names_of(split), fits, strict=True) if not fit]
+        log_left_out(name, reason, left_out, remedy, Path(split["store"][0]).parent)
         return split.select([i for i, fit in enumerate(fits) if fit])
 
     # --- model ------------------------------------------------------------------------------------------------
 
     def require_settings(self, model: ModelArguments) -> None:
-        """None of them depends on the model alone."""
+        """Do nothing: no setting of audio depends on the model."""
 
-    def load_processor(self, model: ModelArguments) -> Any:
-        """The feature extractor."""
+    def load_processor(self, model: ModelArguments) -> SequenceFeatureExtractor:
+        """Load the feature extractor."""
         return load_feature_extractor(model, self.auto_model)
 
     def config_settings(self, old: Any, processor: Any, *, pretrained: bool) -> dict[str, Any]:
-        """No LayerDrop, and SpecAugment as asked for."""
-        # Layers that are skipped at random leave parameters without gradients, and steps that cannot be repeated.
+        """Return settings of the model's config: no LayerDrop, and SpecAugment as the user asks for it."""
+        # LayerDrop leaves parameters without gradients, and makes steps that cannot be repeated.
         settings: dict[str, Any] = {"layerdrop": 0.0} if hasattr(old, "layerdrop") else {}
         for name in ("mask_time_prob", "mask_feature_prob"):
             if getattr(self.settings, name) is not None:
@@ -152,110 +151,116 @@ class AudioInput:
         return settings
 
     def prepare_model(self, model: PreTrainedModel, splits: DatasetDict, processor: Any, *, pretrained: bool) -> None:
-        """Fix the convolutional feature encoder, unless it is to be trained; note how long clips are heard whole."""
-        fixed = pretrained and not self.settings.train_feature_encoder and hasattr(model, "freeze_feature_encoder")
-        if fixed:
+        """Freeze the convolutional feature encoder unless it is trained; keep in the config when clips are split."""
+        is_frozen = pretrained and not self.settings.train_feature_encoder and hasattr(model, "freeze_feature_encoder")
+        if is_frozen:
             model.freeze_feature_encoder()
         extractor = feature_extractor_of(processor)
-        fixed_length = fixed_seconds(extractor)
-        if fixed_length is None and not extractor.return_attention_mask:
+        fixed_seconds = fixed_input_seconds(extractor)
+        if fixed_seconds is None and not extractor.return_attention_mask:
             logger.info(
                 "The model takes no attention mask, and padding changes what its feature encoder computes: %s.",
-                "clips go through that one by one"
-                if fixed
+                "the encoder is given clips one by one"
+                if is_frozen
                 else "clips are measured one by one; in training they share batches with clips of similar length",
             )
-        # What is trained on and measured is heard whole in prediction too.
-        model.config.whole_seconds = fixed_length or max(WHOLE_SECONDS, self.settings.max_seconds)
+        # In prediction, too, the model is given clips whole if they are as long as those in training and evaluation.
+        model.config.whole_seconds = fixed_seconds or max(DEFAULT_WHOLE_SECONDS, self.settings.max_seconds)
 
     def model_inputs(
         self, splits: DatasetDict, processor: Any, model: PreTrainedModel, encoding: TargetEncoding, seed: int
     ) -> tuple[DatasetDict, dict[str, Clips]]:
-        """Clips with their labels; those whose target needs more frames than the model makes are not trained on."""
+        """Return the clips as `ModelInputs`, without training clips whose target needs more frames than they have."""
         extractor = feature_extractor_of(processor)
-        frames = frames_of(extractor, model)
-        fixed = fixed_seconds(extractor) is not None
+        count_frames = frame_counter(extractor, model)
+        has_fixed_length = fixed_input_seconds(extractor) is not None
 
         @functools.cache
-        def samples_needed(wanted: int) -> int:
-            return 1 if fixed else samples_for(wanted, lambda samples: frames([samples])[0])
+        def samples_for_frames(frames: int) -> int:
+            return 1 if has_fixed_length else min_samples_for(frames, lambda samples: count_frames([samples])[0])
 
-        augmentation, shortest = self.settings.augmentation(), shortest_input(extractor, model)
-        kept, ready = DatasetDict(), {}
+        augmentation, min_length = self.settings.augmentation(), min_input_samples(extractor, model)
+        used_splits, inputs = DatasetDict(), {}
         for name, split in encoding.respell(splits).items():
             labels = encoding(split)
-            needed = [encoding.required_positions(label) for label in labels]
-            # Nothing can be learned from more letters than frames; in a test split they are errors like any other.
-            given = frames([max(n, shortest) for n in split["length"][:]])
+            required = [encoding.required_positions(label) for label in labels]
+            available = count_frames([max(length, min_length) for length in split["length"][:]])
+            # CTC cannot learn more letters than there are frames. In a test split such clips count as errors.
             fits = [
-                have > 0 and (name in ("test", "source") or 0 < need <= have)
-                for need, have in zip(needed, given, strict=True)
+                frames > 0 and (name in ("test", "source") or 0 < needed <= frames)
+                for needed, frames in zip(required, available, strict=True)
             ]
-            kept[name] = self.leave_out(name, split, fits, encoding.unfit_reason, encoding.remedy)
+            used_splits[name] = self.leave_out(name, split, fits, encoding.unfit_reason, encoding.remedy)
             if not any(fits):
                 raise InputError(
-                    f"Every clip in the {name} split has {encoding.unfit_reason}: are targets and clips the same "
-                    "language and speed, and is the sampling rate right?"
+                    f"Every clip in the {name} split has {encoding.unfit_reason}. Check that the targets belong to "
+                    "the clips, and that the sampling rate is right."
                 )
             rows = [i for i, fit in enumerate(fits) if fit]
-            augmented = augmentation is not None and name == "train"
-            ready[name] = Clips(
-                kept[name],
+            is_augmented = augmentation is not None and name == "train"
+            inputs[name] = Clips(
+                used_splits[name],
                 [labels[i] for i in rows],
                 extractor,
-                positions=[given[i] for i in rows],
-                shortest=shortest,
-                # Without a mask the zeros that pad a clip change what the model makes of it.
-                padding_changes_outputs=not (fixed or extractor.return_attention_mask),
-                augmentation=augmentation if augmented else None,
-                min_samples=[samples_needed(needed[i]) for i in rows] if augmented else (),
+                positions=[available[i] for i in rows],
+                min_length=min_length,
+                # Without an attention mask the model takes the padding for a part of the clip.
+                padding_changes_outputs=not (has_fixed_length or extractor.return_attention_mask),
+                augmentation=augmentation if is_augmented else None,
+                min_samples=[samples_for_frames(required[i]) for i in rows] if is_augmented else (),
                 seed=seed,
             )
             if name == "train":
-                self._fit_time_masks(model.config, int(ready[name].positions.min()))
-        return kept, ready
+                self._limit_mask_length(model.config, int(inputs[name].positions.min()))
+        return used_splits, inputs
 
-    def _fit_time_masks(self, config: Any, shortest: int) -> None:
-        """SpecAugment's masks are no longer than the shortest clip as it may be heard, which transformers demands."""
-        shortest = max(1, int(shortest * (1 - self.settings.speed_perturbation)) - 1)
-        masked = getattr(config, "apply_spec_augment", False) and getattr(config, "mask_time_prob", 0.0) > 0
-        if masked and config.mask_time_length > shortest:
-            logger.info("SpecAugment masks %d frames, not %d: the shortest clip.", shortest, config.mask_time_length)
-            config.mask_time_length = shortest
+    def _limit_mask_length(self, config: PretrainedConfig, min_frames: int) -> None:
+        """Limit the length of SpecAugment's masks to the shortest training clip, as transformers requires.
 
-    def pad(self, processor: Any) -> PaddedClips:
-        """Samples or features, with an ``attention_mask`` where the model takes one."""
+        Args:
+            config: of the model; changed in place.
+            min_frames: of the shortest clip, before its speed is perturbed.
+        """
+        min_frames = max(1, int(min_frames * (1 - self.settings.speed_perturbation)) - 1)
+        masks_time = getattr(config, "apply_spec_augment", False) and getattr(config, "mask_time_prob", 0.0) > 0
+        if masks_time and config.mask_time_length > min_frames:
+            logger.info("SpecAugment masks %d frames instead of %d, the length of the shortest training clip.",
+                        min_frames, config.mask_time_length)  # fmt: skip
+            config.mask_time_length = min_frames
+
+    def pad(self, processor: Any) -> ClipPadding:
+        """Return what pads samples or features to batches, with an ``attention_mask`` if the model takes one."""
         extractor = feature_extractor_of(processor)
-        return PaddedClips(extractor, fixed=fixed_seconds(extractor) is not None)
+        return ClipPadding(extractor, has_fixed_length=fixed_input_seconds(extractor) is not None)
 
     def train_mode_effects(self, config: Any) -> list[str]:
-        """SpecAugment."""
-        masks = max(getattr(config, name, 0.0) for name in ("mask_time_prob", "mask_feature_prob"))
-        on = getattr(config, "apply_spec_augment", False) and masks > 0
-        return ["SpecAugment (--mask_time_prob, --mask_feature_prob)"] if on else []
+        """Return SpecAugment with its flags, if the model applies it."""
+        probability = max(getattr(config, name, 0.0) for name in ("mask_time_prob", "mask_feature_prob"))
+        is_applied = getattr(config, "apply_spec_augment", False) and probability > 0
+        return ["SpecAugment (--mask_time_prob, --mask_feature_prob)"] if is_applied else []
 
     # --- report -----------------------------------------------------------------------------------------------
 
     def display_rows(self, split: Dataset) -> list[dict[str, Any]]:
-        """The names of the clips, with the parts of their recordings."""
-        return [{"audio": label} for label in clip_labels(split)]
+        """Return the names of the clips, with the times of excerpts."""
+        return [{"audio": name} for name in display_names_of(split)]
 
     def media_data_uris(self, inputs: Clips, rows: Sequence[int]) -> list[str]:
-        """The clips, to be played."""
-        return [as_data_uri(inputs.samples(row), inputs.sampling_rate) for row in rows]
+        """Return the clips as data URIs that a page can play."""
+        return [to_data_uri(inputs.samples(row), inputs.sampling_rate) for row in rows]
 
     def prediction_fields(self, split: Dataset) -> list[dict[str, Any]]:
-        """The names of the clips, their parts and speakers."""
+        """Return the names, times and speakers of the clips."""
         names = [name for name in ("audio", "start", "end", "speaker") if name in split.column_names]
         return list(split.select_columns(names))
 
     def record_key(self, record: Mapping[str, Any]) -> tuple[Any, ...]:
-        """The clip's name and part."""
+        """Return the clip's name and times."""
         return tuple(record.get(name) for name in ("audio", "start", "end"))
 
     def predict_arguments(self, records: list[dict[str, Any]], told: Mapping[str, Any]) -> list[str]:
-        """A clip of the test split."""
+        """Return the path of a test clip, relative to the working directory."""
         file = told.get("test_file") or told.get("train_file")
         folder = Path(file).parent if file else Path(told.get("dataset_name", ""))
-        clips = (resolve(record["audio"], folder) for record in records)
+        clips = (find_clip(record["audio"], folder) for record in records)
         return [next((os.path.relpath(clip) for clip in clips if os.path.isfile(clip)), "CLIP")]

@@ -1,4 +1,4 @@
-"""Training clips made harder, with torchaudio: each epoch another way, and the same way however it is run."""
+"""Augmentation of training clips with torchaudio: speed, telephone band, noise, gain."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torchaudio.functional as F
 
-from hf_transfer.inputs.audio.decoding import resampler
+from hf_transfer.inputs.audio.resampling import resampler
 
 # Narrow-band telephony, ITU-T G.712.
 TELEPHONE_BAND = (300.0, 3400.0)
@@ -15,15 +15,15 @@ TELEPHONE_RATE = 8000
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may happen to a training clip.
+    """Random changes of training clips; called with a clip, it returns a changed one.
 
     Attributes:
-        speed_perturbation: clips are played up to this share faster or slower (Ko et al. 2015, "Audio augmentation for
-            speech recognition", takes 0.1), which shifts the pitch as well.
+        speed_perturbation: clips are played faster or slower by up to this share (Ko et al. 2015, "Audio augmentation
+            for speech recognition", takes 0.1), which shifts the pitch as well.
         noise_snr_db: lowest and highest signal-to-noise ratio of added noise, in dB.
-        noise_probability: share of the clips that get noise.
-        gain_db: clips get louder or softer by up to this many dB.
-        telephone_probability: share of the clips that are heard through a telephone line.
+        noise_probability: share of the clips to which noise is added.
+        gain_db: clips are made louder or softer by up to this many dB.
+        telephone_probability: share of the clips that sound as over a telephone line.
     """
 
     speed_perturbation: float = 0.0
@@ -35,34 +35,34 @@ class Augmentation:
     def __call__(
         self, samples: np.ndarray, sampling_rate: int, generator: np.random.Generator, min_samples: int
     ) -> np.ndarray:
-        """The clip as it is heard this time.
+        """Return the clip with random changes, float32.
 
         Args:
             samples: float32 [n].
             sampling_rate: in Hz.
             generator: of this clip and epoch.
-            min_samples: what the transcript needs to be spelt; a faster clip is no shorter.
+            min_samples: the clip is not made shorter than this, which its transcript needs.
         """
         clip = torch.from_numpy(samples)
         if self.speed_perturbation:
-            clip = self._at_another_speed(clip, generator, min_samples)
+            clip = self._perturb_speed(clip, generator, min_samples)
         if generator.random() < self.telephone_probability:
-            clip = _through_telephone(clip, sampling_rate)
+            clip = _telephone(clip, sampling_rate)
         if generator.random() < self.noise_probability:
-            clip = _with_noise(clip, float(generator.uniform(*self.noise_snr_db)), generator)
+            clip = _add_noise(clip, float(generator.uniform(*self.noise_snr_db)), generator)
         if self.gain_db:
             clip = F.gain(clip, float(generator.uniform(-self.gain_db, self.gain_db)))
         return clip.clamp(-1.0, 1.0).numpy()
 
-    def _at_another_speed(self, clip: torch.Tensor, generator: np.random.Generator, min_samples: int) -> torch.Tensor:
-        # In percent: each factor has a filter of its own, and few factors keep them small.
+    def _perturb_speed(self, clip: torch.Tensor, generator: np.random.Generator, min_samples: int) -> torch.Tensor:
+        # In whole percent: each factor has a resampling filter of its own, and these are cached.
         percent = round(100 * generator.uniform(1 - self.speed_perturbation, 1 + self.speed_perturbation))
-        faster = resampler(percent, 100)(clip)
-        return faster if len(faster) >= min_samples else clip
+        perturbed = resampler(percent, 100)(clip)
+        return perturbed if len(perturbed) >= min_samples else clip
 
 
-def _with_noise(clip: torch.Tensor, snr_db: float, generator: np.random.Generator) -> torch.Tensor:
-    """White noise, or noise that falls with frequency as most rooms and streets do (1/f)."""
+def _add_noise(clip: torch.Tensor, snr_db: float, generator: np.random.Generator) -> torch.Tensor:
+    """Add white noise, or pink noise (1/f), which is nearer to that of rooms and streets."""
     noise = torch.from_numpy(generator.standard_normal(len(clip)).astype(np.float32))
     if generator.random() < 0.5:
         spectrum = torch.fft.rfft(noise)
@@ -71,7 +71,8 @@ def _with_noise(clip: torch.Tensor, snr_db: float, generator: np.random.Generato
     return F.add_noise(clip, noise, torch.tensor(snr_db))
 
 
-def _through_telephone(clip: torch.Tensor, sampling_rate: int) -> torch.Tensor:
+def _telephone(clip: torch.Tensor, sampling_rate: int) -> torch.Tensor:
+    """Return the clip in the band of a telephone line, coded with mu-law."""
     low, high = TELEPHONE_BAND
     rate = min(sampling_rate, TELEPHONE_RATE)
     narrow = resampler(sampling_rate, rate)(clip)

@@ -1,4 +1,4 @@
-"""Decoded clips on disk: decoded once for each file and setting, memory-mapped when read."""
+"""The cache of decoded clips on disk: each clip is decoded once for its settings, and memory-mapped when read."""
 
 import contextlib
 import errno
@@ -7,8 +7,9 @@ import hashlib
 import os
 import shutil
 import uuid
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,26 +23,26 @@ from tqdm.auto import tqdm
 from hf_transfer.data.cache_cleanup import CACHE_FILE_NAMES, mark_used_and_clean_up
 from hf_transfer.errors import Failure
 from hf_transfer.fsync import fsync_path
-from hf_transfer.inputs.audio.decoding import Decoded, Decoding, as_floats, decode
+from hf_transfer.inputs.audio.decoding import DecodedClip, DecodingSettings, decode, to_float32
 from hf_transfer.inputs.audio.sources import Excerpt, Samples, Source, UnusableAudio
 from hf_transfer.run_folders import remove_entries
 
-# Part of the fingerprint: raise it when decoded samples or findings change.
-VERSION = 3
-# To put clips where another process may be doing the same.
-ATTEMPTS = 5
+# Part of the fingerprint: increase it when decoding gives other samples or findings.
+DECODING_VERSION = 3
+# Attempts to rename a folder to its place while other processes may do the same.
+MAX_RENAME_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
 class StoredClips:
-    """Decoded clips on disk, memory-mapped when read.
+    """Decoded clips on disk.
 
     Attributes:
-        file: all samples one after another, int16.
-        offsets: where each clip begins, [n + 1]; a clip that cannot be used has no samples.
+        file: the samples of all clips one after another, int16.
+        offsets: of the first sample of each clip and of the end, [n + 1]; a clip that cannot be used has no samples.
         problems: for each clip why it cannot be used, or an empty string.
-        findings: for each clip what is suspicious of it.
-        checksums: of each clip's samples.
+        findings: for each clip, as of `DecodedClip`.
+        checksums: of the samples of each clip.
     """
 
     file: Path
@@ -52,66 +53,66 @@ class StoredClips:
 
 
 def store_clips(
-    sources: Iterable[Source], count: int, settings: Decoding, *, name: str, show: bool
+    sources: Iterable[Source], count: int, settings: DecodingSettings, *, name: str, show: bool
 ) -> tuple[StoredClips, bool]:
-    """Decode clips once: a second call with the same files and settings reads what the first has left.
+    """Return decoded clips from the cache; decode them first if they are not in it.
 
     Args:
-        sources: of the clips; gone through twice.
-        count: how many there are.
+        sources: of the clips; iterated over twice.
+        count: number of clips.
         settings: how they are decoded.
-        name: what they are, for the progress bar.
-        show: whether to show one.
+        name: of the split, for the progress bar.
+        show: whether to show a progress bar.
 
     Returns:
-        The clips in the order of `sources`, and whether they were there already.
+        The clips in the order of `sources`, and whether they were in the cache.
 
     Raises:
-        Failure: the disk is full.
+        Failure: the cache cannot be written, as when the disk is full.
     """
-    home = Path(datasets.config.HF_DATASETS_CACHE) / "hf_transfer_audio"
-    folder = home / _fingerprint(sources, settings)
-    found = _read(folder)
-    there = found is not None
-    if found is None:
+    cache_folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_transfer_audio"
+    folder = cache_folder / _fingerprint(sources, settings)
+    clips = _read(folder)
+    were_cached = clips is not None
+    if clips is None:
         _decode_all(sources, count, settings, folder, name=name, show=show)
-        found = _read(folder)
-    if found is None:
-        raise Failure(f"The decoded audio in {folder} cannot be read back: is the disk sound?")
-    with contextlib.suppress(OSError):  # somebody else's, to be read alone
+        clips = _read(folder)
+    if clips is None:
+        raise Failure(f"The decoded audio in {folder} cannot be read back. Check the disk.")
+    with contextlib.suppress(OSError):  # a folder of another user, which is read-only
         mark_used_and_clean_up(folder)
-    return found, there
+    return clips, were_cached
 
 
 def _read(folder: Path) -> StoredClips | None:
-    """What is kept in a folder; None where nothing is, or where it is damaged, as by a machine that lost its power."""
+    """Return the clips in a folder of the cache; None if there are none, or if they are damaged (by a power cut)."""
     file = folder / "samples.int16"
     try:
-        with np.load(folder / "clips.npz") as kept:
+        with np.load(folder / "clips.npz") as arrays:
             clips = StoredClips(
                 file,
-                kept["offsets"],
-                kept["problems"].tolist(),
-                [text.split() for text in kept["findings"].tolist()],
-                kept["checksums"].tolist(),
+                arrays["offsets"],
+                arrays["problems"].tolist(),
+                [text.split() for text in arrays["findings"].tolist()],
+                arrays["checksums"].tolist(),
             )
         return clips if file.stat().st_size == clips.offsets[-1] * np.dtype(np.int16).itemsize else None
     except (OSError, ValueError, EOFError, KeyError, BadZipFile):
         return None
 
 
-def _fingerprint(sources: Iterable[Source], settings: Decoding) -> str:
-    """Changes with every file, its content as its date and size tell it, and with the settings."""
-    digest = hashlib.sha256(repr((VERSION, soundfile.__libsndfile_version__, asdict(settings))).encode())
+def _fingerprint(sources: Iterable[Source], settings: DecodingSettings) -> str:
+    """Return a hash of the settings and of all sources: of files the path, size and time of modification."""
+    digest = hashlib.sha256(repr((DECODING_VERSION, soundfile.__libsndfile_version__, asdict(settings))).encode())
     for source in sources:
         digest.update(repr(_identity(source)).encode())
     return digest.hexdigest()[:32]
 
 
-def _identity(source: Source) -> Any:
-    """What tells a source from all others."""
+def _identity(source: Source) -> bytes | tuple[Any, ...]:
+    """Return what tells a source from all other sources."""
     if isinstance(source, Excerpt):
-        return "excerpt", source.start, source.end, _identity(source.whole)
+        return "excerpt", source.start, source.end, _identity(source.recording)
     if isinstance(source, bytes):
         return hashlib.sha256(source).digest()
     if isinstance(source, UnusableAudio):
@@ -132,33 +133,35 @@ def _identity(source: Source) -> Any:
 
 
 def _decode_all(
-    sources: Iterable[Source], count: int, settings: Decoding, folder: Path, *, name: str, show: bool
+    sources: Iterable[Source], count: int, settings: DecodingSettings, folder: Path, *, name: str, show: bool
 ) -> None:
-    """Written beside and renamed into place, so that what is there is whole."""
+    """Decode clips to a temporary folder and rename it to `folder`, which is therefore complete or absent."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = folder.parent / f".partial-{uuid.uuid4().hex}"
         partial.mkdir()
     except OSError as error:
         raise Failure(
-            f"{folder.parent} cannot be written: {error.strerror}. HF_DATASETS_CACHE names another."
+            f"{folder.parent} cannot be written: {error.strerror}. Set HF_DATASETS_CACHE to another folder."
         ) from error
     offsets, problems, findings, checksums = [0], [], [], []
     try:
         with (partial / "samples.int16").open("wb") as stream:
-            for found in tqdm(
-                _in_order(sources, settings),
+            progress = tqdm(
+                _decode_in_order(sources, settings),
                 total=count,
                 desc=f"Decoding {name}",
                 disable=not show,
                 delay=2,
                 leave=False,
-            ):
-                samples = found.samples if isinstance(found, Decoded) else np.zeros(0, dtype=np.int16)
+            )
+            for result in progress:
+                is_usable = isinstance(result, DecodedClip)
+                samples = result.samples if is_usable else np.zeros(0, dtype=np.int16)
                 stream.write(samples.tobytes())
                 offsets.append(offsets[-1] + len(samples))
-                problems.append("" if isinstance(found, Decoded) else str(found))
-                findings.append(" ".join(found.findings) if isinstance(found, Decoded) else "")
+                problems.append("" if is_usable else str(result))
+                findings.append(" ".join(result.findings) if is_usable else "")
                 checksums.append(hashlib.sha256(samples.tobytes()).hexdigest()[:16])
         with (partial / "clips.npz").open("wb") as stream:
             np.savez(
@@ -167,74 +170,77 @@ def _decode_all(
             )  # fmt: skip
         for file in partial.iterdir():
             fsync_path(file)
-        _put_in_place(partial, folder)
+        _rename_into_place(partial, folder)
     except OSError as error:
         raise Failure(
             f"The decoded audio could not be written to {folder.parent}: {error.strerror or error}. It takes "
-            f"{2 * settings.sampling_rate * 3600 / 1e6:.0f} MB an hour; HF_DATASETS_CACHE names another place."
+            f"{2 * settings.sampling_rate * 3600 / 1e6:.0f} MB per hour of audio. Free disk space, or set "
+            "HF_DATASETS_CACHE to another folder."
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _put_in_place(partial: Path, folder: Path) -> None:
-    """Rename decoded clips to where they are kept, unless another process has put the same there.
+def _rename_into_place(partial: Path, folder: Path) -> None:
+    """Rename a complete folder of clips to its place in the cache, unless another process has put them there.
 
-    What cannot be read is renamed itself before it is removed: nobody's good clips are lost, or seen in part.
+    A damaged folder in that place is renamed before it is removed: no process sees a part of it, and clips that
+    another process has put there in the meantime are not lost.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    for attempt in range(ATTEMPTS):
+    for attempt in range(MAX_RENAME_ATTEMPTS):
         try:
             os.replace(partial, folder)
-            _mapped.cache_clear()  # of a file that was damaged
+            _memory_map.cache_clear()  # it may hold the damaged file
             return
         except OSError as error:
             if _read(folder) is not None:
                 return
-            if attempt == ATTEMPTS - 1 or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise  # else there was a folder of that name, which another process may have moved by now
+            if attempt == MAX_RENAME_ATTEMPTS - 1 or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        # There was a damaged folder of that name, which another process may have moved by now.
         aside = folder.parent / f".partial-{uuid.uuid4().hex}"
         with contextlib.suppress(FileNotFoundError):  # another process has moved it
             os.replace(folder, aside)
-            if _read(aside) is not None:  # another process has put good clips there since
-                with contextlib.suppress(OSError):  # and another one again
+            if _read(aside) is not None:  # another process has put complete clips there in the meantime
+                with contextlib.suppress(OSError):  # and yet another process did so, too
                     os.replace(aside, folder)
         remove_entries(aside, CACHE_FILE_NAMES)
 
 
-def _in_order(sources: Iterable[Source], settings: Decoding) -> Iterator[Decoded | UnusableAudio]:
-    """Decode on all cores, holding no more than a few dozen clips at a time."""
-    # soundfile and torch give up the interpreter's lock while they work.
+def _decode_in_order(sources: Iterable[Source], settings: DecodingSettings) -> Iterator[DecodedClip | UnusableAudio]:
+    """Decode in several threads and yield the results in order, with at most a few dozen clips in memory."""
+    # Threads are enough: soundfile and torch release the global interpreter lock.
     workers = min(8, os.cpu_count() or 1)
-    waiting: list[Any] = []
+    futures: deque[Future[DecodedClip | UnusableAudio]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for source in sources:
-            waiting.append(pool.submit(_decode_or_problem, source, settings))
-            if len(waiting) >= 4 * workers:
-                yield waiting.pop(0).result()
-        for future in waiting:
+            futures.append(pool.submit(_decode_or_problem, source, settings))
+            if len(futures) >= 4 * workers:
+                yield futures.popleft().result()
+        for future in futures:
             yield future.result()
 
 
-def _decode_or_problem(source: Source, settings: Decoding) -> Decoded | UnusableAudio:
+def _decode_or_problem(source: Source, settings: DecodingSettings) -> DecodedClip | UnusableAudio:
     try:
         return decode(source, settings)
     except UnusableAudio as error:
         return error
 
 
-def samples_of(file: Path | str, offset: int, length: int) -> np.ndarray:
-    """Float32 samples in [-1, 1] of a stored clip."""
-    return as_floats(stored_samples(file, offset, length))
+def read_float32(file: Path | str, offset: int, length: int) -> np.ndarray:
+    """Return the samples of a stored clip, float32 in [-1, 1]."""
+    return to_float32(read_int16(file, offset, length))
 
 
-def stored_samples(file: Path | str, offset: int, length: int) -> np.ndarray:
-    """Samples of a stored clip, int16."""
-    return _mapped(str(file))[offset : offset + length]
+def read_int16(file: Path | str, offset: int, length: int) -> np.ndarray:
+    """Return the samples of a stored clip, int16."""
+    return _memory_map(str(file))[offset : offset + length]
 
 
 @functools.lru_cache(maxsize=8)
-def _mapped(file: str) -> Any:
+def _memory_map(file: str) -> np.memmap:
     return np.memmap(file, dtype=np.int16, mode="r")

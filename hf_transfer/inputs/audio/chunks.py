@@ -1,36 +1,39 @@
-"""Long recordings in overlapping chunks."""
+"""Splitting long recordings into overlapping chunks."""
 
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 
-def divided(
-    blocks: Iterable[np.ndarray], whole: int, size: int, margin: int
+def split_into_chunks(
+    blocks: Iterable[np.ndarray], max_unsplit: int, size: int, margin: int
 ) -> Iterator[tuple[np.ndarray, int, int, bool]]:
-    """A clip, or its overlapping chunks of `size` samples, each with its left and right margin and whether it is last.
+    """Yield a clip whole, or its overlapping chunks, in bounded memory.
 
-    The last chunk reaches back as far as makes it as long as the others: padding changes the outputs of some models.
+    All chunks have the same length, as padding changes the outputs of some models: the last chunk begins early enough.
 
     Args:
-        blocks: the samples, one block after another.
-        whole: up to so many samples a clip is not divided.
-        size: of a chunk, at most `whole`.
-        margin: of each chunk where another one follows or precedes; what is between them is heard once.
+        blocks: the samples, float32 [n] each.
+        max_unsplit: clips of up to so many samples are not split.
+        size: of a chunk in samples, at most `max_unsplit`.
+        margin: samples at each side of a chunk that a neighbouring chunk covers as well.
+
+    Yields:
+        The samples of the chunk, its left margin, its right margin, and whether it is the last chunk.
     """
-    # From the beginning of the chunk before on, which the last one may need.
-    kept, waiting, there = np.zeros(0, dtype=np.float32), [], 0
-    following, first = 0, True
+    # From the beginning of the chunk before on, which the last chunk may need.
+    buffer, pending, available = np.zeros(0, dtype=np.float32), [], 0
+    start, is_first = 0, True
     for block in blocks:
-        waiting.append(block)
-        there += len(block)
-        while there > (whole if first else following + size):
-            kept, waiting = np.concatenate([kept, *waiting]), []
-            yield kept[following : following + size], 0 if first else margin, margin, False
-            kept, following, first = kept[following:], size - 2 * margin, False
-            there = len(kept)
-    kept = np.concatenate([kept, *waiting])
-    if first:
-        yield kept, 0, 0, True
+        pending.append(block)
+        available += len(block)
+        while available > (max_unsplit if is_first else start + size):
+            buffer, pending = np.concatenate([buffer, *pending]), []
+            yield buffer[start : start + size], 0 if is_first else margin, margin, False
+            buffer, start, is_first = buffer[start:], size - 2 * margin, False
+            available = len(buffer)
+    buffer = np.concatenate([buffer, *pending])
+    if is_first:
+        yield buffer, 0, 0, True
     else:
-        yield kept[-size:], following + margin - (len(kept) - size), 0, True
+        yield buffer[-size:], start + margin - (len(buffer) - size), 0, True

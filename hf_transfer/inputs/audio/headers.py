@@ -1,62 +1,64 @@
-"""Headers of WAV files and their relatives: how much audio is promised, how much is there, and mended ones.
+"""Headers of WAV and similar files: how many bytes of samples they declare, how many there are, and their repair.
 
-RIFF (WAV), RIFX (big-endian WAV), RF64, W64 and AIFF are chunks one after another; one of them holds the samples.
-libsndfile reads them all, but takes a size of 0 for "no samples", where it stands for "not known when the header was
-written", and says nothing where a file is shorter than its header promises.
+RIFF (WAV), RIFX (big-endian WAV), RF64, W64 and AIFF are sequences of chunks; one of them holds the samples.
+libsndfile reads them all, but takes a declared size of 0 for "no samples", where it means "not known when the header
+was written", and does not report that a file is shorter than its header declares.
 """
 
+import dataclasses
 import io
 import os
 import struct
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
-# Sizes from here on are written by programs that cannot seek back to fill in the true one: servers, pipes.
-STREAMED = 0x7FFFF000
-# So are smaller ones that would be gigabytes, where next to nothing of them is there.
-IMPLAUSIBLE_BYTES, SHARE_THERE = 1_000_000_000, 0.1
+# Declared sizes from here on are placeholders of programs that cannot seek back to write the true one: servers, pipes.
+PLACEHOLDER_BYTES = 0x7FFFF000
+# So are smaller sizes of gigabytes, if less than this share of them is there.
+IMPLAUSIBLE_BYTES, IMPLAUSIBLE_SHARE = 1_000_000_000, 0.1
 W64_RIFF, W64_TAIL = b"riff\x2e\x91\xcf\x11", 16 + 8
-# What may follow the samples.
-AFTER_SAMPLES = (b"LIST", b"id3 ", b"ID3 ", b"bext", b"cue ", b"smpl", b"fact", b"iXML", b"_PMX", b"PEAK")
+# Chunks that may follow the samples.
+CHUNKS_AFTER_SAMPLES = (b"LIST", b"id3 ", b"ID3 ", b"bext", b"cue ", b"smpl", b"fact", b"iXML", b"_PMX", b"PEAK")
 TAIL_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
 class SampleChunk:
-    """Where the samples of a WAV-like file lie.
+    """The chunk of a WAV, RIFX, RF64, W64 or AIFF file that holds the samples.
 
     Attributes:
-        start: position of the first byte.
-        promised: bytes that the header promises; None where it does not say.
-        there: bytes that the file holds.
-        block: bytes of the smallest part that can be decoded: a frame, or a block of compressed frames.
+        start: position of its first byte in the file.
+        declared_bytes: size that the header declares; None if it does not.
+        present_bytes: size of what the file holds.
+        block_bytes: size of the smallest part that can be decoded: a frame, or a block of compressed frames.
         format: the content of the ``fmt`` chunk; empty in AIFF.
-        order: ``<`` or ``>``, the byte order.
-        misplaced: whether it can be reached only over chunks that lack their padding byte.
+        byte_order: ``<`` or ``>``, as of `struct`.
+        follows_unpadded_chunk: whether a chunk before it lacks its padding byte.
     """
 
     start: int
-    promised: int | None
-    there: int
-    block: int
+    declared_bytes: int | None
+    present_bytes: int
+    block_bytes: int
     format: bytes
-    order: str
-    misplaced: bool = False
+    byte_order: str
+    follows_unpadded_chunk: bool = False
 
     @property
-    def missing(self) -> int:
-        """Bytes that are promised and not there, less than a block aside."""
-        lacking = 0 if self.promised is None else self.promised - self.there
-        return lacking if lacking >= self.block else 0
+    def missing_bytes(self) -> int:
+        """Bytes that the header declares and the file does not hold; 0 if they are less than a block."""
+        missing = 0 if self.declared_bytes is None else self.declared_bytes - self.present_bytes
+        return missing if missing >= self.block_bytes else 0
 
     @property
-    def needs_mending(self) -> bool:
-        """Whether libsndfile would not see the samples."""
-        return self.misplaced or (self.promised is None and self.there > 0 and bool(self.format))
+    def needs_repair(self) -> bool:
+        """Whether libsndfile would not find the samples."""
+        has_unknown_size = self.declared_bytes is None and self.present_bytes > 0 and bool(self.format)
+        return self.follows_unpadded_chunk or has_unknown_size
 
 
-def find_samples(stream: Any) -> SampleChunk | None:
-    """The samples of a WAV, RIFX, RF64, W64 or AIFF file; None where it is another kind, or has none.
+def find_sample_chunk(stream: BinaryIO) -> SampleChunk | None:
+    """Return the chunk of samples of a WAV, RIFX, RF64, W64 or AIFF file; None for other files, or without samples.
 
     Args:
         stream: the file, seekable.
@@ -65,90 +67,101 @@ def find_samples(stream: Any) -> SampleChunk | None:
     stream.seek(0)
     head = stream.read(12)
     if head.startswith(W64_RIFF):
-        return _find(stream, size, 40, wide=True)
+        return _walk_chunks(stream, size, 40, is_w64=True)
     if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:] == b"WAVE":
-        return _find(stream, size, 12, order=">" if head[:4] == b"RIFX" else "<")
+        return _walk_chunks(stream, size, 12, byte_order=">" if head[:4] == b"RIFX" else "<")
     if head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
-        return _find(stream, size, 12, order=">")
+        return _walk_chunks(stream, size, 12, byte_order=">")
     return None
 
 
-def _find(stream: Any, size: int, at: int, *, order: str = "<", wide: bool = False) -> SampleChunk | None:
-    """Go from chunk to chunk, from the position `at`; `wide` for W64, whose names are GUIDs and sizes 64-bit."""
-    header, block, sample_format, misplaced = (24 if wide else 8), 1, b"", False
-    in_ds64: int | None = None
-    while True:
-        stream.seek(at)
-        head = stream.read(header)
-        if len(head) < header:
-            return None
-        name = head[:4]
-        length = struct.unpack("<Q", head[16:])[0] - 24 if wide else struct.unpack(f"{order}I", head[4:])[0]
-        at += header
-        if name == b"ds64":
-            in_ds64 = struct.unpack("<Q", stream.read(16)[8:].ljust(8, b"\0"))[0]
-        elif name == b"fmt ":
-            sample_format = stream.read(min(length, 1 << 12))
-            block = struct.unpack(f"{order}H", sample_format[12:14])[0] if len(sample_format) >= 14 else 1
-        elif name in (b"data", b"SSND"):
-            promised = in_ds64 if in_ds64 is not None and length == 0xFFFFFFFF else length
-            return _sample_chunk(stream, size, at, promised, max(1, block), sample_format, order, misplaced)
-        if length < 0:
-            return None
-        at, padded = at + length, at + length + (-length % 8 if wide else length % 2)
-        if padded != at:
-            stream.seek(at)
-            after = stream.read(5)
-            unpadded = _is_name(after[:4]) and not _is_name(after[1:5])
-            misplaced |= unpadded
-            at = at if unpadded else padded
-
-
-def _is_name(four: bytes) -> bool:
-    return len(four) == 4 and all(0x20 <= byte < 0x7F for byte in four)
-
-
-def _sample_chunk(
-    stream: Any, size: int, at: int, promised: int, block: int, sample_format: bytes, order: str, misplaced: bool
+def _walk_chunks(
+    stream: BinaryIO, file_size: int, position: int, *, byte_order: str = "<", is_w64: bool = False
 ) -> SampleChunk | None:
-    there = size - at
-    unknown = promised <= 0 or promised >= STREAMED
-    unknown |= promised >= IMPLAUSIBLE_BYTES and there < SHARE_THERE * promised
-    if not unknown:
-        return SampleChunk(at, promised, min(there, promised), block, sample_format, order, misplaced)
-    stream.seek(at)
-    if promised <= 0 and stream.read(4) in AFTER_SAMPLES:
-        return None  # there are none indeed, and another chunk follows
-    return SampleChunk(at, None, there - _trailer(stream, size, at), block, sample_format, order, misplaced)
+    """Return the chunk of samples, going from chunk to chunk; W64 has GUIDs as names and 64-bit sizes."""
+    header_size, block_bytes, sample_format, follows_unpadded_chunk = (24 if is_w64 else 8), 1, b"", False
+    size_in_ds64: int | None = None
+    while True:
+        stream.seek(position)
+        header = stream.read(header_size)
+        if len(header) < header_size:
+            return None
+        name = header[:4]
+        size = struct.unpack("<Q", header[16:])[0] - 24 if is_w64 else struct.unpack(f"{byte_order}I", header[4:])[0]
+        position += header_size
+        if name == b"ds64":
+            size_in_ds64 = struct.unpack("<Q", stream.read(16)[8:].ljust(8, b"\0"))[0]
+        elif name == b"fmt ":
+            sample_format = stream.read(min(size, 1 << 12))
+            has_block = len(sample_format) >= 14
+            block_bytes = struct.unpack(f"{byte_order}H", sample_format[12:14])[0] if has_block else 1
+        elif name in (b"data", b"SSND"):
+            declared = size_in_ds64 if size_in_ds64 is not None and size == 0xFFFFFFFF else size
+            present = file_size - position
+            chunk = SampleChunk(
+                position, declared, min(present, declared), max(1, block_bytes), sample_format, byte_order,
+                follows_unpadded_chunk,
+            )  # fmt: skip
+            return _with_unknown_size(chunk, stream, file_size) if _is_placeholder(declared, present) else chunk
+        if size < 0:
+            return None
+        position, padded = position + size, position + size + (-size % 8 if is_w64 else size % 2)
+        if padded != position:
+            stream.seek(position)
+            following = stream.read(5)
+            is_unpadded = _is_chunk_name(following[:4]) and not _is_chunk_name(following[1:5])
+            follows_unpadded_chunk |= is_unpadded
+            position = position if is_unpadded else padded
 
 
-def _trailer(stream: Any, size: int, start: int) -> int:
-    """Bytes of the chunk that ends the file behind samples of unknown number."""
-    begin = max(start, size - TAIL_BYTES)
-    stream.seek(begin)
+def _is_chunk_name(four_bytes: bytes) -> bool:
+    return len(four_bytes) == 4 and all(0x20 <= byte < 0x7F for byte in four_bytes)
+
+
+def _is_placeholder(declared: int, present: int) -> bool:
+    """Whether the declared size was written before the true size was known."""
+    if declared <= 0 or declared >= PLACEHOLDER_BYTES:
+        return True
+    return declared >= IMPLAUSIBLE_BYTES and present < IMPLAUSIBLE_SHARE * declared
+
+
+def _with_unknown_size(chunk: SampleChunk, stream: BinaryIO, file_size: int) -> SampleChunk | None:
+    """Return the chunk with the size of what the file holds; None if it is empty and another chunk follows."""
+    stream.seek(chunk.start)
+    if (chunk.declared_bytes or 0) <= 0 and stream.read(4) in CHUNKS_AFTER_SAMPLES:
+        return None
+    present = file_size - chunk.start - _size_of_last_chunk(stream, file_size, chunk.start)
+    return dataclasses.replace(chunk, declared_bytes=None, present_bytes=present)
+
+
+def _size_of_last_chunk(stream: BinaryIO, file_size: int, start: int) -> int:
+    """Return the size of a chunk that follows samples of unknown size and ends the file; 0 if there is none."""
+    tail_start = max(start, file_size - TAIL_BYTES)
+    stream.seek(tail_start)
     tail = stream.read(TAIL_BYTES)
-    for name in AFTER_SAMPLES:
-        at = tail.rfind(name)
-        if at >= 0 and len(tail) - at >= 8:
-            length = struct.unpack("<I", tail[at + 4 : at + 8])[0]
-            if begin + at + 8 + length + length % 2 in (size, size + 1):
-                return len(tail) - at
+    for name in CHUNKS_AFTER_SAMPLES:
+        position = tail.rfind(name)
+        if position >= 0 and len(tail) - position >= 8:
+            size = struct.unpack("<I", tail[position + 4 : position + 8])[0]
+            if tail_start + position + 8 + size + size % 2 in (file_size, file_size + 1):
+                return len(tail) - position
     return 0
 
 
-class MendedWav(io.RawIOBase):
-    """A WAV file with a header of the usual form, read as if it had been written so; the samples stay where they are.
+class RepairedWav(io.RawIOBase):
+    """A WAV file with a new header that libsndfile can read; the samples are read from the file.
 
     Args:
         stream: the file, which is closed with this one.
-        samples: where its samples lie.
+        samples: its chunk of samples.
     """
 
-    def __init__(self, stream: Any, samples: SampleChunk):
+    def __init__(self, stream: BinaryIO, samples: SampleChunk):
         super().__init__()
         self.stream, self.start = stream, samples.start
-        size = min(samples.there // samples.block * samples.block or samples.there, 0xFFFFFF00)
-        order = samples.order
+        whole_blocks = samples.present_bytes // samples.block_bytes * samples.block_bytes
+        size = min(whole_blocks or samples.present_bytes, 0xFFFFFF00)
+        order = samples.byte_order
         self.header = struct.pack(
             f"{order}4sI4s4sI", b"RIFX" if order == ">" else b"RIFF",
             size + 20 + len(samples.format) + len(samples.format) % 2, b"WAVE", b"fmt ", len(samples.format),
@@ -171,14 +184,14 @@ class MendedWav(io.RawIOBase):
         return self.position
 
     def readinto(self, buffer: Any) -> int:
-        wanted = min(len(buffer), self.size - self.position)
-        if wanted <= 0:
+        count = min(len(buffer), self.size - self.position)
+        if count <= 0:
             return 0
         if self.position < len(self.header):
-            content = self.header[self.position : self.position + wanted]
+            content = self.header[self.position : self.position + count]
         else:
             self.stream.seek(self.start + self.position - len(self.header))
-            content = self.stream.read(wanted)
+            content = self.stream.read(count)
         buffer[: len(content)] = content
         self.position += len(content)
         return len(content)

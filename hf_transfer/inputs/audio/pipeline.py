@@ -1,4 +1,4 @@
-"""What pipelines for clips have in common: how inputs are read, and which are heard whole."""
+"""What the pipelines for clips share: how inputs are decoded, and how long recordings are handled."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -6,109 +6,119 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel, SequenceFeatureExtractor
 
 from hf_transfer.errors import InputError
-from hf_transfer.inputs.audio.clip_sources import excerpt_of, source_of
+from hf_transfer.inputs.audio.clip_sources import source_of
 from hf_transfer.inputs.audio.clips import Clips
-from hf_transfer.inputs.audio.decoding import Reading, read
-from hf_transfer.inputs.audio.models import WHOLE_SECONDS
-from hf_transfer.inputs.audio.recordings import mention_decisions
-from hf_transfer.inputs.audio.sources import Excerpt, Samples, UnusableAudio
+from hf_transfer.inputs.audio.decoding import DecodedStream, decode_stream
+from hf_transfer.inputs.audio.excerpts import excerpt_of
+from hf_transfer.inputs.audio.findings import log_decoding_notes
+from hf_transfer.inputs.audio.models import DEFAULT_WHOLE_SECONDS
+from hf_transfer.inputs.audio.sources import Excerpt, Samples, Source, UnusableAudio
 
-TIMES = ("start", "end", "duration")
+TIME_KEYS = ("start", "end", "duration")
 
 
 class ClipPipeline:
-    """Of a `transformers.Pipeline` for clips, which hears what training heard, without FFmpeg."""
+    """Mixin of the `transformers.Pipeline` classes for clips: inputs are decoded as in training, without FFmpeg."""
 
-    model: Any
-    feature_extractor: Any
+    model: PreTrainedModel
+    feature_extractor: SequenceFeatureExtractor
     rows_at_once = 64
-    """Of a table, as `predict` hands them on: they may hold the audio itself."""
+    """Rows that `predict` passes to `decide` together; few, as they may hold the audio itself."""
 
-    def record(self, reading: Reading, source: Any, batch_size: int) -> dict[str, Any]:
-        """What ``predict`` writes of a clip.
+    def record(self, stream: DecodedStream, source: Source, batch_size: int) -> dict[str, Any]:
+        """Return the record that ``predict`` writes for a clip.
 
         Args:
-            reading: of its samples.
-            source: what is read; perhaps a part of a recording.
-            batch_size: chunks of a long recording at once.
+            stream: its samples.
+            source: what is decoded; perhaps an excerpt of a recording.
+            batch_size: number of chunks of a long recording in a batch.
 
         Raises:
-            UnusableAudio: it cannot be read.
+            UnusableAudio: it cannot be decoded.
         """
         raise NotImplementedError
 
     def output(self, samples: np.ndarray) -> Any:
-        """What is kept of the output for a long recording, int16 [samples]."""
+        """Return the output for a long recording, int16 [samples], in the form in which outputs are measured."""
         raise NotImplementedError
 
     @property
     def whole_seconds(self) -> float:
-        """The longest clip that is heard whole, in seconds."""
-        return getattr(self.model.config, "whole_seconds", None) or WHOLE_SECONDS
+        """The longest clip in seconds that the model is given whole; longer ones are split."""
+        return getattr(self.model.config, "whole_seconds", None) or DEFAULT_WHOLE_SECONDS
 
-    def reading(self, inputs: Any) -> Reading:
-        """The samples of an input as `transformers` takes it."""
-        if isinstance(inputs, Reading):
+    def open_input(self, inputs: Any) -> DecodedStream:
+        """Return the samples of an input in one of the forms that pipelines of `transformers` take.
+
+        Raises:
+            InputError: the input has a ``stride``.
+        """
+        if isinstance(inputs, DecodedStream):
             return inputs
         rate = self.feature_extractor.sampling_rate
         if isinstance(inputs, torch.Tensor):
             inputs = inputs.detach().cpu().numpy()
         if isinstance(inputs, Mapping) and "stride" in inputs:
-            raise InputError("stride is not taken: long recordings are heard in chunks, whose margins are left out.")
-        return read(Samples(inputs, rate) if isinstance(inputs, np.ndarray) else source_of(inputs, None), rate)
+            raise InputError(
+                "The input has a stride, which this pipeline does not take: it splits long recordings into "
+                "overlapping chunks itself. Leave stride out."
+            )
+        source = Samples(inputs, rate) if isinstance(inputs, np.ndarray) else source_of(inputs, None)
+        return decode_stream(source, rate)
 
     def outputs_of(self, clips: Clips, predict: Callable[[Clips], Any]) -> np.ndarray:
-        """What is kept of the output for each clip [n], as `decide` hears it.
+        """Return the output for each clip [n], with long recordings split as in `decide`.
 
         Args:
             clips: of a split.
-            predict: the same of clips that are heard whole, in batches.
+            predict: returns the outputs of clips that the model is given whole, computed in batches.
         """
-        whole = clips.lengths <= self.whole_seconds * clips.sampling_rate
-        if whole.all():
+        is_whole = clips.lengths <= self.whole_seconds * clips.sampling_rate
+        if is_whole.all():
             return predict(clips)
-        found = np.empty(len(clips), dtype=object)
-        rows = np.flatnonzero(whole).tolist()
-        if rows:
-            found[rows] = predict(clips.select(rows))
+        outputs = np.empty(len(clips), dtype=object)
+        whole_rows = np.flatnonzero(is_whole).tolist()
+        if whole_rows:
+            outputs[whole_rows] = predict(clips.select(whole_rows))
         with torch.inference_mode():
-            for i in np.flatnonzero(~whole).tolist():
-                found[i] = self.output(clips.decoded(i))
-        return found
+            for i in np.flatnonzero(~is_whole).tolist():
+                outputs[i] = self.output(clips.stored_samples(i))
+        return outputs
 
     def decide(self, rows: list[dict[str, Any]], *, batch_size: int) -> list[dict[str, Any]]:
-        """For each row what `record` gives, or the ``error`` of its file.
+        """Return the `record` of each row, or the ``error`` of its file.
 
-        ``truncated`` is true where the file breaks off, and what is there is heard.
+        ``truncated`` is true for a file that is truncated; the part that is there is used.
 
         Args:
-            rows: with ``audio``, and for a part of a recording ``start`` and ``end`` or ``duration``, in seconds.
-            batch_size: chunks of one recording at once.
+            rows: with ``audio``, and for an excerpt of a recording ``start`` and ``end`` or ``duration``, in seconds.
+            batch_size: number of chunks of one recording in a batch.
         """
-        found: list[dict[str, Any]] = []
-        decisions = []
+        records: list[dict[str, Any]] = []
+        findings = []
         for row in rows:
-            name = shown(row["audio"])
-            source = excerpt_of(source_of(row["audio"], None), {own: row[own] for own in TIMES if own in row})
-            reading = read(source, self.feature_extractor.sampling_rate)
+            name = input_name(row["audio"])
+            source = excerpt_of(source_of(row["audio"], None), {key: row[key] for key in TIME_KEYS if key in row})
+            stream = decode_stream(source, self.feature_extractor.sampling_rate)
             try:
-                record = self.record(reading, source, batch_size)
+                record = self.record(stream, source, batch_size)
             except UnusableAudio as error:
-                found.append({"error": f"{name} cannot be used: {error}"})
+                records.append({"error": f"{name} cannot be used: {error}"})
                 continue
-            decisions.append((name, reading.findings))
-            found.append(record | ({"truncated": True} if "truncated" in reading.findings else {}))
-        mention_decisions("the inputs", decisions)
-        return found
+            findings.append((name, stream.findings))
+            records.append(record | ({"truncated": True} if "truncated" in stream.findings else {}))
+        log_decoding_notes("the inputs", findings)
+        return records
 
 
-def begins_at(source: Any, reading: Reading) -> float:
-    """The second of its recording at which a clip begins."""
-    return source.start if isinstance(source, Excerpt) and "cut" not in reading.findings else 0.0
+def start_seconds(source: Source, stream: DecodedStream) -> float:
+    """Return the second of its recording at which a clip begins."""
+    return source.start if isinstance(source, Excerpt) and "cut" not in stream.findings else 0.0
 
 
-def shown(audio: Any) -> str:
-    """An input as messages call it."""
+def input_name(audio: Any) -> str:
+    """Return the name of an input for messages: its path, or ``the audio``."""
     return str(audio) if isinstance(audio, (str, Path)) else "the audio"

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from hf_transfer.errors import InputError, nearest
 from hf_transfer.inputs.audio.augmentation import Augmentation
-from hf_transfer.inputs.audio.recordings import SUSPICIONS
+from hf_transfer.inputs.audio.findings import SUSPICIONS
 
 
 @dataclass
@@ -25,23 +25,28 @@ class AudioSettings:
         "leave_out",
     )
 
-    audio_column_name: str | None = field(default=None, metadata={"help": "Column of the clips: paths, or audio."})
-    speaker_column_name: str | None = field(
-        default=None, metadata={"help": "Column of the speakers, if they are known."}
+    audio_column_name: str | None = field(
+        default=None, metadata={"help": "Column of the clips: paths of files, or audio."}
     )
-    min_seconds: float = field(default=0.1, metadata={"help": "Shorter clips are left out."})
-    max_seconds: float = field(default=30.0, metadata={"help": "Longer clips are left out."})
+    speaker_column_name: str | None = field(
+        default=None, metadata={"help": "Column of the speakers, if there is one."}
+    )
+    min_seconds: float = field(default=0.1, metadata={"help": "Clips of fewer seconds are left out."})
+    max_seconds: float = field(default=30.0, metadata={"help": "Clips of more seconds are left out."})
     leave_out: list[str] = field(
         default_factory=lambda: ["silent", "truncated"],
-        metadata={"help": f"Suspicious clips that are not used, of: {', '.join(SUSPICIONS)}; `none` for no kind."},
+        metadata={"help": f"Kinds of suspicious clips that are left out, of: {', '.join(SUSPICIONS)}; or `none`."},
     )
     train_feature_encoder: bool = field(
-        default=False, metadata={"help": "Train the convolutional feature encoder too, under --method full."}
+        default=False, metadata={"help": "Train the convolutional feature encoder, too, with --method full."}
     )
     speed_perturbation: float = field(
-        default=0.1, metadata={"help": "Play training clips up to this share faster or slower; 0: as they are."}
+        default=0.1,
+        metadata={"help": "Play training clips faster or slower by up to this share; 0 leaves them unchanged."},
     )
-    noise_probability: float = field(default=0.0, metadata={"help": "Share of training clips that get noise."})
+    noise_probability: float = field(
+        default=0.0, metadata={"help": "Share of training clips to which noise is added."}
+    )
     noise_snr_db: list[float] = field(
         default_factory=lambda: [10.0, 30.0],
         metadata={"help": "Lowest and highest signal-to-noise ratio of that noise, in dB."},
@@ -50,17 +55,18 @@ class AudioSettings:
         default=0.0, metadata={"help": "Make training clips louder or softer by up to this many dB."}
     )
     telephone_probability: float = field(
-        default=0.0, metadata={"help": "Share of training clips heard through a telephone line."}
+        default=0.0, metadata={"help": "Share of training clips that sound as over a telephone line."}
     )
     mask_time_prob: float | None = field(
         default=None,
         metadata={
-            "help": "SpecAugment: share of the time that is masked (default: the checkpoint's; --method frozen masks "
-            "nothing)."
+            "help": "SpecAugment: share of the frames that are masked (default: the checkpoint's; none with --method "
+            "frozen)."
         },
     )
     mask_feature_prob: float | None = field(
-        default=None, metadata={"help": "SpecAugment: share of the features masked (default: the checkpoint's)."}
+        default=None,
+        metadata={"help": "SpecAugment: share of the features that are masked (default: the checkpoint's)."},
     )
 
     def __post_init__(self) -> None:
@@ -82,12 +88,12 @@ class AudioSettings:
         if not 0 <= self.speed_perturbation < 0.5:
             raise InputError(f"--speed_perturbation is {self.speed_perturbation:g}: expected 0 to 0.5.")
         if self.gain_db < 0:
-            raise InputError(f"--gain_db is {self.gain_db:g}: expected 0 or more, the most that is added or taken.")
+            raise InputError(f"--gain_db is {self.gain_db:g}: expected 0 or more, the largest change in dB.")
         if len(self.noise_snr_db) != 2 or self.noise_snr_db[0] > self.noise_snr_db[1]:
             raise InputError(f"--noise_snr_db is {self.noise_snr_db}: expected two numbers, the lower first.")
 
     def augmentation(self) -> Augmentation | None:
-        """What training clips are made harder with; None if they are heard as they are."""
+        """Return the augmentation of training clips; None if they are not augmented."""
         if not (self.speed_perturbation or self.noise_probability or self.gain_db or self.telephone_probability):
             return None
         low, high = self.noise_snr_db

@@ -6,21 +6,26 @@ from typing import Any
 
 import numpy as np
 
-# What has more channels than this is no audio of [channels, samples], or has its axes the other way.
-MOST_CHANNELS = 32
+# An array whose axis of channels is longer than this has its axes in another order, or is no audio.
+MAX_CHANNELS = 32
 
 
 class UnusableAudio(ValueError):
-    """A clip that cannot be used: ``reason`` in a word or two, and what was found."""
+    """A clip that cannot be used.
 
-    def __init__(self, reason: str, found: str):
-        super().__init__(f"{reason}: {found}")
+    Args:
+        reason: in a word or two; clips are counted by it.
+        details: what was found, for the message.
+    """
+
+    def __init__(self, reason: str, details: str):
+        super().__init__(f"{reason}: {details}")
         self.reason = reason
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Audio in memory.
+    """Samples in memory.
 
     Attributes:
         array: [samples], [channels, samples] or [samples, channels]; integers on the scale of their type.
@@ -31,35 +36,35 @@ class Samples:
     sampling_rate: Any
 
     def channels_last(self) -> np.ndarray:
-        """The samples as float32 [samples, channels], integers between -1 and 1.
+        """Return the samples as float32 [samples, channels]; integers are scaled to between -1 and 1.
 
         Raises:
-            UnusableAudio: they are no samples, or their sampling rate is none.
+            UnusableAudio: the array does not hold audio, or the sampling rate is not valid.
         """
         rate = self.sampling_rate
-        plain = isinstance(rate, (int, float, np.integer, np.floating)) and not isinstance(rate, bool)
-        if not plain or not 0 < float(rate) < 1e9 or float(rate) % 1:
-            raise UnusableAudio("no sampling rate", f"sampling_rate is {rate!r}: expected samples a second")
+        is_number = isinstance(rate, (int, float, np.integer, np.floating)) and not isinstance(rate, bool)
+        if not is_number or not 0 < float(rate) < 1e9 or float(rate) % 1:
+            raise UnusableAudio("no sampling rate", f"sampling_rate is {rate!r}: expected samples per second")
         try:
             array = np.asarray(self.array)
         except ValueError:  # lists of different lengths
             array = np.zeros(0, dtype=object)
         if array.dtype.kind not in "fiu" or array.ndim not in (1, 2) or array.size == 0:
-            found = "none" if array.size == 0 else f"{array.dtype} of the shape {array.shape}"
+            found = "no samples" if array.size == 0 else f"{array.dtype} of shape {array.shape}"
             raise UnusableAudio("no samples", f"expected numbers, [samples] or [channels, samples]; found {found}")
         if array.ndim == 1:
             array = array[:, None]
-        elif array.shape[0] <= MOST_CHANNELS and array.shape[0] < array.shape[1]:
+        elif array.shape[0] <= MAX_CHANNELS and array.shape[0] < array.shape[1]:
             array = array.T
-        elif array.shape[1] > MOST_CHANNELS or array.shape[0] == array.shape[1]:
-            raise UnusableAudio("no samples", f"expected [channels, samples]; found the shape {array.shape}")
+        elif array.shape[1] > MAX_CHANNELS or array.shape[0] == array.shape[1]:
+            raise UnusableAudio("no samples", f"expected [channels, samples]; found shape {array.shape}")
         if array.dtype.kind == "f":
             return array.astype(np.float32)
         return (array / _full_scale(array)).astype(np.float32)
 
 
 def _full_scale(array: np.ndarray) -> float:
-    """The value of integer samples than which nothing is louder: tables hold 16-bit samples as longer integers."""
+    """Return the value that stands for full scale in integer samples: 16-bit samples may be stored as int64."""
     if array.dtype.itemsize <= 2:
         return float(np.iinfo(array.dtype).max) + 1
     peak = float(np.abs(array.astype(np.float64)).max())
@@ -71,23 +76,23 @@ class Excerpt:
     """A part of a recording.
 
     Attributes:
-        whole: the recording.
-        start: in seconds from its beginning.
-        end: in seconds from its beginning; None for its own end.
+        recording: of which it is a part.
+        start: in seconds from the beginning of the recording.
+        end: in seconds from the beginning of the recording; None for its end.
     """
 
-    whole: "Path | bytes | Samples | UnusableAudio"
+    recording: "Path | bytes | Samples | UnusableAudio"
     start: float
     end: float | None
 
-    def outside(self, seconds: float) -> UnusableAudio:
-        """The problem that its recording has so many `seconds` only."""
+    def outside_of_recording(self, seconds: float) -> UnusableAudio:
+        """Return the problem that the excerpt ends after its recording, which has `seconds` seconds."""
         end = "its end" if self.end is None else f"{self.end:g}"
-        found = f"the row means {self.start:g} to {end} s, and the file has {seconds:.2f} s"
+        found = f"the row names {self.start:g} to {end} s, and the file has {seconds:.2f} s"
         if max(self.start, self.end or 0) >= 100:
-            found += "; times are read as seconds: are these milliseconds, or those of another recording?"
+            found += "; times are taken as seconds: are these milliseconds, or times of another recording?"
         return UnusableAudio("outside its file", found)
 
 
-# The last is a row that names no audio, for the reason that it gives.
+# What a row of a table names; `UnusableAudio` where it names no audio.
 Source = Path | bytes | Samples | Excerpt | UnusableAudio
