@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 
 from hf_transfer import TextClassification, finetune
 from hf_transfer.data.batches import Collator, pad_labels
-from hf_transfer.inputs.text.models import settle_padding
+from hf_transfer.inputs.text.padding import align_padding
 from hf_transfer.targets.labels.losses import ClassificationLoss, SquaredErrorLoss
 from hf_transfer.training.batching import EvaluationBatches, PaddedExamples, TrainingBatches, cut_by_length
 
@@ -189,7 +189,7 @@ def test_loss_and_gradients_do_not_depend_on_neighbours(tiny, family):
     tokenizer = AutoTokenizer.from_pretrained(tiny(family))
     torch.manual_seed(1)
     model = AutoModelForSequenceClassification.from_pretrained(tiny(family)).eval()
-    settle_padding(model, tokenizer)
+    align_padding(model, tokenizer)
     texts = {"free prize": 0, "see you at home for dinner tomorrow or call mum now please not late": 1}
 
     def losses(some):

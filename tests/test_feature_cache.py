@@ -16,8 +16,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Data
 from hf_transfer import SpeechRecognition, TextClassification, finetune, load_finetuned
 from hf_transfer.arguments import MethodArguments, TransferTrainingArguments
 from hf_transfer.data.batches import Collator, model_inputs_of, pad_labels
-from hf_transfer.inputs.text.models import settle_padding
-from hf_transfer.inputs.text.text import TokenizedTexts
+from hf_transfer.inputs.text.padding import align_padding
+from hf_transfer.inputs.text.tokenized_texts import TokenizedTexts
 from hf_transfer.methods.anatomy import Anatomy
 from hf_transfer.methods.trainable import frozen_modules
 from hf_transfer.training.activations.activation_store import ActivationStore, _Shard
@@ -34,7 +34,7 @@ def prepared(folder):
     table = Dataset.from_dict({**encoded, "length": [len(ids) for ids in encoded["input_ids"]]})
     labels = [int(row["label"] == "spam") for row in rows]
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    settle_padding(model, tokenizer)
+    align_padding(model, tokenizer)
     alone = getattr(model.config, "padding_changes_outputs", False)
     return (
         model,

@@ -20,7 +20,7 @@ from transformers import (
 
 from hf_transfer import AudioClassification, InputError, TextClassification, finetune, load_finetuned
 from hf_transfer.inference import predict
-from hf_transfer.inputs.text.models import most_tokens
+from hf_transfer.inputs.text.positions import max_positions
 
 pytestmark = pytest.mark.usefixtures("lean")
 
@@ -173,7 +173,7 @@ def test_the_model_is_asked_how_many_positions_it_has(tiny, family):
         pad_token_id=1, bos_token_id=2, **special.get(family, {}),
     )  # fmt: skip
     model = AutoModelForSequenceClassification.from_config(config).eval()
-    limit = most_tokens(model, AutoTokenizer.from_pretrained(tiny()))
+    limit = max_positions(model, AutoTokenizer.from_pretrained(tiny()))
     assert limit == POSITIONED[family]
     ids = torch.full((1, limit + 1), 7)
     model(input_ids=ids[:, :-1])
@@ -194,7 +194,7 @@ def test_a_model_without_positions_has_no_limit(tiny, family, asked, limit, tmp_
     AutoModel.from_config(config).save_pretrained(folder)
     changed_config(folder, "tokenizer_config.json", model_max_length=10**30)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    assert most_tokens(AutoModelForSequenceClassification.from_config(config).eval(), tokenizer) is None
+    assert max_positions(AutoModelForSequenceClassification.from_config(config).eval(), tokenizer) is None
     rows = message_rows(16)
     rows[0]["text"] += " call now" * 400
     with caplog.at_level("INFO", "hf_transfer"):

@@ -1,1 +1,1 @@
-"""What a model is given: texts, audio."""
+"""Inputs of models: texts, audio."""

@@ -8,7 +8,8 @@ from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 from hf_transfer.data.values import is_blank, read_text
 from hf_transfer.errors import InputError, logger
 from hf_transfer.inputs.input import ModelInputs
-from hf_transfer.inputs.text.models import DEFAULT_LENGTH, NO_LIMIT, longest_input, settle_padding
+from hf_transfer.inputs.text.padding import align_padding
+from hf_transfer.inputs.text.positions import DEFAULT_MAX_LENGTH, NO_LIMIT, max_input_length
 from hf_transfer.targets.labels.pipeline_mixin import LabelPipelineMixin
 
 
@@ -112,7 +113,7 @@ class DecidingTextClassificationPipeline(LabelPipelineMixin, TextClassificationP
     def of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> "DecidingTextClassificationPipeline":
         """Return the pipeline of a model; one of another toolkit is adapted to its tokenizer's padding and length."""
         if not hasattr(model.config, "padding_changes_outputs"):
-            settle_padding(model, tokenizer)
+            align_padding(model, tokenizer)
         if tokenizer.model_max_length >= NO_LIMIT:
-            tokenizer.model_max_length = longest_input(model, tokenizer) or DEFAULT_LENGTH
+            tokenizer.model_max_length = max_input_length(model, tokenizer) or DEFAULT_MAX_LENGTH
         return cls(model=model, tokenizer=tokenizer)

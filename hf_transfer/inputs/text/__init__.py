@@ -1,1 +1,1 @@
-"""Texts, and pairs of them, as input."""
+"""Texts, and pairs of texts, as inputs."""

@@ -1,4 +1,4 @@
-"""Settings of texts as input: columns, and how long they may be."""
+"""Settings of text inputs: columns and the most tokens."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -8,21 +8,24 @@ from hf_transfer.errors import InputError
 
 @dataclass
 class TextSettings:
-    """Settings of texts as input.
+    """Settings of text inputs, each of them a flag.
 
     Raises:
-        InputError: one of them is out of its range.
+        InputError: a setting is out of its range.
     """
 
     flags_for_prediction: ClassVar[tuple[str, ...]] = ("text_column_name", "text_pair_column_name")
     flags_for_evaluation: ClassVar[tuple[str, ...]] = ("text_column_name", "text_pair_column_name")
 
-    text_column_name: str | None = field(default=None, metadata={"help": "Column of the texts."})
+    text_column_name: str | None = field(
+        default=None, metadata={"help": "Column of the texts (default: the first with a usual name, such as text)."}
+    )
     text_pair_column_name: str | None = field(
-        default=None, metadata={"help": "Column of the second texts, where pairs are classified."}
+        default=None, metadata={"help": "Column of the second texts, if pairs of texts are classified."}
     )
     max_length: int | None = field(
-        default=None, metadata={"help": "Longest input in tokens (default: the model's own limit)."}
+        default=None,
+        metadata={"help": "Most tokens of an input; longer texts are cut (default: the model's own limit)."},
     )
 
     def __post_init__(self) -> None:

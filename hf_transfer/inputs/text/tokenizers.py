@@ -1,29 +1,28 @@
-"""The tokenizer that comes with a model."""
+"""Loads the tokenizer that comes with a model."""
 
 import contextlib
 import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hf_transfer.arguments import ModelArguments
 from hf_transfer.errors import InputError, logger
 from hf_transfer.models import explain_loading_errors
 
-WORD_BOUNDARIES = "▁Ġ# \t\n"  # as tokenizers write them
+WORD_BOUNDARIES = "▁Ġ# \t\n"  # as tokenizers mark them in their tokens
 
 
-def load_tokenizer(model: ModelArguments) -> Any:
-    """The tokenizer that comes with the model.
+def load_tokenizer(model: ModelArguments) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that comes with the model, and give it a padding token if it has none.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no tokenizer, it has no words, or needs a library that is not installed.
     """
     name = str(model.model_name_or_path)
-    with explain_loading_errors(name, "a tokenizer"), _libraries_of_tokenizers(name):
+    with explain_loading_errors(name, "a tokenizer"), _explain_missing_libraries(name):
         tokenizer = AutoTokenizer.from_pretrained(
             name, revision=model.model_revision, trust_remote_code=model.trust_remote_code
         )
@@ -35,33 +34,33 @@ def load_tokenizer(model: ModelArguments) -> Any:
             "vocabulary (vocab.txt, spm.model, ...), missing there?"
         )
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = _token_to_pad_with(tokenizer, name)
+        tokenizer.pad_token = _choose_padding_token(tokenizer, name)
         logger.info("The tokenizer has no padding token: %r pads.", tokenizer.pad_token)
     return tokenizer
 
 
-def _token_to_pad_with(tokenizer: Any, name: str) -> str:
-    """A special token that pads: one made for it, or one that no text ends with, as far as there is one."""
-    named = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-    made_for_it = [token for token in named if "pad" in token.lower()]
+def _choose_padding_token(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
+    """Return a special token to pad with: preferably one called "pad", and one that texts do not end with."""
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    called_pad = [token for token in special if "pad" in token.lower()]
     others = [tokenizer.eos_token, tokenizer.unk_token, tokenizer.bos_token, tokenizer.sep_token]
-    usable = [token for token in (*made_for_it, *others) if token is not None]
+    usable = [token for token in (*called_pad, *others) if token is not None]
     if not usable:
         raise InputError(
             f"{name}: the tokenizer has no padding token, which batches of several texts need, and no other special "
             'token that could be one. Name one of its tokens in tokenizer_config.json ("pad_token": "...").'
         )
-    end = tokenizer("a")["input_ids"][-1:]
-    return next((token for token in usable if tokenizer.convert_tokens_to_ids(token) not in end), usable[0])
+    last_token = tokenizer("a")["input_ids"][-1:]
+    return next((token for token in usable if tokenizer.convert_tokens_to_ids(token) not in last_token), usable[0])
 
 
 @contextlib.contextmanager
-def _libraries_of_tokenizers(name: str) -> Iterator[None]:
-    """A tokenizer whose file needs a library that is not installed, as one sentence."""
+def _explain_missing_libraries(name: str) -> Iterator[None]:
+    """Turn the error about a tokenizer's missing library into a message that says what to install."""
     try:
         yield
     except Exception as error:
-        # Without such a file in a local folder it is the file that is missing, whatever transformers proposes.
+        # If a local folder has no such file, the file is missing and not the library, whatever transformers says.
         without_file = Path(name).is_dir() and not list(Path(name).glob("*.model"))
         if without_file or not re.search(r"sentencepiece|tiktoken|protobuf", str(error), re.IGNORECASE):
             raise
@@ -80,5 +79,5 @@ def _libraries_of_tokenizers(name: str) -> Iterator[None]:
 def _is_installed(library: str) -> bool:
     try:
         return importlib.util.find_spec(library) is not None
-    except ModuleNotFoundError:  # of a package inside one that is absent
+    except ModuleNotFoundError:  # of the package that `library` would be in
         return False
