@@ -11,9 +11,15 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from hf_transfer import SpeechRecognition, TextClassification, finetune
-from hf_transfer.training.packing import Packing, _Gather, _Scatter, attention
+from hf_transfer.training.speed.packing import Packing, _Gather, _Scatter, attention
 
 pytestmark = pytest.mark.usefixtures("lean")
+
+
+@pytest.fixture(autouse=True)
+def tried_in_short_runs(monkeypatch):
+    monkeypatch.setattr("hf_transfer.training.speed.packing.STEPS_WORTH_TRYING", 0)
+
 
 # DeBERTa's attention and WavLM's are functions of their own, and Conformer layers look at their neighbours.
 UNPACKED = {"deberta-v2", "wavlm", "wav2vec2-bert", "wav2vec2-conformer"}

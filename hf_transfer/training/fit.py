@@ -26,7 +26,7 @@ from hf_transfer.training.activations.front import MaskedCollator, front_without
 from hf_transfer.training.activations.precomputed import HEAD_ALONE, Precomputed
 from hf_transfer.training.cost import training_cost
 from hf_transfer.training.interruption import checkpoint_on_signal
-from hf_transfer.training.packing import packed
+from hf_transfer.training.speed.packing import packed
 from hf_transfer.training.standardisation import standardised_input
 from hf_transfer.training.trainer import TransferTrainer
 

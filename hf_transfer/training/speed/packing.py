@@ -8,6 +8,7 @@ import collections
 import contextlib
 import functools
 import inspect
+import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 ATTENTION = "packed"
 # More groups have less padding, but each group costs some small operations in every layer.
 GROUPS = 4
+# Trying it takes as long as two or three steps, and each step becomes a tenth shorter.
+STEPS_WORTH_TRYING = 30
 
 
 class Packing:
@@ -156,7 +159,8 @@ class _Scatter(torch.autograd.Function):
 def packed(trainer: "TransferTrainer", anatomy: Anatomy) -> Iterator[bool]:
     """Let the layers of the trainer's model compute no padding inside the block, if training steps stay the same.
 
-    This is done on the CPU only: on an accelerator, reading the length of each example would make it wait.
+    This is done on the CPU only, and in runs long enough to win back the time that trying it takes: on an accelerator,
+    reading the length of each example would make it wait.
 
     Args:
         trainer: with the model as it will be trained.
@@ -168,6 +172,7 @@ def packed(trainer: "TransferTrainer", anatomy: Anatomy) -> Iterator[bool]:
     model = unwrap_peft(trainer.model)
     if (
         trainer.model.device.type != "cpu"
+        or _steps_asked_for(trainer) < STEPS_WORTH_TRYING
         or anatomy.layers is None
         or trainer.args.torch_compile
         or getattr(model.config, "_attn_implementation", None) != "sdpa"
@@ -182,6 +187,15 @@ def packed(trainer: "TransferTrainer", anatomy: Anatomy) -> Iterator[bool]:
         if is_possible:
             stack.enter_context(_packing(layers))
         yield is_possible
+
+
+def _steps_asked_for(trainer: "TransferTrainer") -> int:
+    """Return how many steps the trainer takes in the whole run."""
+    args = trainer.args
+    if args.max_steps > 0:
+        return args.max_steps
+    examples_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return math.ceil(args.num_train_epochs * math.ceil(len(trainer.train_dataset) / examples_per_step))
 
 
 def attention(
