@@ -62,8 +62,8 @@ def _command() -> None:
 
 def _add_flags_of_task(parser: argparse.ArgumentParser, command: str, model: str) -> None:
     """Let a command know the flags of the model's task: imported only where there are some."""
+    from hf_transfer.arguments.parsing import settings_parser
     from hf_transfer.inference import task_class_of
-    from hf_transfer.parsing import settings_parser
 
     task_class = task_class_of(model)
     commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
@@ -316,16 +316,16 @@ def _study(arguments: argparse.Namespace) -> None:
 
 def _finetuning(arguments: argparse.Namespace, models: list[str]) -> tuple[Any, dict[str, Any]]:
     """Return the task that model and arguments belong to, with its settings, and the other arguments of its runs."""
-    from hf_transfer.parsing import argument_names, given_arguments, model_named
+    from hf_transfer.arguments.parsing import argument_names, given_arguments, model_arguments
     from hf_transfer.tasks import task_class_for_model
 
     flags = list(arguments.finetuning)
     for name in ("config", "output_dir"):
         if getattr(arguments, name) is not None:
             flags += [f"--{name}", getattr(arguments, name)]
-    model = model_named([*flags, *(["--model_name_or_path", models[0]] if models else [])])
+    model = model_arguments([*flags, *(["--model_name_or_path", models[0]] if models else [])])
     task_class = task_class_for_model(model, argument_names(flags, arguments.config))
-    values = given_arguments(task_class, flags, also=[f"--{name}" for name in vars(arguments)])
+    values = given_arguments(task_class, flags, command_flags=[f"--{name}" for name in vars(arguments)])
     own = {name: values.pop(name) for name in list(values) if name in task_class.__dataclass_fields__}
     return task_class(**own), values
 

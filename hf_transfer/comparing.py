@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, DatasetDict
 
-from hf_transfer.arguments import Arguments, ModelArguments, fitting
+from hf_transfer.arguments import Arguments, ModelArguments, arguments_for_method
+from hf_transfer.arguments.parsing import build_arguments, keyword_arguments
 from hf_transfer.errors import Failure, InputError, logger
 from hf_transfer.evaluation.bootstrap import ResampledMetrics
 from hf_transfer.evaluation.metric_format import format_metric
@@ -21,7 +22,6 @@ from hf_transfer.evaluation.metric_names import greater_is_better
 from hf_transfer.evaluation.run_comparison import compare_runs, recommend
 from hf_transfer.finetuning import finetune
 from hf_transfer.models import load_config
-from hf_transfer.parsing import build_arguments, keyword_arguments
 from hf_transfer.reporting.comparison import reason, summary
 from hf_transfer.reporting.publishing import local_name
 from hf_transfer.reporting.report import Finetuned, format_duration, notebook_html, training_seconds
@@ -123,7 +123,7 @@ def _arguments(task: Any, values: Mapping[str, Any], model: Any, method: str, pl
     own = {"model_name_or_path": model, "method": method, "seed": seed, "output_dir": str(place),
            "run_name": f"{series}/{place.parent.name}/{place.name}"}  # fmt: skip
     own |= {"resume_from_checkpoint": "true"} if begun else {}
-    values = fitting(values, method)
+    values = arguments_for_method(values, method)
     if model != values.get("model_name_or_path") and re.fullmatch("[0-9a-f]{40}", values.get("model_revision", "")):
         del values["model_revision"]  # a commit of another model, from its arguments.yaml
     return dataclasses.replace(build_arguments(type(task), {**values, **own}), task=task)

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, set_seed
 
 from hf_transfer import hub
 from hf_transfer.arguments import Arguments, DataArguments, ModelArguments, TransferTrainingArguments
+from hf_transfer.arguments.parsing import make_arguments
 from hf_transfer.caches import ensure_writable_caches
 from hf_transfer.data.batches import to_device
 from hf_transfer.data.drawn_splits import complete_splits, cut_to_sizes
@@ -32,7 +33,6 @@ from hf_transfer.methods.lora import merged_copy, unreachable_layers
 from hf_transfer.methods.trainable import apply_method, check_method_fits, count_parameters
 from hf_transfer.models import pin_to_commit, quiet
 from hf_transfer.parity import check_parity
-from hf_transfer.parsing import make_arguments
 from hf_transfer.reporting.json_files import ENCODING_ERRORS, write_json, write_jsonl
 from hf_transfer.reporting.model_card import model_card
 from hf_transfer.reporting.output_folder import OutputFolder
@@ -283,7 +283,7 @@ def _deliver(
             trust_remote_code=arguments.model.trust_remote_code,
         )  # fmt: skip
         report["seconds"] = meter.seconds()
-        told = arguments.as_dict() | ({} if arguments.data.names_data() else {"dataset": "in memory"})
+        told = arguments.as_dict() | ({"dataset": "in memory"} if arguments.data.is_in_memory() else {})
         # The content of today, for who repeats the run when there is another.
         told |= {f"{name}_revision": of["commit"] for name, of in run.commits.items()}
         (folder / "arguments.yaml").write_text(

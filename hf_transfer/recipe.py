@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hf_transfer.arguments.parsing import parse_arguments
 from hf_transfer.errors import show
 from hf_transfer.finetuning import finetune
-from hf_transfer.parsing import parse_arguments
 from hf_transfer.reporting.report import next_command
 
 

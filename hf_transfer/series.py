@@ -13,7 +13,7 @@ import yaml
 from datasets import Dataset
 from filelock import FileLock, Timeout
 
-from hf_transfer.arguments import OF_NO_EFFECT, differences
+from hf_transfer.arguments.run import NO_EFFECT_ON_RESULT, differing_arguments
 from hf_transfer.data.tables import file_digest
 from hf_transfer.errors import InputError, Interrupted, logger
 from hf_transfer.reporting.atomic_writes import atomic_file
@@ -176,7 +176,7 @@ def _require_the_same(
             "there. Restore it, or name another folder."
         )
     # Of data by other names, the names tell.
-    changed = differences(before, told, (*OF_NO_EFFECT, "disable_tqdm", "report_to", "data"))
+    changed = differing_arguments(before, told, (*NO_EFFECT_ON_RESULT, "disable_tqdm", "report_to", "data"))
     if changed:
         shown = ", ".join(f"{key} {old!r}, not {now!r}" for key, (old, now) in list(changed.items())[:3])
         raise InputError(

@@ -10,13 +10,13 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 
-from hf_transfer.arguments import fitting
+from hf_transfer.arguments import arguments_for_method
+from hf_transfer.arguments.parsing import build_arguments, keyword_arguments
 from hf_transfer.errors import Failure, InputError, logger
 from hf_transfer.evaluation.learning_curve import describe_curves
 from hf_transfer.evaluation.metric_format import format_metric
 from hf_transfer.evaluation.metric_names import greater_is_better
 from hf_transfer.finetuning import finetune
-from hf_transfer.parsing import build_arguments, keyword_arguments
 from hf_transfer.reporting.atomic_writes import atomic_file
 from hf_transfer.reporting.publishing import local_name
 from hf_transfer.reporting.report import notebook_html, training_seconds
@@ -139,7 +139,7 @@ class _Runs:
             "run_name": f"{self.values.get('run_name', self.folder.name)}/{method}-{size or 'all'}-{draw + 1}",
             **({} if size is None else {"max_train_samples": size}),
         }
-        arguments = build_arguments(type(self.task), {**fitting(self.values, method), **own})
+        arguments = build_arguments(type(self.task), {**arguments_for_method(self.values, method), **own})
         try:
             result = finetune(self.task, dataclasses.replace(arguments, task=self.task), dataset=self.dataset)
         except Failure as error:

@@ -11,8 +11,8 @@ from conftest import ROOT, write_csv
 
 import hf_transfer.finetuning
 from hf_transfer import AudioClassification, InputError, SpeechRecognition, TextClassification, finetune
+from hf_transfer.arguments.parsing import make_arguments, parse_arguments
 from hf_transfer.comparing import compare
-from hf_transfer.parsing import make_arguments, parse_arguments
 from hf_transfer.series import METHODS
 from hf_transfer.studying import study
 
@@ -200,7 +200,7 @@ activation_checkpointing_kwargs:
         ("seed: !!python/object/apply:os.getpid []", "is not YAML"),
         ("lr_scheduler_kwargs: &a {b: *a}", "a value holds itself"),
         ("no_stop_when_sick: true", "write stop_when_sick: false"),
-        ("config: other.yaml", "a file of arguments names no other"),
+        ("config: other.yaml", "a file of arguments cannot name another file"),
         ("deduplicate: perhaps", "--deduplicate"),
         ("on: 3", "Unknown argument --on in"),
         ("method: loar", "--method"),

@@ -12,8 +12,8 @@ from speech import FAMILIES, FIXED, RATE, WORDS, build_audio_encoder, tones
 
 from hf_transfer import AudioClassification, InputError, SpeechRecognition, finetune, load_finetuned
 from hf_transfer.arguments import ModelArguments
+from hf_transfer.arguments.parsing import argument_names
 from hf_transfer.inference import evaluate, predict
-from hf_transfer.parsing import argument_names
 from hf_transfer.tasks import task_class_for_model
 
 pytestmark = pytest.mark.usefixtures("lean")

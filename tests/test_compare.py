@@ -13,10 +13,10 @@ from processes import Forked, fork
 from speech import write_clips
 
 from hf_transfer import InputError, TextClassification, compare, study
+from hf_transfer.arguments.parsing import parse_arguments
 from hf_transfer.comparing import _measured
 from hf_transfer.evaluation.bootstrap import ResampledMetrics
 from hf_transfer.evaluation.run_comparison import compare_runs, recommend
-from hf_transfer.parsing import parse_arguments
 from hf_transfer.targets.labels import regression
 from hf_transfer.targets.labels.labels import LabelTarget
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_transfer import InputError, TextClassification
+from hf_transfer.arguments.parsing import parse_arguments
 from hf_transfer.data.tables import read_rows
 from hf_transfer.inputs.audio.decoding import DecodingSettings, decode
 from hf_transfer.inputs.audio.sources import UnusableAudio
-from hf_transfer.parsing import parse_arguments
 
 # Pieces that mean something to the readers, and anything between them.
 TABLE = [b"text,label\n", b"text\tlabel\r\n", b'"', b'""', b",", b"\t", b"\n", b"\r", b"\r\n", b"\xef\xbb\xbf",

@@ -12,7 +12,7 @@ from hf_transfer.training.trainer import TransferTrainer
 
 PACKAGE = ROOT / "hf_transfer"
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if "demo" not in file.parts)
-RUN = ("finetuning", "inference", "recipe", "comparing", "studying", "series", "parity", "parsing", "cli")
+RUN = ("finetuning", "inference", "recipe", "comparing", "studying", "series", "parity", "arguments.parsing", "cli")
 # Rooms, and what none of their files imports.
 UNKNOWN = {
     "data": ("evaluation", "inputs", "targets", "tasks", "methods", "models", "training", "reporting", *RUN),
@@ -48,7 +48,7 @@ def room(file):
 
 
 def imported(file):
-    """Modules of the package that a file imports when it runs, by their first name."""
+    """Rooms, and modules in a room, that a file imports when it runs."""
     tree = ast.parse(file.read_text())
     for_types = [
         node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
@@ -59,7 +59,8 @@ def imported(file):
         names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         for name in names:
             if name.startswith("hf_transfer."):
-                yield name.split(".")[1]
+                parts = name.split(".")[1:]
+                yield from {parts[0], ".".join(parts[:2])}
 
 
 def strings(file):

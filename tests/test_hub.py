@@ -12,8 +12,8 @@ from processes import fork, forked_with
 from speech import write_clips
 
 from hf_transfer import InputError, SpeechRecognition, TextClassification, finetune
+from hf_transfer.arguments.parsing import make_arguments
 from hf_transfer.hub import _published, repository_name, require_repository, write_merged
-from hf_transfer.parsing import make_arguments
 from hf_transfer.reporting.publishing import without_paths
 
 # Reads a model from the Hub with plain transformers and with load_finetuned.
@@ -306,7 +306,7 @@ finetune(TextClassification(), **common, output_dir=str(place / "out"), resume_f
 REPEATED = (
     ON_THE_HUB
     + """
-from hf_transfer.parsing import parse_arguments
+from hf_transfer.arguments.parsing import parse_arguments
 arguments = parse_arguments(TextClassification, ["--config", str(place / "out" / "arguments.yaml"), "--output_dir",
                                                  str(place / "again")])
 finetune(arguments.task, arguments)

@@ -163,7 +163,7 @@ def test_two_processes_stop_together_and_go_on_as_if_they_had_not(tiny, tmp_path
                  "--save_strategy", "steps", "--save_steps", 10, "--per_device_train_batch_size", 4]  # fmt: skip
     never = fork_joined(*arguments, "--output_dir", tmp_path / "never")
     assert never.returncode == 0, never.stderr
-    assert "the 2 processes are joined on the CPU" in never.stderr
+    assert "the 2 processes train together on the CPU" in never.stderr
     assert never.stdout.count("The model is in") == 1  # one of them writes
     assert not (tmp_path / "never.partial").exists()
     running = subprocess.Popen(

@@ -16,10 +16,10 @@ from conftest import message_rows, write_csv
 from processes import start
 
 from hf_transfer import Failure, InputError, TextClassification, finetune
+from hf_transfer.arguments.parsing import parse_arguments
 from hf_transfer.caches import ensure_writable_caches
 from hf_transfer.errors import disk_trouble, short_path
 from hf_transfer.fsync import fsync_path
-from hf_transfer.parsing import parse_arguments
 
 pytestmark = pytest.mark.usefixtures("lean")
 

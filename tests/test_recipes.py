@@ -12,9 +12,9 @@ import yaml
 from conftest import DATA, ROOT, write_csv
 from processes import fork, start
 
+from hf_transfer.arguments.parsing import parse_arguments
 from hf_transfer.demo.speech.make_corpus import held_out_sentences
 from hf_transfer.inference import evaluate
-from hf_transfer.parsing import parse_arguments
 from hf_transfer.tasks.audio_classification import AudioClassification
 from hf_transfer.tasks.speech_recognition import SpeechRecognition
 from hf_transfer.tasks.text_classification import TextClassification

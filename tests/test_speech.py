@@ -19,8 +19,8 @@ from transformers import AutoModelForCTC
 
 from hf_transfer import InputError, SpeechRecognition, finetune, load_finetuned
 from hf_transfer.arguments import ModelArguments
+from hf_transfer.arguments.parsing import parse_arguments
 from hf_transfer.data.batches import model_inputs_of
-from hf_transfer.parsing import parse_arguments
 from hf_transfer.targets.transcripts.letters import build_tokenizer
 from hf_transfer.training import cost
 

@@ -10,10 +10,10 @@ from datasets import Dataset, DatasetDict
 from speech import write_clips
 
 from hf_transfer import InputError, SpeechRecognition, TextClassification, finetune
+from hf_transfer.arguments.parsing import make_arguments
 from hf_transfer.data.holdout import hold_out
 from hf_transfer.finetuning import _prepare_splits
 from hf_transfer.inference import evaluate
-from hf_transfer.parsing import make_arguments
 from hf_transfer.targets.labels.classification import share_interval
 
 
@@ -343,7 +343,7 @@ def test_groups_may_be_what_is_kept_whole(tmp_path):
     splits, _ = splits_of(rows, group_column_name="camera", split_by="camera")
     assert not set(splits["train"]["group"]) & set(splits["test"]["group"])
     assert len(splits["test"]) == 40
-    with pytest.raises(InputError, match="--source_group is trained and tested on"):
+    with pytest.raises(InputError, match="--source_group needs examples of that group in training"):
         splits_of(rows, group_column_name="camera", split_by="camera", source_group="p1")
     rows = table([60] * 6, "camera")
     splits, _ = splits_of(rows, group_column_name="camera", source_group="p1")  # on both sides then

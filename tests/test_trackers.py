@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers.integrations import TensorBoardCallback
 
 from hf_transfer import Failure, InputError, TextClassification, finetune
-from hf_transfer.parsing import parse_arguments
+from hf_transfer.arguments.parsing import parse_arguments
 from hf_transfer.reporting.trackers import _writer, metrics
 
 BOTH = ["tensorboard", "trackio"]

@@ -13,7 +13,8 @@ import yaml
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from hf_transfer.arguments import OF_NO_EFFECT, differences, fitting
+from hf_transfer.arguments import arguments_for_method
+from hf_transfer.arguments.run import NO_EFFECT_ON_RESULT, differing_arguments
 from hf_transfer.errors import Failure, InputError, logger
 from hf_transfer.fsync import fsync_path
 from hf_transfer.reporting.atomic_writes import apply_umask, error_cause
@@ -100,7 +101,7 @@ class OutputFolder:
             return False
         earlier = yaml.safe_load((self.path / "arguments.yaml").read_text(encoding="utf-8"))
         method = str(earlier.get("method", "full"))
-        earlier, arguments = fitting(earlier, method), fitting(arguments, method)
+        earlier, arguments = arguments_for_method(earlier, method), arguments_for_method(arguments, method)
         for name, of in self.report().get("commits", {}).items():
             # The run wrote down the commit instead of the revision that it was given.
             if arguments.get(f"{name}_revision") != of["commit"]:
@@ -109,7 +110,7 @@ class OutputFolder:
         earlier = {
             key: value for key, value in earlier.items() if key in arguments or key not in (*AUTOMATIC, "dataset")
         }
-        changed = differences(earlier, arguments, OF_NO_EFFECT)
+        changed = differing_arguments(earlier, arguments, NO_EFFECT_ON_RESULT)
         if changed:
             shown = ", ".join(f"{key} {before!r}, not {now!r}" for key, (before, now) in list(changed.items())[:3])
             raise InputError(

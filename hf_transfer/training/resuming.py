@@ -11,7 +11,8 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from transformers import PreTrainedModel, TrainingArguments
 
-from hf_transfer.arguments import OF_NO_EFFECT, Arguments, differences, fitting
+from hf_transfer.arguments import Arguments, arguments_for_method
+from hf_transfer.arguments.run import NO_EFFECT_ON_RESULT, differing_arguments
 from hf_transfer.errors import Failure, InputError, logger
 from hf_transfer.run_folders import MANIFEST
 from hf_transfer.training.checkpoints import checkpoints_in, find_problem
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 # Arguments (or their first letters) that may change when a run is resumed: how long it trains, how often it saves and
 # evaluates, how a step is divided into micro-batches and among processes, and where the data are. Whether the data
 # are the same is compared by their digest.
-MAY_DIFFER = (*OF_NO_EFFECT, "max_steps", "num_train_epochs", "save_", "eval_", "per_device_",
+MAY_DIFFER = (*NO_EFFECT_ON_RESULT, "max_steps", "num_train_epochs", "save_", "eval_", "per_device_",
               "gradient_accumulation_steps", "auto_find_batch_size", "train_file", "validation_file", "test_file",
               "source_file", "dataset_name", "push_to_hub")  # fmt: skip
 
@@ -108,7 +109,9 @@ def _check_same_run(checkpoint: Path, run: Mapping[str, Any]) -> None:
     saved = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["run"]
     run = json.loads(json.dumps(run, default=str))
     method = saved["arguments"].get("method", "full")
-    changed = differences(fitting(saved["arguments"], method), fitting(run["arguments"], method), MAY_DIFFER)
+    changed = differing_arguments(
+        arguments_for_method(saved["arguments"], method), arguments_for_method(run["arguments"], method), MAY_DIFFER
+    )
     if saved["examples_a_step"] != run["examples_a_step"]:
         changed["examples per step"] = (saved["examples_a_step"], run["examples_a_step"])
     shown = [f"{name} {before!r}, not {now!r}" for name, (before, now) in list(changed.items())[:3]]
