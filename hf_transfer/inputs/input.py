@@ -1,29 +1,39 @@
-"""What goes into a model: everything that differs between texts, audio and images, whatever is learned of them."""
+"""Protocols of inputs: what differs between texts, audio and images, whatever target is learned from them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 from datasets import Dataset, DatasetDict
-from transformers import PreTrainedModel
+from transformers import (
+    FeatureExtractionMixin,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 
 from hf_transfer.arguments import DataArguments, ModelArguments
 from hf_transfer.data.column_readers import TargetEncoding, TargetReader
 
+Processor: TypeAlias = PreTrainedTokenizerBase | FeatureExtractionMixin | ProcessorMixin
+
 
 class ModelInputs(Protocol):
-    """The examples of a split as a model takes them.
+    """The examples of a split as inputs of a model: a dataset for `torch.utils.data.DataLoader`.
 
     Attributes:
-        lengths: of each example [n], in what batches are made by: tokens, or samples.
-        positions: how many positions the model computes of each [n]: tokens, or frames.
-        labels: what the loss compares each with, as its target encodes it [n].
-        unit: ``tokens`` or ``seconds``, in which lengths are reported.
-        length_per_unit: of `lengths`, that make one `unit`.
-        throughput_name: name in the report of how many units a second were trained on; None where positions say it.
-        padding_changes_outputs: whether padding changes what the model computes, so that each runs by itself.
-        is_augmented: whether training examples are another way in each epoch (augmentation).
-        cache_keys: what tells the input of each from others, for caches [n].
+        lengths: length of each example, by which batches are made, [n]: tokens, or samples of audio.
+        positions: number of positions that the model computes for each example, [n]: tokens, or frames.
+        labels: what the loss compares the outputs for each example with, as the target encodes it, [n].
+        length_unit: unit of lengths in the report: ``tokens`` or ``seconds``.
+        length_per_unit: number of steps in `lengths` that make one `length_unit`: the sampling rate for seconds.
+        throughput_name: key of the report for the units that training processed per second; None if the number of
+            positions per second says it.
+        padding_changes_outputs: whether padding changes what the model computes, so that examples are evaluated one
+            by one.
+        is_augmented: whether examples differ from epoch to epoch (augmentation).
+        cache_keys: for each example a key that identifies its input in caches, [n].
     """
 
     lengths: np.ndarray
@@ -39,22 +49,24 @@ class ModelInputs(Protocol):
     def __len__(self) -> int: ...
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        """Examples for `data.batches.Collator`, each with its ``labels`` and ``length``."""
+        """Return examples for `data.batches.Collator`, each with its ``labels`` and ``length``."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Vary the examples as in this epoch from now on."""
+        """Set the epoch for which augmentation is drawn."""
 
     def without_augmentation(self) -> "ModelInputs":
-        """The examples as they are, whatever the epoch."""
+        """Return the examples without augmentation."""
 
 
 class Input(Protocol):
-    """From the user's columns to batches.
+    """An input of models: reads the user's columns, loads the processor and makes `ModelInputs`.
+
+    Standard columns are ours (``text``, ``audio``), whatever the user's columns are called.
 
     Attributes:
-        name: of the input, which its pipeline is given: ``text``, ``audio``.
-        word: for one of them, in a sentence: ``text``, ``clip``.
-        sample: what a model card gives the pipeline, as Python.
+        name: of the input, and of the argument with which its pipeline takes it: ``text``, ``audio``.
+        noun: for one input in a sentence: ``text``, ``clip``.
+        pipeline_example: argument of the pipeline in a model card's example, as Python source.
     """
 
     name: ClassVar[str]
@@ -64,17 +76,26 @@ class Input(Protocol):
     # --- data -------------------------------------------------------------------------------------------------
 
     def input_columns(self, columns: Sequence[str]) -> dict[str, str]:
-        """Of the user's columns those that predictions are made from, by our names for them.
+        """Return the user's columns that predictions are made from, by standard column.
+
+        Args:
+            columns: of the user's table.
 
         Raises:
-            InputError: there is none; the message names those that there are.
+            InputError: a column is missing; the message lists those of the table.
         """
 
     def metadata_columns(self, columns: Sequence[str]) -> dict[str, str]:
-        """Of the user's columns what else is known of an example, as its speaker, by our names; perhaps none."""
+        """Return the user's columns with further facts about examples, such as the speaker, by standard column."""
 
-    def prediction_input(self, own: str, value: Any, file: str) -> Any:
-        """A cell of `file`, in the column that is ours by the name `own`, as the pipeline takes it."""
+    def prediction_input(self, standard_column: str, value: Any, file: str) -> Any:
+        """Return a cell of a table as the pipeline takes it.
+
+        Args:
+            standard_column: that the cell is read for.
+            value: of the cell.
+            file: path of the table.
+        """
 
     def read(
         self,
@@ -85,56 +106,63 @@ class Input(Protocol):
         data: DataArguments,
         model: ModelArguments,
     ) -> tuple[dict[str, Dataset], dict[str, dict[str, int]]]:
-        """The examples of each split under our names, and how many rows of it were left out, by the reason.
+        """Read the user's rows into standard columns.
 
         Args:
             splits: the user's rows.
-            columns: of each split the user's column for each of ours; they are there.
-            target: our name for the column of what is learned.
-            readers: of that column, by split.
-            data: where they lie, and whether rows that cannot be used are refused.
-            model: to which decoded inputs are fitted.
+            columns: for each split the user's column of each standard column; they are there.
+            target: standard column of the target.
+            readers: of the target's column, by split.
+            data: the files, and whether rows that cannot be used are refused.
+            model: the model that audio is decoded for.
+
+        Returns:
+            The examples of each split, and how many of its rows were left out, by reason.
 
         Raises:
             InputError: rows cannot be used, and are not to be left out.
         """
 
     def identities(self, split: Dataset) -> list[str]:
-        """What makes two examples equal when splits are drawn and compared, an entry an example."""
+        """Return a key for each example, [n]; examples with the same key count as equal when splits are drawn."""
 
     def content_hashes(self, split: Dataset) -> list[str]:
-        """What changes with an example, however little of it changes, an entry an example."""
+        """Return a hash of each example's input, [n]: any change of the input changes it."""
 
     def unit_column(self, columns: Sequence[str]) -> str | None:
-        """Of the user's columns the one of speakers, patients or cameras, who are kept on one side of drawn splits."""
+        """Return the user's column of speakers, patients or cameras, which drawn splits keep whole; None if absent."""
 
     def caveats(self, splits: DatasetDict) -> list[str]:
-        """What makes the result flatter or narrower than it looks: said already, in sentences to be published."""
+        """Return, and log, sentences on why results may look better or more certain than they are; for the report."""
 
     def facts(self, splits: DatasetDict) -> dict[str, Any]:
-        """What the report says of the inputs."""
+        """Return what the report says about the inputs, ready for JSON."""
 
     def leave_out(self, name: str, split: Dataset, fits: list[bool], reason: str, remedy: str) -> Dataset:
-        """The examples that fit; the others are named and said.
+        """Return the examples that fit, and log the others.
 
         Args:
             name: of the split.
-            split: examples under our names.
-            fits: whether each does [n].
+            split: examples in standard columns.
+            fits: whether each example fits, [n].
             reason: in a word or two, why others do not.
-            remedy: what changes it.
+            remedy: what the user can do about them.
         """
 
     # --- model ------------------------------------------------------------------------------------------------
 
     def require_settings(self, model: ModelArguments) -> None:
-        """Refuse, before the data are read, settings that do not fit the model."""
+        """Check, before the data are read, that the settings are possible with the model.
 
-    def load_processor(self, model: ModelArguments) -> Any:
-        """The tokenizer, feature extractor or image processor that comes with the model."""
+        Raises:
+            InputError: a setting is not.
+        """
 
-    def config_settings(self, old: Any, processor: Any, *, pretrained: bool) -> dict[str, Any]:
-        """Settings of the model's config that the inputs need.
+    def load_processor(self, model: ModelArguments) -> Processor:
+        """Load the tokenizer, feature extractor or image processor that comes with the model."""
+
+    def config_settings(self, old: PretrainedConfig, processor: Processor, *, pretrained: bool) -> dict[str, Any]:
+        """Return the settings of the model's config that the inputs need.
 
         Args:
             old: the checkpoint's config.
@@ -142,38 +170,65 @@ class Input(Protocol):
             pretrained: whether the checkpoint's weights are loaded.
         """
 
-    def prepare_model(self, model: PreTrainedModel, splits: DatasetDict, processor: Any, *, pretrained: bool) -> None:
-        """Make the loaded model ready for the inputs, and note in its config what prediction has to know of them."""
+    def prepare_model(
+        self, model: PreTrainedModel, splits: DatasetDict, processor: Processor, *, pretrained: bool
+    ) -> None:
+        """Prepare the loaded model for the inputs, and write into its config what prediction has to know.
+
+        Args:
+            model: changed in place.
+            splits: examples in standard columns.
+            processor: from `load_processor`.
+            pretrained: whether the checkpoint's weights are loaded.
+        """
 
     def model_inputs(
-        self, splits: DatasetDict, processor: Any, model: PreTrainedModel, encoding: TargetEncoding, seed: int
+        self,
+        splits: DatasetDict,
+        processor: Processor,
+        model: PreTrainedModel,
+        encoding: TargetEncoding,
+        seed: int,
     ) -> tuple[DatasetDict, dict[str, Any]]:
-        """The splits without what the model cannot take, and the `ModelInputs` of each in its order."""
+        """Return the splits without examples that the model cannot take, and the `ModelInputs` of each.
 
-    def pad(self, processor: Any) -> Callable[[list[dict[str, Any]]], Mapping[str, Any]]:
-        """From the model's inputs of examples to those of a padded batch."""
+        Args:
+            splits: examples in standard columns.
+            processor: from `load_processor`.
+            model: that takes the inputs.
+            encoding: of the targets.
+            seed: of augmentation.
+        """
 
-    def train_mode_effects(self, config: Any) -> list[str]:
-        """What a model of this config does to its inputs in train mode alone, each with its flags."""
+    def pad(self, processor: Processor) -> Callable[[list[dict[str, Any]]], Mapping[str, Any]]:
+        """Return a function that collates the model's inputs of examples into those of a padded batch."""
+
+    def train_mode_effects(self, config: PretrainedConfig) -> list[str]:
+        """Return what a model with this config does to its inputs in train mode only, each with its flags."""
 
     # --- report -----------------------------------------------------------------------------------------------
 
     def display_rows(self, split: Dataset) -> list[dict[str, Any]]:
-        """The examples as the report's page shows them."""
+        """Return the examples as the report's page displays them."""
 
     def media_data_uris(self, inputs: Any, rows: Sequence[int]) -> list[str]:
-        """Data URIs of what is to be heard or seen of these examples; empty where there is nothing."""
-
-    def prediction_fields(self, split: Dataset) -> list[dict[str, Any]]:
-        """The examples as ``predictions.jsonl`` has them."""
-
-    def record_key(self, record: Mapping[str, Any]) -> tuple[Any, ...]:
-        """What tells the input of such a record from others, whatever the model."""
-
-    def predict_arguments(self, records: list[dict[str, Any]], told: Mapping[str, Any]) -> list[str]:
-        """Arguments of ``hf-transfer predict`` that try the model on a test example.
+        """Return examples as data URIs that a page can play or display; empty if there is nothing to.
 
         Args:
-            records: the first of ``predictions.jsonl``.
-            told: the arguments of the run, as ``arguments.yaml`` holds them.
+            inputs: the `ModelInputs` of a split.
+            rows: indices of the examples.
+        """
+
+    def prediction_fields(self, split: Dataset) -> list[dict[str, Any]]:
+        """Return the fields of each example's input in ``predictions.jsonl``."""
+
+    def record_key(self, record: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return a key that identifies the input of a record of ``predictions.jsonl``, the same for every model."""
+
+    def predict_arguments(self, records: list[dict[str, Any]], run_arguments: Mapping[str, Any]) -> list[str]:
+        """Return arguments of ``hf-transfer predict`` that try the model on a test example.
+
+        Args:
+            records: the first records of ``predictions.jsonl``.
+            run_arguments: the arguments of the run, as ``arguments.yaml`` holds them.
         """

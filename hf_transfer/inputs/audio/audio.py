@@ -66,9 +66,9 @@ class AudioInput:
         speaker = self.settings.speaker_column_name or usual_unit_column(columns, nouns=("speakers",))
         return {"speaker": speaker} if speaker else {}
 
-    def prediction_input(self, own: str, value: Any, file: str) -> Any:
+    def prediction_input(self, standard_column: str, value: Any, file: str) -> Any:
         """Return the path or content of a clip, or the seconds at which an excerpt starts or ends."""
-        if own != "audio":
+        if standard_column != "audio":
             seconds = parse_seconds(value)
             # A text that is not a number is passed on: the record of the prediction says what is wrong with it.
             return value if seconds is None and isinstance(value, str) and value.strip() else seconds
@@ -258,9 +258,9 @@ class AudioInput:
         """Return the clip's name and times."""
         return tuple(record.get(name) for name in ("audio", "start", "end"))
 
-    def predict_arguments(self, records: list[dict[str, Any]], told: Mapping[str, Any]) -> list[str]:
+    def predict_arguments(self, records: list[dict[str, Any]], run_arguments: Mapping[str, Any]) -> list[str]:
         """Return the path of a test clip, relative to the working directory."""
-        file = told.get("test_file") or told.get("train_file")
-        folder = Path(file).parent if file else Path(told.get("dataset_name", ""))
+        file = run_arguments.get("test_file") or run_arguments.get("train_file")
+        folder = Path(file).parent if file else Path(run_arguments.get("dataset_name", ""))
         clips = (find_clip(record["audio"], folder) for record in records)
         return [next((os.path.relpath(clip) for clip in clips if os.path.isfile(clip)), "CLIP")]

@@ -16,7 +16,7 @@ from hf_transfer.data.splits import find_column
 from hf_transfer.data.units import usual_unit_column
 from hf_transfer.data.values import read_text
 from hf_transfer.errors import InputError, logger
-from hf_transfer.inputs.input import ModelInputs
+from hf_transfer.inputs.input import ModelInputs, Processor
 from hf_transfer.inputs.text.checks import (
     require_accepted_inputs,
     require_embedding_of_every_token,
@@ -78,7 +78,7 @@ class TextInput:
         """Return none: nothing else is known of a text."""
         return {}
 
-    def prediction_input(self, column: str, value: Any, file: str) -> Any:
+    def prediction_input(self, standard_column: str, value: Any, file: str) -> Any:
         """Return the text in a cell; if it holds none, the value, whose record will say so."""
         text, problem = read_text(value)
         return value if problem else text
@@ -147,17 +147,19 @@ class TextInput:
         """Load the tokenizer."""
         return load_tokenizer(model)
 
-    def config_settings(self, old: PretrainedConfig, processor: Any, *, pretrained: bool) -> dict[str, Any]:
+    def config_settings(self, old: PretrainedConfig, processor: Processor, *, pretrained: bool) -> dict[str, Any]:
         """Return the padding id, if the checkpoint's cannot be kept."""
         return padding_config_settings(old, processor, pretrained=pretrained)
 
-    def prepare_model(self, model: PreTrainedModel, splits: DatasetDict, processor: Any, *, pretrained: bool) -> None:
+    def prepare_model(
+        self, model: PreTrainedModel, splits: DatasetDict, processor: Processor, *, pretrained: bool
+    ) -> None:
         """Note in the config whether inputs are pairs; check that the model has an embedding for every token."""
         model.config.text_pairs = "text_pair" in splits["train"].column_names
         require_embedding_of_every_token(model, processor, str(model.name_or_path))
 
     def model_inputs(
-        self, splits: DatasetDict, processor: Any, model: PreTrainedModel, encoding: TargetEncoding, seed: int
+        self, splits: DatasetDict, processor: Processor, model: PreTrainedModel, encoding: TargetEncoding, seed: int
     ) -> tuple[DatasetDict, dict[str, TokenizedTexts]]:
         """Tokenize all examples; texts that are longer than the limit are cut."""
         limit = max_input_length(model, processor)
@@ -189,7 +191,7 @@ class TextInput:
         require_accepted_inputs(model, self.pad(processor), next(iter(inputs.values())), model_name)
         return splits, inputs
 
-    def pad(self, processor: Any) -> Callable[[list[dict[str, Any]]], Mapping[str, Any]]:
+    def pad(self, processor: Processor) -> Callable[[list[dict[str, Any]]], Mapping[str, Any]]:
         """Return a function that pads token ids to [batch, tokens], with their ``attention_mask``."""
         return DataCollatorWithPadding(processor)
 
