@@ -1,41 +1,40 @@
-"""Ways of doing the same work, one after another, round after round: noise of the machine meets all of them."""
+"""Timing several ways to do the same work: one after another, round after round, so that noise affects all alike."""
 
 import argparse
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 
-def compare(ways: Mapping[str, Callable[[], Any]], work: float, unit: str, rounds: int) -> None:
-    """Time each of `ways` once a round, and print the rates and how much faster the last of them is.
+def compare(runs: Mapping[str, Callable[[], object]], work: float, unit: str, rounds: int) -> None:
+    """Time each of `runs` once a round; print their rates, and how many times as fast as the others the last one is.
 
     Args:
-        ways: what to time; the last is ours.
-        work: that each of them does, in `unit`.
+        runs: functions to time; the last one is this package's.
+        work: amount of work that each of them does, in `unit`.
         unit: of the work.
-        rounds: how often.
+        rounds: number of rounds.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
-        for name, run in ways.items():
-            began = time.perf_counter()
+        for name, run in runs.items():
+            started = time.perf_counter()
             run()
-            seconds[name].append(time.perf_counter() - began)
+            seconds[name].append(time.perf_counter() - started)
     ours = list(seconds.values())[-1]
-    for name, found in seconds.items():
-        rates = sorted(work / each for each in found)
-        ratios = sorted(theirs / mine for theirs, mine in zip(found, ours, strict=True))
+    for name, of_run in seconds.items():
+        rates = sorted(work / each for each in of_run)
+        ratios = sorted(theirs / mine for theirs, mine in zip(of_run, ours, strict=True))
         line = f"| {name} | {statistics.median(rates):.1f} ({rates[0]:.1f} to {rates[-1]:.1f}) {unit} a second |"
-        if found is not ours:
+        if of_run is not ours:
             line += f" ours {statistics.median(ratios):.2f} x ({ratios[0]:.2f} to {ratios[-1]:.2f}) |"
         print(line, flush=True)
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """With what all of them take."""
-    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("--rounds", type=int, default=5)
-    found.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    found.add_argument("--bf16", action="store_true")
-    return found
+def argument_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the flags that all such benchmarks have."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--bf16", action="store_true")
+    return parser

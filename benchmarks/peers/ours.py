@@ -1,7 +1,7 @@
-"""finetune() on a job, told as the peers' scripts are: one JSON line of seconds and accuracy.
+"""finetune() on a job: takes it and prints seconds and accuracy as the peers' scripts do, in JSON.
 
-Activations that training does not change are computed before it, together with the test split's; those of the training
-split are counted as training.
+Activations of frozen layers are computed before training, for all splits together; the seconds for those of the
+training split count as training.
 """
 
 import json
@@ -19,14 +19,14 @@ def main() -> None:
 
     def timed(cache: Any, inputs: Any, args: Any) -> Any:
         if "train" in inputs:
-            began = time.perf_counter()
+            started = time.perf_counter()
             compute(cache, {"train": inputs["train"]}, args)
-            spent[0] += time.perf_counter() - began
+            spent[0] += time.perf_counter() - started
         return compute(cache, inputs, args)
 
     FeatureCache.examples = timed
     speech = job["task"] == "speech"
-    began = time.perf_counter()
+    started = time.perf_counter()
     report = finetune(
         SpeechRecognition(speed_perturbation=0.0) if speech else TextClassification(max_length=128),
         model_name_or_path=job["model"],
@@ -44,12 +44,12 @@ def main() -> None:
         use_cpu=True,
         disable_tqdm=True,
     ).report
-    found = {
+    result = {
         "seconds": report["training"]["seconds"] + spent[0],
-        "total_seconds": time.perf_counter() - began,
+        "total_seconds": time.perf_counter() - started,
         "accuracy": None if speech else report["metrics"]["accuracy"],
     }
-    print(json.dumps(found))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""SetFit's defaults on a job: its sampling of pairs, batches of 16 pairs, one epoch, logistic regression on top."""
+"""SetFit with its default settings on a job: batches of 16 sampled pairs, one epoch, logistic regression on top."""
 
 import json
 import sys
@@ -25,12 +25,12 @@ def main() -> None:
     seconds = time.perf_counter() - started
     predicted = model.predict(list(test["text"]), show_progress_bar=False)
     model.save_pretrained(job["output"])
-    found = {
+    result = {
         "seconds": seconds,
         "total_seconds": time.perf_counter() - began,
         "accuracy": float((pandas.Series(list(predicted)) == test["label"]).mean()),
     }
-    print(json.dumps(found))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

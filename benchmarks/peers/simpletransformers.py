@@ -1,4 +1,4 @@
-"""Simple Transformers' defaults on a job: 128 tokens, AdamW with a linear schedule; no checkpoint between epochs."""
+"""Simple Transformers with its default settings on a job: 128 tokens, AdamW, linear schedule; one checkpoint only."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ def main() -> None:
         output_dir=job["output"],
         overwrite_output_dir=True,
         save_model_every_epoch=False,
-        # Forked after training, the processes that tokenize for evaluation wait for ever on threads they have not got.
+        # Processes that are forked after training, to tokenize for evaluation, would wait forever for lost threads.
         use_multiprocessing=False,
         use_multiprocessing_for_evaluation=False,
         silent=True,
@@ -31,9 +31,9 @@ def main() -> None:
     model = ClassificationModel("bert", job["model"], num_labels=len(labels), args=arguments, use_cuda=False)
     fit, spent = model.train, [0.0]
 
-    def timed(*given: Any, **named: Any) -> Any:
+    def timed(*args: Any, **kwargs: Any) -> Any:
         started = time.perf_counter()
-        result = fit(*given, **named)
+        result = fit(*args, **kwargs)
         spent[0] = time.perf_counter() - started
         return result
 
@@ -41,12 +41,12 @@ def main() -> None:
     model.train_model(train[["text", "labels"]])
     result, _, _ = model.eval_model(test[["text", "labels"]])
     right = result["tp"] + result["tn"]
-    found = {
+    measured = {
         "seconds": spent[0],
         "total_seconds": time.perf_counter() - began,
         "accuracy": float(right / (right + result["fp"] + result["fn"])),
     }
-    print(json.dumps(found))
+    print(json.dumps(measured))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """SpeechBrain on a job, as its CTC recipes set it up: short clips first, Adam for wav2vec2 and Adadelta for the head.
 
-Without what the recipes add and ours has not here: augmentation, layers between wav2vec2 and the head, validation.
+Left out is what our run does not have: augmentation, layers between wav2vec2 and the head, validation.
 """
 
 import csv
@@ -32,7 +32,7 @@ class Recogniser(sb.Brain):
 
 
 def read(file: str, encoder: sb.dataio.encoder.CTCTextEncoder) -> sb.dataio.dataset.DynamicItemDataset:
-    """The clips of a table, from short to long, decoded when they are needed."""
+    """Read the clips of a table, from short to long; they are decoded when they are needed."""
     with open(file, newline="", encoding="utf-8") as stream:
         rows = {
             row["path"]: {"wav": str(Path(file).parent / "clips" / row["path"])} | row

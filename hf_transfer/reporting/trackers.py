@@ -65,14 +65,14 @@ class Tracking(TrainerCallback):
         self.arguments, self.output = arguments, output
         self.name = str(arguments.training.run_name or output.path.resolve().name)
         self.open: set[str] = set()
-        # Trackers count a model's weights when they begin: see `TransferTrainer.whole_model`.
-        self.whole_model: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+        # Trackers count a model's weights when they begin: see `TransferTrainer.with_all_modules`.
+        self.with_all_modules: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         places = []
         for name, callback in self.callbacks.items():
             try:
-                with _quietly(name), self.whole_model():
+                with _quietly(name), self.with_all_modules():
                     again = name in self.open  # out of memory, and training begins anew
                     place = self._begin(callback, again, args, state, control, **kwargs)
                     places += [] if again else [place]

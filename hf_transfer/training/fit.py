@@ -98,7 +98,7 @@ def make_trainer(
             callbacks=[tracking] if tracking else [],
         )
     if tracking:
-        tracking.whole_model = lambda: trainer.with_all_modules()
+        tracking.with_all_modules = lambda: trainer.with_all_modules()
     return trainer
 
 
