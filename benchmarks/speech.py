@@ -219,7 +219,8 @@ def our_training(
     )
     from hf_transfer.data.loading import load_splits
     from hf_transfer.training.activations.precomputed import precompute
-    from hf_transfer.training.fit import PreparedData, fill_in_training_defaults, fit, make_trainer
+    from hf_transfer.training.default_settings import fill_in_training_defaults
+    from hf_transfer.training.fit import PreparedData, fit, make_trainer
 
     task = SpeechRecognition(speed_perturbation=0.0)
     method = MethodArguments(args.method, trainable_layers=args.trainable_layers)

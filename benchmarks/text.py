@@ -9,7 +9,7 @@ padding, grouping by length); `ours` is finetune()'s training, with an empty cac
 Trainer computes no gradients of the trunk; `stock` is measured for `full` only. With --whole, whole runs are timed:
 Trainer tokenizes, trains and predicts a test split once; finetune() does all that it does, from reading the table to
 loading the written model. Each round then has another seed, and the accuracies of both are printed. With --ablation,
-`ours` is compared with `ours` without packing (`hf_transfer.training.packing`).
+`ours` is compared with `ours` without packing (`hf_transfer.training.speed.packed_layers`).
 """
 
 import argparse
@@ -42,7 +42,8 @@ from hf_transfer.methods.anatomy import Anatomy
 from hf_transfer.methods.trainable import apply_method
 from hf_transfer.models import quiet
 from hf_transfer.training.activations.precomputed import precompute
-from hf_transfer.training.fit import PreparedData, fill_in_training_defaults, fit, make_trainer
+from hf_transfer.training.default_settings import fill_in_training_defaults
+from hf_transfer.training.fit import PreparedData, fit, make_trainer
 
 
 def load_model(name: str, method: MethodArguments) -> tuple[torch.nn.Module, Anatomy]:

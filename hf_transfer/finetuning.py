@@ -44,14 +44,12 @@ from hf_transfer.tasks.task import Task
 from hf_transfer.training.activations.precomputed import precompute_for_run, predict
 from hf_transfer.training.checkpoints import describe_last_checkpoint
 from hf_transfer.training.cost import Meter
+from hf_transfer.training.default_settings import check_best_metric_name, fill_in_training_defaults, set_best_metric
 from hf_transfer.training.fit import (
     PreparedData,
-    check_best_metric_name,
-    fill_in_training_defaults,
     fit,
     fit_head,
     make_trainer,
-    set_best_metric,
     trained_model,
 )
 from hf_transfer.training.health import require_finite

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("lean")
 
 @pytest.fixture(autouse=True)
 def tried_in_short_runs(monkeypatch):
-    monkeypatch.setattr("hf_transfer.training.speed.packing.STEPS_WORTH_TRYING", 0)
+    monkeypatch.setattr("hf_transfer.training.speed.packed_layers.STEPS_WORTH_TRYING", 0)
 
 
 # DeBERTa's attention and WavLM's are functions of their own, and Conformer layers look at their neighbours.

@@ -234,7 +234,7 @@ def test_only_damaged_checkpoints_are_said(tiny, unfinished, tmp_path):
 def test_a_checkpoint_of_other_data_or_arguments_is_refused_unless_told(tiny, unfinished, tmp_path, caplog):
     with pytest.raises(InputError, match=r"weight_decay None, not 0.1.*--resume_despite_changes"):
         run_of(tmp_path / "out", tiny(), unfinished | {"weight_decay": 0.1})
-    with pytest.raises(InputError, match="examples a step 8, not 4"):
+    with pytest.raises(InputError, match="examples per step 8, not 4"):
         run_of(tmp_path / "out", tiny(), unfinished | {"per_device_train_batch_size": 4})
     rows = message_rows(100)
     rows[0]["text"] += " more"

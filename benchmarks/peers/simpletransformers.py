@@ -1,4 +1,4 @@
-"""Simple Transformers with its default settings on a job: 128 tokens, AdamW, linear schedule; one checkpoint only."""
+"""Simple Transformers with its default settings on a job: 128 tokens, AdamW, linear schedule; no epoch checkpoints."""
 
 import json
 import sys

@@ -82,7 +82,7 @@ class TransferTrainer(CheckpointingTrainer, EvaluatingTrainer):
                 setattr(config, name, token)
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """Nothing: `training.cost` counts the arithmetic, and going through all parameters takes time in each step."""
+        """Return 0: `training.cost` counts FLOPs, and Trainer's count over all parameters takes time in each step."""
         return 0
 
     # --- batches ----------------------------------------------------------------------------------------------

@@ -1,0 +1,87 @@
+"""Settings of training that depend on model and data: learning rate, epochs, the metric of the best checkpoint."""
+
+import math
+from collections.abc import Mapping
+
+from datasets import DatasetDict
+from transformers import PretrainedConfig
+
+from hf_transfer.arguments import Arguments
+from hf_transfer.errors import InputError, logger, nearest
+from hf_transfer.evaluation.groups import group_summary_metrics
+from hf_transfer.evaluation.metric_names import greater_is_better
+from hf_transfer.methods.trainable import default_learning_rate
+
+
+def fill_in_training_defaults(arguments: Arguments, config: PretrainedConfig, examples: int) -> None:
+    """Set the learning rate and the number of epochs where the user has not, and log them.
+
+    Args:
+        arguments: of the run; changed in place.
+        config: of the model.
+        examples: number of training examples.
+    """
+    task, training = arguments.task, arguments.training
+    _log_inactive_regularisation(arguments, config)
+    step_size = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+    steps = max(1, math.ceil(examples / step_size))
+    if training.learning_rate is None:
+        training.learning_rate = default_learning_rate(arguments.method, config, task.learning_rates)
+    if training.num_train_epochs is None:
+        training.num_train_epochs = float(max(task.epochs, math.ceil(task.minimum_steps / steps)))
+    if training.max_steps <= 0:
+        logger.info(
+            "%g epoch%s of %d step%s at a learning rate of %.2g (--num_train_epochs, --learning_rate).",
+            training.num_train_epochs, "" if training.num_train_epochs == 1 else "s", steps, "" if steps == 1 else "s",
+            training.learning_rate,
+        )  # fmt: skip
+
+
+def check_best_metric_name(arguments: Arguments) -> None:
+    """Check, before the data are read, that the task has the metric of --metric_for_best_model.
+
+    Raises:
+        InputError: it is none of the task's metrics, whatever the labels and groups are.
+    """
+    task = arguments.task
+    name = (arguments.training.metric_for_best_model or "loss").removeprefix("eval_")
+    known = ["loss", *task.target.metrics]
+    # The names of the groups are in the data.
+    may_be_of_group = any(name.startswith(f"{metric}_") for metric in task.target.metrics)
+    if name not in known and not (may_be_of_group and arguments.data.group_column_name):
+        raise InputError(f"--metric_for_best_model {name}: evaluation gives {', '.join(known)}.{nearest(name, known)}")
+
+
+def set_best_metric(arguments: Arguments, metrics: Mapping[str, float], splits: DatasetDict) -> None:
+    """Check --metric_for_best_model against what evaluation gives, and set ``greater_is_better`` for it.
+
+    Args:
+        arguments: of the run; changed in place.
+        metrics: of the test split before training.
+        splits: the examples.
+
+    Raises:
+        InputError: no evaluation will give that metric.
+    """
+    task, training = arguments.task, arguments.training
+    if training.metric_for_best_model is None:
+        return
+    name = training.metric_for_best_model.removeprefix("eval_")
+    validation = splits.get("validation")
+    groups = set(validation["group"]) if validation is not None and "group" in validation.column_names else set()
+    known = ["loss", *metrics, *group_summary_metrics(task, dict.fromkeys(sorted(groups), metrics))]
+    if name not in known:
+        raise InputError(f"--metric_for_best_model {name}: evaluation gives {', '.join(known)}.{nearest(name, known)}")
+    is_of_group = name not in ("loss", *metrics)
+    training.greater_is_better = greater_is_better(task.target.headline[0] if is_of_group else name)
+
+
+def _log_inactive_regularisation(arguments: Arguments, config: PretrainedConfig) -> None:
+    """Log which regularisation, asked for by the config or a flag, has no effect as ``frozen`` uses eval mode."""
+    if arguments.method.method != "frozen":
+        return
+    inactive = list(arguments.task.input.train_mode_effects(config))
+    if arguments.training.neftune_noise_alpha:
+        inactive.append("NEFTune (--neftune_noise_alpha)")
+    if inactive:
+        logger.info("--method frozen keeps the trunk in eval mode: no %s.", ", no ".join(inactive))
