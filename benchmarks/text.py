@@ -13,7 +13,7 @@ loading the written model. Each round then has another seed, and the accuracies 
 """
 
 import argparse
-import contextlib
+import math
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -44,6 +44,7 @@ from hf_transfer.models import quiet
 from hf_transfer.training.activations.precomputed import precompute
 from hf_transfer.training.default_settings import fill_in_training_defaults
 from hf_transfer.training.fit import PreparedData, fit, make_trainer
+from hf_transfer.training.speed import packed_layers
 
 
 def load_model(name: str, method: MethodArguments) -> tuple[torch.nn.Module, Anatomy]:
@@ -75,9 +76,12 @@ def stock_trainer(
 
 
 def our_training(
-    args: argparse.Namespace, table: Dataset, folder: str, settings: dict[str, Any], *, packing: bool = True
+    args: argparse.Namespace, table: Dataset, folder: str, settings: dict[str, Any], *, min_steps_to_pack: float | None
 ) -> Callable[[], dict[str, Any]]:
-    """Return a function that trains as finetune() does, with an empty cache of activations, and returns the cost."""
+    """Return a function that trains as finetune() does, with an empty cache of activations, and returns the cost.
+
+    Packing is left out of runs with fewer than `min_steps_to_pack` steps; None is the package's own number.
+    """
     method = method_of(args)
     arguments = Arguments(
         TextClassification(max_length=128), ModelArguments(args.model_name_or_path), DataArguments(), method,
@@ -93,10 +97,8 @@ def our_training(
     def run() -> dict[str, Any]:
         shutil.rmtree(datasets.config.HF_DATASETS_CACHE, ignore_errors=True)
         precomputed = precompute(trainer, anatomy, method, {"train": inputs["train"]})
-        with contextlib.ExitStack() as stack:
-            if not packing:
-                unpacked = contextlib.nullcontext(False)
-                stack.enter_context(mock.patch("hf_transfer.training.fit.packed", return_value=unpacked))
+        minimum = packed_layers.STEPS_WORTH_TRYING if min_steps_to_pack is None else min_steps_to_pack
+        with mock.patch.object(packed_layers, "STEPS_WORTH_TRYING", minimum):
             return fit(trainer, anatomy, method, precomputed, None)
 
     return run
@@ -182,11 +184,13 @@ def main() -> None:
             for name, values in accuracies.items():
                 print(f"{name}: accuracy {np.mean(values):.4f} on average, {', '.join(f'{v:.4f}' for v in values)}")
             return
-        ours = our_training(args, table, folder, settings)
         candidates: dict[str, Callable[[], object]] = {}
         if args.ablation:
-            candidates["without packing"] = our_training(args, table, folder, settings, packing=False)
+            without = our_training(args, table, folder, settings, min_steps_to_pack=math.inf)
+            candidates["without packing"] = without
+            ours = our_training(args, table, folder, settings, min_steps_to_pack=0)
         else:
+            ours = our_training(args, table, folder, settings, min_steps_to_pack=None)
             if args.method == "full":
                 candidates["stock"] = stock_trainer(args, table, folder, settings, default_padding=True).train
             candidates["flags"] = stock_trainer(args, table, folder, settings, default_padding=False).train

@@ -12,7 +12,7 @@ from typing import Any
 
 import hf_transfer.finetuning
 import hf_transfer.training.cost
-import hf_transfer.training.speed.packing
+import hf_transfer.training.speed.packed_layers
 from hf_transfer import SpeechRecognition, TextClassification, finetune
 
 TASKS: dict[str, Any] = {
@@ -37,7 +37,7 @@ def main(settings: Path, output: Path, *wanted: str) -> None:
     # Neither page nor arithmetic is compared, and they are half of a tiny run; packing is left out of short ones.
     hf_transfer.finetuning._write_page = lambda *_: None
     hf_transfer.training.cost._flops_an_epoch = lambda *_: None
-    hf_transfer.training.speed.packing.STEPS_WORTH_TRYING = 0
+    hf_transfer.training.speed.packed_layers.STEPS_WORTH_TRYING = 0
     for task, own in json.loads(settings.read_text()).items():
         for method in METHODS:
             if wanted and method["method"] not in wanted:
