@@ -1,1 +1,1 @@
-"""Packaged data, for showing and testing."""
+"""Packaged data for demonstrations and tests."""

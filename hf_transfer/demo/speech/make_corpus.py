@@ -1,4 +1,4 @@
-"""Write the accent corpus: home and phone commands, spoken by espeak-ng in six English accents.
+"""Write the accent corpus: commands to a home and a telephone, spoken by espeak-ng in six English accents.
 
     python -m hf_transfer.demo.speech.make_corpus
 
@@ -23,10 +23,10 @@ import torchaudio
 from hf_transfer.demo.speech.sentences import draw_sentences
 
 RATE = 16_000
-# Near 11 kbit/s (1 would be 6, 0 would be 256), which keeps two thousand clips under 5 MB.
+# libsndfile's compression level: about 11 kbit/s (1 is 6 kbit/s, 0 is 256), so that two thousand clips take 5 MB.
 COMPRESSION = 0.98
 
-# espeak-ng's voice variants: test speakers speak with others than train speakers, in every accent.
+# espeak-ng's voice variants. In every accent those of test speakers differ from those of train speakers.
 VARIANTS = {"train": ["m1", "m2", "m4", "m7", "m8", "f1", "f3", "f5"], "test": ["m3", "m6", "f2", "f4"]}
 VOICES = {
     "american": "en-us",
@@ -45,9 +45,9 @@ CLIPS = {
     "german": {"train": 300, "test": 90},
 }
 
-# A stereotype of English from a German mouth: the phonemes of British English (as taught in German schools) that
-# the German voice lacks, in espeak-ng's notation, and those said instead. The voice itself adds the German /r/ and
-# vowels, and hardens the ends of words.
+# A stereotype of English with a German accent: the phonemes of British English (as taught in German schools) that the
+# German voice lacks, in espeak-ng's notation, and their replacements. The voice itself adds the German /r/ and vowels,
+# and devoices consonants at the end of words.
 GERMAN_PHONEMES = {
     "T": "s",
     "D": "z",
@@ -72,7 +72,7 @@ GERMAN_PHONEMES = {
 
 @dataclass(frozen=True)
 class Speaker:
-    """A voice variant of espeak-ng with its pitch (0 to 99) and speed (words a minute)."""
+    """A voice variant of espeak-ng in an accent, with its pitch (0 to 99) and speed (words per minute)."""
 
     accent: str
     variant: str
@@ -85,43 +85,51 @@ class Speaker:
 
 
 def held_out_sentences(seed: int) -> list[str]:
-    """The sentences of the test splits: the same for all accents, so that their figures differ by accent alone."""
+    """Return the sentences of the test splits: the same for all accents, so that only accents make a difference."""
     return draw_sentences(max(clips["test"] for clips in CLIPS.values()), random.Random(f"{seed} test"))
 
 
 def draw_speaker(accent: str, variant: str, rng: random.Random) -> Speaker:
+    """Return a speaker with a random pitch and speed."""
     return Speaker(accent, variant, pitch=rng.randint(30, 70), speed=rng.randint(175, 215))
 
 
 def synthesise(sentence: str, speaker: Speaker) -> np.ndarray:
-    """Speech at 16 kHz, float32, with little silence at both ends."""
+    """Return the spoken sentence, float32 [samples] at 16 kHz, with little silence at both ends."""
     if speaker.accent == "german":
         sentence = german_phonemes(sentence)
     voice = f"{VOICES[speaker.accent]}+{speaker.variant}"
     options = ["-v", voice, "-p", str(speaker.pitch), "-s", str(speaker.speed), "--stdout"]
     speech, rate = soundfile.read(io.BytesIO(run_espeak(*options, sentence)), dtype="float32")
     speech = torchaudio.functional.resample(torch.from_numpy(speech), rate, RATE).numpy()
-    (loud,) = np.nonzero(np.abs(speech) > 0.005)
-    return speech[max(loud[0] - RATE // 20, 0) : loud[-1] + RATE // 10]
+    (audible,) = np.nonzero(np.abs(speech) > 0.005)
+    return speech[max(audible[0] - RATE // 20, 0) : audible[-1] + RATE // 10]
 
 
 def german_phonemes(sentence: str) -> str:
-    """What espeak-ng is to be given, so that its German voice says the sentence with the phonemes it has."""
-    spoken = run_espeak("-v", "en-gb", "-q", "-x", "--sep=_", sentence).decode()
+    """Return the phonemes of a sentence in espeak-ng's notation, with those that its German voice lacks replaced."""
+    phonemes = run_espeak("-v", "en-gb", "-q", "-x", "--sep=_", sentence).decode()
     words = []
-    for word in spoken.split():
-        # A stress mark stands before its phoneme and stays there.
+    for word in phonemes.split():
+        # A stress mark stays in front of its phoneme.
         parts = re.findall(r"(?:^|_)([',]*)([^_]*)", word)
         words.append("".join(stress + GERMAN_PHONEMES.get(phoneme, phoneme) for stress, phoneme in parts))
     return f"[[{' '.join(words)}]]"
 
 
 def run_espeak(*arguments: str) -> bytes:
+    """Return what espeak-ng writes to standard output."""
     return subprocess.run(["espeak-ng", *arguments], check=True, capture_output=True).stdout
 
 
 def encode(speech: np.ndarray, serial: int = 0, compression: float = COMPRESSION) -> bytes:
-    """The speech as an OGG Opus file: small, and the same in every run."""
+    """Return the speech as an OGG Opus file, small and with the same bytes in every run.
+
+    Args:
+        speech: float32 [samples].
+        serial: number of the stream, which libsndfile draws from the clock.
+        compression: level from 0 to 1.
+    """
     file = io.BytesIO()
     soundfile.write(file, speech, RATE, format="OGG", subtype="OPUS", compression_level=compression)
     ogg, pages = file.getvalue(), []
@@ -130,10 +138,10 @@ def encode(speech: np.ndarray, serial: int = 0, compression: float = COMPRESSION
         size = 27 + len(lacing) + sum(lacing)
         body = ogg[27 + len(lacing) : size]
         if body.startswith(b"OpusTags"):
-            # libsndfile leaves 800 bytes for comments after the name of the library: a quarter of a short clip.
+            # libsndfile reserves 800 bytes for comments, a quarter of a short clip: keep only the name of the library.
             body = body[: 12 + body[8]] + bytes(4)
             lacing = bytes([len(body)])
-        # Otherwise drawn by the clock.
+        # Bytes 14 to 18 are the serial number of the stream, 22 to 26 the checksum.
         head[14:18] = serial.to_bytes(4, "little")
         head[22:26] = bytes(4)
         page = head + bytes([len(lacing)]) + lacing + body
@@ -144,7 +152,7 @@ def encode(speech: np.ndarray, serial: int = 0, compression: float = COMPRESSION
 
 
 def ogg_checksum(page: bytes | bytearray) -> int:
-    """CRC-32 with OGG's polynomial, most significant bit first: not the one of zlib."""
+    """Return the checksum of an OGG page: CRC-32 with the most significant bit first, unlike zlib's."""
     value = 0
     for byte in page:
         value ^= byte << 24
@@ -156,8 +164,8 @@ def ogg_checksum(page: bytes | bytearray) -> int:
 def main() -> None:
     here = Path(__file__).parent
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output_dir", type=Path, default=here / "commands")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output_dir", type=Path, default=here / "commands", help="folder to write the corpus to")
+    parser.add_argument("--seed", type=int, default=0, help="seed of sentences and speakers")
     args = parser.parse_args()
 
     tests = held_out_sentences(args.seed)

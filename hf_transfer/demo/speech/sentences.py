@@ -3,7 +3,7 @@
 import random
 import re
 
-# A sentence is drawn by replacing {name} by one of its alternatives until none is left.
+# A sentence is drawn by replacing each {name} with one of its alternatives until no {name} is left.
 GRAMMAR = {
     "command": ["{house}", "{house}", "{clock}", "{music}", "{people}", "{question}", "{other}"],
     "house": [
@@ -84,7 +84,7 @@ GRAMMAR = {
 
 
 def draw_sentence(rng: random.Random) -> str:
-    """One sentence of the grammar, of at most eight words."""
+    """Return a random sentence of the grammar, of at most eight words."""
     while True:
         sentence = "{command}"
         while "{" in sentence:
@@ -94,10 +94,10 @@ def draw_sentence(rng: random.Random) -> str:
 
 
 def draw_sentences(count: int, rng: random.Random, without: frozenset[str] = frozenset()) -> list[str]:
-    """So many different sentences, none of them in `without`."""
-    drawn: dict[str, None] = {}
-    while len(drawn) < count:
+    """Return `count` different random sentences, none of them in `without`."""
+    sentences: dict[str, None] = {}  # a set that keeps its order
+    while len(sentences) < count:
         sentence = draw_sentence(rng)
         if sentence not in without:
-            drawn[sentence] = None
-    return list(drawn)
+            sentences[sentence] = None
+    return list(sentences)

@@ -3,9 +3,9 @@
     python -m hf_transfer.demo.speech.make_corpus
     python -m hf_transfer.demo.speech.train_source_model
 
-Its clips are made with the functions of make_corpus.py and kept in memory: more voices than the corpus has, without
-those of its test speakers, and none of the sentences of its American clips. Their train split tells how training
-goes; all test splits are measured at the end. One thread, seeded.
+The training clips are made with the functions of make_corpus.py and kept in memory. They have more voices than the
+corpus, without those of its test speakers, and none of the sentences of its American clips. The American train split
+is used for validation; all test splits are measured at the end. Training is seeded and runs in one thread.
 """
 
 import argparse
@@ -35,20 +35,27 @@ from transformers import (
 from hf_transfer.demo.speech.make_corpus import RATE, VARIANTS, Speaker, encode, synthesise
 from hf_transfer.demo.speech.sentences import GRAMMAR, draw_sentence
 
-# Those of wav2vec2-base-960h, in its order.
+# The tokens of wav2vec2-base-960h, in its order.
 VOCABULARY = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
-# Voice variants beside those of the corpus's train speakers.
+# Voice variants in addition to those of the corpus's train speakers.
 MORE_VARIANTS = ["m5", "adam", "Alicia", "Andrea", "Denis", "ed", "Hugo", "linda", "Marco", "max", "paul", "victor"]
 WORDS = sorted(set(re.findall(r"(?<![{\w])[\w']+(?![}\w])", " ".join(itertools.chain(*GRAMMAR.values())))))
 
+# Samples and transcript.
 Clip = tuple[np.ndarray, str]
 
 
 def make_clips(count: int, rng: random.Random, without: set[str]) -> list[Clip]:
-    """American clips: sentence, voice, pitch, speed and bit rate are drawn anew for each."""
+    """Return American clips with random sentence, voice, pitch, speed and bit rate.
+
+    Args:
+        count: number of clips.
+        rng: source of randomness.
+        without: sentences that no clip has, in upper case.
+    """
     clips: list[Clip] = []
     while len(clips) < count:
-        # Half of the clips are words in no order: from the grammar alone the model learns its sentences by heart.
+        # Half of the clips are random words: from the grammar alone the model would learn the sentences by heart.
         sentence = draw_sentence(rng) if rng.random() < 0.5 else " ".join(rng.sample(WORDS, rng.randint(2, 7)))
         if sentence.upper() in without:
             continue
@@ -64,6 +71,7 @@ def make_clips(count: int, rng: random.Random, without: set[str]) -> list[Clip]:
 
 
 def decode(file: bytes | Path) -> np.ndarray:
+    """Return the samples of an audio file, float32 [samples] at 16 kHz."""
     speech, rate = soundfile.read(BytesIO(file) if isinstance(file, bytes) else file, dtype="float32")
     if rate != RATE:
         raise ValueError(f"{rate} Hz: expected {RATE}.")
@@ -71,7 +79,7 @@ def decode(file: bytes | Path) -> np.ndarray:
 
 
 def read_corpus(folder: Path) -> dict[tuple[str, str], list[Clip]]:
-    """The clips of each accent and split."""
+    """Return the clips of each accent and split."""
     clips: dict[tuple[str, str], list[Clip]] = {}
     with open(folder / "metadata.csv", encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
@@ -81,6 +89,7 @@ def read_corpus(folder: Path) -> dict[tuple[str, str], list[Clip]]:
 
 
 def make_processor(folder: Path) -> Wav2Vec2Processor:
+    """Return the model's processor; its vocabulary is written to the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = folder / "vocab.json"
     vocabulary.write_text(json.dumps({token: i for i, token in enumerate(VOCABULARY)}), encoding="utf-8")
@@ -91,7 +100,7 @@ def make_processor(folder: Path) -> Wav2Vec2Processor:
 
 
 def make_model() -> Wav2Vec2ForCTC:
-    """0.95 million parameters; no dropout and no masking, as a small model on clean speech needs all it sees."""
+    """Return the untrained model: 0.93 million parameters; no dropout and no masking, as it is too small to overfit."""
     config = Wav2Vec2Config(
         vocab_size=len(VOCABULARY),
         hidden_size=128,
@@ -118,7 +127,7 @@ def make_model() -> Wav2Vec2ForCTC:
 
 
 def draw_batches(clips: list[Clip], size: int, rng: random.Random) -> Iterator[list[Clip]]:
-    """Batches without end, of clips of like length, so that little is padding."""
+    """Yield batches of clips of similar length, so that little is padding, without end."""
     while True:
         order = sorted(clips, key=lambda clip: len(clip[0]) * rng.uniform(0.9, 1.1))
         batches = [order[i : i + size] for i in range(0, len(order), size)]
@@ -127,14 +136,15 @@ def draw_batches(clips: list[Clip], size: int, rng: random.Random) -> Iterator[l
 
 
 def augment(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Silence around half of the speech and white noise, 15 dB below it or less."""
+    """Return the speech with random silence around it and white noise at least 15 dB below it."""
     silences = rng.integers(-RATE // 8, RATE // 8, size=2).clip(min=0)
     speech = np.pad(speech, (silences[0], silences[1]))
     noise = rng.standard_normal(len(speech), dtype=np.float32)
     return speech + noise * speech.std() * 10 ** (-rng.uniform(15, 60) / 20)
 
 
-def loss_on(model: Wav2Vec2ForCTC, processor: Wav2Vec2Processor, batch: list[Clip]) -> torch.Tensor:
+def compute_loss(model: Wav2Vec2ForCTC, processor: Wav2Vec2Processor, batch: list[Clip]) -> torch.Tensor:
+    """Return the CTC loss of a batch."""
     model.train()
     speeches, sentences = zip(*batch, strict=True)
     inputs = processor(list(speeches), sampling_rate=RATE, padding=True, return_tensors="pt")
@@ -143,19 +153,19 @@ def loss_on(model: Wav2Vec2ForCTC, processor: Wav2Vec2Processor, batch: list[Cli
 
 
 def error_rate(model: Wav2Vec2ForCTC, processor: Wav2Vec2Processor, clips: list[Clip], size: int = 16) -> float:
-    """The WER of greedy decoding."""
+    """Return the word error rate of greedy decoding, computed in batches of `size` clips."""
     model.eval()
     clips = sorted(clips, key=lambda clip: len(clip[0]))
-    heard: list[str] = []
+    predictions: list[str] = []
     for i in range(0, len(clips), size):
         speeches = [speech for speech, _ in clips[i : i + size]]
         inputs = processor(speeches, sampling_rate=RATE, padding=True, return_tensors="pt")
         with torch.inference_mode():
             tokens = model(**inputs).logits.argmax(-1)
-        # What the model says of padded frames is noise.
+        # Predictions of padded frames are noise.
         mask = model._get_feature_vector_attention_mask(tokens.shape[1], inputs.attention_mask)
-        heard += processor.batch_decode(tokens.masked_fill(~mask, VOCABULARY.index("<pad>")))
-    return jiwer.wer([sentence for _, sentence in clips], heard)
+        predictions += processor.batch_decode(tokens.masked_fill(~mask, VOCABULARY.index("<pad>")))
+    return jiwer.wer([sentence for _, sentence in clips], predictions)
 
 
 def main() -> None:
@@ -175,8 +185,10 @@ def main() -> None:
     torch.manual_seed(args.seed)
     rng, noise_rng = random.Random(args.seed), np.random.default_rng(args.seed)
     corpus = read_corpus(args.corpus_dir)
-    known = {sentence for (accent, _), clips in corpus.items() if accent == "american" for _, sentence in clips}
-    clips = make_clips(args.clips, rng, without=known)
+    sentences_of_corpus = {
+        sentence for (accent, _), clips in corpus.items() if accent == "american" for _, sentence in clips
+    }
+    clips = make_clips(args.clips, rng, without=sentences_of_corpus)
 
     processor = make_processor(args.output_dir)
     model = make_model()
@@ -187,7 +199,7 @@ def main() -> None:
     start = time.perf_counter()
     for step in range(1, args.steps + 1):
         batch = [(augment(speech, noise_rng), sentence) for speech, sentence in next(batches)]
-        loss = loss_on(model, processor, batch)
+        loss = compute_loss(model, processor, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -141,7 +141,7 @@ class AudioInput:
         """Load the feature extractor."""
         return load_feature_extractor(model, self.auto_model)
 
-    def config_settings(self, old: Any, processor: Any, *, pretrained: bool) -> dict[str, Any]:
+    def config_settings(self, old: PretrainedConfig, processor: Any, *, pretrained: bool) -> dict[str, Any]:
         """Return settings of the model's config: no LayerDrop, and SpecAugment as the user asks for it."""
         # LayerDrop leaves parameters without gradients, and makes steps that cannot be repeated.
         settings: dict[str, Any] = {"layerdrop": 0.0} if hasattr(old, "layerdrop") else {}
@@ -233,7 +233,7 @@ class AudioInput:
         extractor = feature_extractor_of(processor)
         return ClipPadding(extractor, has_fixed_length=fixed_input_seconds(extractor) is not None)
 
-    def train_mode_effects(self, config: Any) -> list[str]:
+    def train_mode_effects(self, config: PretrainedConfig) -> list[str]:
         """Return SpecAugment with its flags, if the model applies it."""
         probability = max(getattr(config, name, 0.0) for name in ("mask_time_prob", "mask_feature_prob"))
         is_applied = getattr(config, "apply_spec_augment", False) and probability > 0

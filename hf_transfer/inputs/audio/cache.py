@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import datasets
@@ -109,7 +108,7 @@ def _fingerprint(sources: Iterable[Source], settings: DecodingSettings) -> str:
     return digest.hexdigest()[:32]
 
 
-def _identity(source: Source) -> bytes | tuple[Any, ...]:
+def _identity(source: Source) -> bytes | tuple[object, ...]:
     """Return what tells a source from all other sources."""
     if isinstance(source, Excerpt):
         return "excerpt", source.start, source.end, _identity(source.recording)

@@ -22,12 +22,12 @@ from hf_transfer.inputs.audio.excerpts import (
     is_empty,
     parse_seconds,
 )
-from hf_transfer.inputs.audio.sources import Excerpt, Samples, Source, UnusableAudio
+from hf_transfer.inputs.audio.sources import Excerpt, Samples, Source, UnusableAudio, WholeSource
 
 SAMPLING_RATE_COLUMNS = ("sampling_rate", "sample_rate", "samplerate")
 
 
-def source_of(cell: Any, folder: Path | None, sampling_rate: Any = None) -> Path | bytes | Samples | UnusableAudio:
+def source_of(cell: Any, folder: Path | None, sampling_rate: Any = None) -> WholeSource:
     """Return what a cell of a table names: a file, the content of a file, or samples.
 
     Args:
@@ -52,7 +52,7 @@ def source_of(cell: Any, folder: Path | None, sampling_rate: Any = None) -> Path
     return UnusableAudio("no audio", f"the cell holds {'nothing' if is_empty(cell) else type(cell).__name__}")
 
 
-def _json_object(cell: Any) -> dict[str, Any] | None:
+def _json_object(cell: object) -> dict[str, Any] | None:
     """Return the JSON object that a cell holds as text; None if it holds something else."""
     if not isinstance(cell, str) or not cell.startswith("{"):
         return None
@@ -123,12 +123,14 @@ class ClipSources:
             rates = table[self.rate_column].to_pylist() if self.rate_column else [None] * len(table)
             times = {key: table[column].to_pylist() for key, column in self.time_columns.items()}
             for i, cell in enumerate(table[self.column]):
-                source: Source = source_of(_to_python(cell), self.folder, rates[i])
+                recording = source_of(_to_python(cell), self.folder, rates[i])
                 if times:
-                    source = self._excerpt(source, {key: cells[i] for key, cells in times.items()}, next(file_names))
-                yield source
+                    row = {key: cells[i] for key, cells in times.items()}
+                    yield self._excerpt(recording, row, next(file_names))
+                else:
+                    yield recording
 
-    def _excerpt(self, recording: Any, times: Mapping[str, Any], file: str | None) -> Source:
+    def _excerpt(self, recording: WholeSource, times: Mapping[str, Any], file: str | None) -> Source:
         """Return the excerpt that a row names; a row without times must not share its file with excerpts."""
         source = excerpt_of(recording, times)
         if source is recording and file in self._files_with_excerpts:

@@ -3,10 +3,9 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from hf_transfer.inputs.audio.sources import Excerpt, Samples, Source, UnusableAudio
+from hf_transfer.inputs.audio.sources import Excerpt, Source, UnusableAudio, WholeSource
 
 # Usual names of the columns that hold the times of excerpts.
 START_COLUMNS = (
@@ -41,12 +40,12 @@ def parse_seconds(value: Any) -> float | None:
     return seconds if math.isfinite(seconds) else None
 
 
-def is_empty(value: Any) -> bool:
+def is_empty(value: object) -> bool:
     """Whether a cell is None, NaN or blank."""
     return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
-def excerpt_of(recording: Path | bytes | Samples | UnusableAudio, times: Mapping[str, Any]) -> Source:
+def excerpt_of(recording: WholeSource, times: Mapping[str, Any]) -> Source:
     """Return the part of a recording that a row names; the whole recording where the row has no times.
 
     Args:

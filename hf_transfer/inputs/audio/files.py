@@ -7,7 +7,7 @@ import math
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -77,7 +77,7 @@ class Recording:
     def __enter__(self) -> "Recording":
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         self._exit_stack.close()
 
     @contextlib.contextmanager
@@ -100,7 +100,7 @@ class Recording:
             raise UnusableAudio("unknown format", f"{unsupported}: {conversion_hint(self.path)}")
         self._chunk = find_sample_chunk(stream)
         stream.seek(0)
-        file: Any = stream
+        file: BinaryIO | RepairedWav | Path = stream
         if self._chunk is not None and self._chunk.needs_repair:
             file = RepairedWav(stream, self._chunk)
         elif self.path is not None and self.path.suffix.lower() != ".raw":

@@ -119,6 +119,6 @@ def start_seconds(source: Source, stream: DecodedStream) -> float:
     return source.start if isinstance(source, Excerpt) and "cut" not in stream.findings else 0.0
 
 
-def input_name(audio: Any) -> str:
+def input_name(audio: object) -> str:
     """Return the name of an input for messages: its path, or ``the audio``."""
     return str(audio) if isinstance(audio, (str, Path)) else "the audio"

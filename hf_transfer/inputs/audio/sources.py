@@ -81,7 +81,7 @@ class Excerpt:
         end: in seconds from the beginning of the recording; None for its end.
     """
 
-    recording: "Path | bytes | Samples | UnusableAudio"
+    recording: "WholeSource"
     start: float
     end: float | None
 
@@ -94,5 +94,7 @@ class Excerpt:
         return UnusableAudio("outside its file", found)
 
 
-# What a row of a table names; `UnusableAudio` where it names no audio.
-Source = Path | bytes | Samples | Excerpt | UnusableAudio
+# What a cell of a table names: a file, the content of a file, or samples; `UnusableAudio` if it names no audio.
+WholeSource = Path | bytes | Samples | UnusableAudio
+# What a row of a table names: with columns of times, an excerpt.
+Source = WholeSource | Excerpt
