@@ -100,7 +100,7 @@ def make_processor(folder: Path) -> Wav2Vec2Processor:
 
 
 def make_model() -> Wav2Vec2ForCTC:
-    """Return the untrained model: 0.93 million parameters; no dropout and no masking, as it is too small to overfit."""
+    """Return the untrained model: 0.93 million parameters; no dropout and no masking, as it is small."""
     config = Wav2Vec2Config(
         vocab_size=len(VOCABULARY),
         hidden_size=128,
