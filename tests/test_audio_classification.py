@@ -132,7 +132,7 @@ def test_long_recordings_are_heard_in_windows_everywhere(encoder, commands, tmp_
     caplog.clear()
     with caplog.at_level("INFO", "hf_transfer"):
         found = list(predict(pipeline, [{"audio": str(tmp_path / row["path"])} for row in rows]))
-    assert caplog.text.count("heard in windows of that length, one every 0.5 s") == 1
+    assert caplog.text.count("split into windows of that length, one every 0.5 s") == 1
     used = range(6) if longest else range(3)
     assert measured["examples"] == len(used)
     right = [found[i]["label"] == rows[i]["command"] for i in used]
