@@ -325,7 +325,10 @@ def test_several_labels_in_a_cell_are_noticed(recipe, tiny, tmp_path):
     file = write_csv(tmp_path / "m.csv", [{"text": f"text {i}", "label": labels[i % 4]} for i in range(40)])
     result = recipe("spam", "--train_file", file, "--model_name_or_path", tiny(), "--output_dir", tmp_path / "out")
     assert result.code == 2
-    assert "Labels such as 'food;sport' hold others: --label_separator ';' makes them several." in result.err
+    assert (
+        "Labels such as 'food;sport' consist of others: --label_separator ';' reads them as several labels."
+        in result.err
+    )
 
 
 def test_what_is_no_task_is_refused(tmp_path):

@@ -18,7 +18,7 @@ from hf_transfer.comparing import _measured
 from hf_transfer.evaluation.bootstrap import ResampledMetrics
 from hf_transfer.evaluation.run_comparison import compare_runs, recommend
 from hf_transfer.targets.labels import regression
-from hf_transfer.targets.labels.labels import LabelTarget
+from hf_transfer.targets.labels.label_target import LabelTarget
 
 STEPS = {"max_steps": 12, "disable_tqdm": True, "learning_rate": 1e-3}
 

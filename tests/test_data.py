@@ -307,5 +307,5 @@ def test_what_a_tokenizer_or_a_label_hides_is_said(train, tmp_path, caplog):
     rows = [{"text": f"今日は良い天気 {i}", "label": ["Ham", "ham", "spam"][i % 3]} for i in range(30)]
     with caplog.at_level("WARNING", "hf_transfer"):
         train(train_file=str(write_csv(tmp_path / "m.csv", rows)))
-    assert "Labels 'Ham', 'ham' differ in case alone" in caplog.text
+    assert "Labels 'Ham', 'ham' differ in case only" in caplog.text
     assert "% of the tokens are unknown to the tokenizer" in caplog.text

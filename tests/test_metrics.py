@@ -9,11 +9,11 @@ from sklearn import metrics as reference
 from hf_transfer.evaluation import metrics
 from hf_transfer.evaluation.bootstrap import ResampledMetrics, bootstrap
 from hf_transfer.evaluation.metric_format import format_interval, format_metric
-from hf_transfer.targets.labels.classification import compute_metrics, intervals
-from hf_transfer.targets.labels.decision import (
-    Decision,
-    expected_calibration_error,
-    fit_temperature,
+from hf_transfer.targets.labels.calibration import expected_calibration_error, fit_temperature
+from hf_transfer.targets.labels.classification_intervals import classification_intervals
+from hf_transfer.targets.labels.classification_metrics import compute_metrics
+from hf_transfer.targets.labels.decision import Decision
+from hf_transfer.targets.labels.thresholds import (
     threshold_for_best_f1,
     threshold_for_false_positive_rate,
 )
@@ -71,7 +71,9 @@ def test_a_label_that_no_example_has_counts_in_the_mean_where_it_is_predicted():
 def test_all_right_over_labels_of_which_one_is_rare():
     """Of 40 answers all right, 20, 19 and 1 of three labels: that the one may have been chance moves little."""
     truth = np.repeat([0, 1, 2], [20, 19, 1])
-    found = intervals(4.0 * np.eye(3)[truth], 4.0 * np.eye(3)[truth], truth, Decision(), seed=0)["after"]
+    found = classification_intervals(4.0 * np.eye(3)[truth], 4.0 * np.eye(3)[truth], truth, Decision(), seed=0)[
+        "after"
+    ]
     assert found["matthews_correlation"][0] > 0.8
 
 
@@ -173,7 +175,7 @@ def test_a_perfect_score_is_as_certain_as_the_examples_that_it_rests_on(positive
     """Of 200 examples with 4 of label 1, all right: accuracy rests on 200, recall and F1 on 4."""
     truth = np.arange(200) < positives
     logits = 9.0 * np.eye(2)[truth.astype(int)]
-    found = intervals(-logits, logits, truth.astype(int), Decision(), seed=0)
+    found = classification_intervals(-logits, logits, truth.astype(int), Decision(), seed=0)
     exact = binomtest(positives, positives).proportion_ci().low
     for name in ("recall", "f1", "roc_auc"):
         assert found["after"][name] == [pytest.approx(exact), 1.0], name
@@ -184,16 +186,18 @@ def test_a_perfect_score_is_as_certain_as_the_examples_that_it_rests_on(positive
 def test_a_perfect_mean_over_labels_rests_on_those_of_each():
     truth = np.repeat([0, 1, 2], [100, 90, 3])
     logits = 9.0 * np.eye(3)[truth]
-    found = intervals(logits, logits, truth, Decision(), seed=0)["after"]["f1"]
+    found = classification_intervals(logits, logits, truth, Decision(), seed=0)["after"]["f1"]
     assert found == [pytest.approx(np.mean([binomtest(n, n).proportion_ci().low for n in (100, 90, 3)])), 1.0]
 
 
 def test_of_what_never_varies_between_its_ends_nothing_is_known():
     """All answers are the same: their correlation is 0, and no resample tells how far it is from that."""
     truth = np.arange(40) % 2
-    found = intervals(np.tile([1.0, 0.0], (40, 1)), np.tile([1.0, 0.0], (40, 1)), truth, Decision(), seed=0)
+    found = classification_intervals(
+        np.tile([1.0, 0.0], (40, 1)), np.tile([1.0, 0.0], (40, 1)), truth, Decision(), seed=0
+    )
     assert found["after"]["matthews_correlation"] == [-1.0, 1.0]
-    wrong = intervals(9.0 * np.eye(2)[truth], 9.0 * np.eye(2)[1 - truth], truth, Decision(), seed=0)
+    wrong = classification_intervals(9.0 * np.eye(2)[truth], 9.0 * np.eye(2)[1 - truth], truth, Decision(), seed=0)
     low, high = wrong["after"]["matthews_correlation"]
     assert low == -1.0
     assert -0.95 < high < -0.5  # and not certain of that
@@ -211,7 +215,9 @@ def test_a_split_without_a_label_knows_nothing_of_it():
 def test_precision_is_as_certain_as_what_was_taken_for_the_label():
     truth = np.repeat([0, 1], [24, 12])
     guess = np.where(np.arange(36) < 27, 0, 1)  # 9 of 12 are found, and nothing else
-    found = intervals(9.0 * np.eye(2)[1 - guess], 9.0 * np.eye(2)[guess], truth, Decision(), seed=0)["after"]
+    found = classification_intervals(9.0 * np.eye(2)[1 - guess], 9.0 * np.eye(2)[guess], truth, Decision(), seed=0)[
+        "after"
+    ]
     assert found["precision"] == [pytest.approx(binomtest(9, 9).proportion_ci().low), 1.0]
 
 

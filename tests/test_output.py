@@ -185,7 +185,7 @@ def test_a_limit_that_validation_cannot_show_is_refused_and_the_remedy_leads_on(
     """36 negatives, none of them above the threshold: the true rate may be 8 % nevertheless."""
     with pytest.raises(InputError, match=r"36 validation examples of 'ham' .* it takes 299\.") as refused:
         train(TextClassification(max_false_positive_rate=0.01), validation_size=0.3)
-    enough = re.search(r"--max_false_positive_rate ([\d.]+), which", str(refused.value))[1]
+    enough = re.search(r"--max_false_positive_rate ([\d.]+), for which", str(refused.value))[1]
     assert float(enough) < 0.09
     train(TextClassification(max_false_positive_rate=float(enough)), validation_size=0.3, max_steps=1)
 
@@ -202,8 +202,8 @@ def test_what_flatters_or_narrows_the_result_is_on_the_page_and_the_card(train, 
     report = train(rows=train_rows, test_file=str(test), validation_size=0).report
     assert report["data"]["caveats"] == [
         "10 of 30 test examples occur in training as well: they do not show how the model does on new examples.",
-        "No test example is 'odd': how well that is told is not measured.",
-        "2 texts have different labels in different rows: no model can be right about both.",
+        "No test example has the label 'odd': how well it is predicted is not measured.",
+        "2 texts have different labels in different rows: no model can predict both.",
     ]
     page, card = ((tmp_path / "out" / name).read_text() for name in ("report.html", "README.md"))
     for caveat in report["data"]["caveats"]:

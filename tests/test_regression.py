@@ -78,7 +78,7 @@ def test_weights_are_repetitions_of_examples_with_ties():
 def test_of_numbers_that_are_all_the_same_there_is_no_correlation():
     truth, same = np.arange(30.0), np.full(30, 2.0)
     assert np.isnan(regression.compute_metrics(same, truth)["spearman"])
-    found = regression.intervals(same, same, truth, seed=0)
+    found = regression.regression_intervals(same, same, truth, seed=0)
     assert set(found["after"]) == {"mean_squared_error", "mean_absolute_error"}
     assert found["gain"]["mean_squared_error"] == [0.0, 0.0]
 
@@ -86,10 +86,10 @@ def test_of_numbers_that_are_all_the_same_there_is_no_correlation():
 def test_errors_that_are_all_the_same_have_no_other_end():
     """A share that is 0 or 1 in all resamples has an exact interval; an error of 1 or 0 is none."""
     truth = np.arange(30.0)
-    found = regression.intervals(truth + 1, truth, truth, seed=0)
+    found = regression.regression_intervals(truth + 1, truth, truth, seed=0)
     assert found["after"]["mean_absolute_error"] == [0.0, 0.0]
     assert found["gain"]["mean_squared_error"] == pytest.approx([-1.0, -1.0])
-    found = regression.intervals(truth, truth + 1, truth, seed=0)
+    found = regression.regression_intervals(truth, truth + 1, truth, seed=0)
     assert found["after"]["mean_squared_error"] == pytest.approx([1.0, 1.0])
 
 
@@ -98,9 +98,9 @@ def test_intervals_do_not_depend_on_the_unit():
     generator = np.random.default_rng(3)
     truth = generator.normal(size=40)
     before, after = truth + generator.normal(size=40), truth + 0.9 * generator.normal(size=40)
-    one = regression.intervals(before, after, truth, seed=0)
+    one = regression.regression_intervals(before, after, truth, seed=0)
     for unit in (1e-3, 0.7, 1e5):
-        other = regression.intervals(before * unit, after * unit, truth * unit, seed=0)
+        other = regression.regression_intervals(before * unit, after * unit, truth * unit, seed=0)
         for kind, found in one.items():
             for name, times in (("mean_squared_error", unit**2), ("mean_absolute_error", unit), ("spearman", 1)):
                 assert other[kind][name] == pytest.approx([end * times for end in found[name]])
@@ -122,7 +122,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(kind, monkeypatch):
     held = dict.fromkeys(true, 0)
     for seed in range(300):
         truth, guess = draw(100)
-        for name, (low, high) in regression.intervals(guess, guess, truth, seed)["after"].items():
+        for name, (low, high) in regression.regression_intervals(guess, guess, truth, seed)["after"].items():
             held[name] += low <= true[name] <= high
     assert all(0.9 <= count / 300 <= 0.99 for count in held.values()), held
 
@@ -356,7 +356,7 @@ def test_many_whole_numbers_get_a_hint(tiny, recipe, tmp_path):
     ],
 )
 def test_what_is_of_classes_is_refused(settings):
-    with pytest.raises(InputError, match=f"--{next(iter(settings))} is of classes, and --problem_type regression"):
+    with pytest.raises(InputError, match=f"--{next(iter(settings))} is for classes, and --problem_type regression"):
         TextClassification(problem_type="regression", **settings)
 
 

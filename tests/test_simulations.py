@@ -7,12 +7,12 @@ from scipy.stats import norm
 
 from hf_transfer.evaluation.bootstrap import ResampledMetrics
 from hf_transfer.evaluation.run_comparison import compare_runs
-from hf_transfer.targets.labels.classification import intervals, share_interval
-from hf_transfer.targets.labels.decision import (
-    Decision,
-    calibrate,
-    independent,
+from hf_transfer.targets.labels.calibration import calibrate
+from hf_transfer.targets.labels.classification_intervals import classification_intervals, proportion_interval
+from hf_transfer.targets.labels.decision import Decision
+from hf_transfer.targets.labels.thresholds import (
     negatives_needed,
+    one_of_each_unit,
     threshold_for_false_positive_rate,
 )
 from hf_transfer.targets.transcripts import error_rates as transcription
@@ -52,7 +52,7 @@ def test_intervals_of_a_classifier_of_two_labels_hold_the_truth(n, positive, rec
         truth = (generator.random(n) < positive).astype(int)
         guess = (generator.random(n) < np.where(truth, recall, alarms)).astype(int)
         logits = 3.0 * np.eye(2)[guess]
-        return intervals(logits, logits, truth, Decision(), seed=i)["after"]
+        return classification_intervals(logits, logits, truth, Decision(), seed=i)["after"]
 
     for name, share in shares_held(DRAWS, true, draw).items():
         assert 0.9 <= share <= 1, name  # of few examples of a label the discrete ones hold it more often than asked
@@ -83,7 +83,7 @@ def test_intervals_of_means_over_labels_hold_the_truth_with_many_and_with_rare_l
     def draw(i):
         truth, guess = np.divmod(generator.choice(labels**2, size=n, p=joint.ravel()), labels)
         logits = 3.0 * np.eye(labels)[guess]
-        found = intervals(logits, logits, truth, Decision(), seed=i)["after"]
+        found = classification_intervals(logits, logits, truth, Decision(), seed=i)["after"]
         hits = np.bincount(truth[truth == guess], minlength=labels)
         both = np.bincount(truth, minlength=labels) + np.bincount(guess, minlength=labels)
         outside.append(not found["f1"][0] <= (2 * hits[both > 0] / both[both > 0]).mean() <= found["f1"][1])
@@ -108,7 +108,7 @@ def test_intervals_of_a_mean_over_labels_of_which_an_example_may_have_several_ho
         logits = 6.0 * guess - 3
         hits, both = (truth & guess).sum(axis=0), truth.sum(axis=0) + guess.sum(axis=0)
         values.append((2 * hits / np.maximum(both, 1)).mean())
-        ends = intervals(logits, logits, truth, Decision(multi_label=True), seed=i)["after"]
+        ends = classification_intervals(logits, logits, truth, Decision(multi_label=True), seed=i)["after"]
         assert ends["f1"][0] <= values[-1] <= ends["f1"][1]
         return ends
 
@@ -152,7 +152,7 @@ def test_a_gain_is_seldom_more_than_chance_where_there_is_none(n, positive, befo
         logits = [
             3.0 * np.eye(2)[np.where(generator.random(n) < right, truth, 1 - truth)] for right in (before, after)
         ]
-        gain = intervals(*logits, truth, Decision(), seed=i)["gain"]
+        gain = classification_intervals(*logits, truth, Decision(), seed=i)["gain"]
         for name, (low, high) in gain.items():
             if name in true:
                 held[name] += low <= true[name] <= high
@@ -174,10 +174,10 @@ def test_intervals_hold_the_truth_where_the_examples_of_a_patient_are_alike(pati
         rate = expit(1.2 + spread * generator.standard_normal(patients)).repeat(texts)
         truth = generator.integers(0, 2, patients * texts)
         logits = 3.0 * np.eye(2)[np.where(generator.random(len(truth)) < rate, truth, 1 - truth)]
-        by_patient = intervals(logits, logits, truth, Decision(), seed=i, units=names)["after"]
+        by_patient = classification_intervals(logits, logits, truth, Decision(), seed=i, units=names)["after"]
         low, high = by_patient["accuracy"]
         held += low <= true <= high
-        low, high = share_interval(int((logits.argmax(axis=1) == truth).sum()), len(truth))
+        low, high = proportion_interval(int((logits.argmax(axis=1) == truth).sum()), len(truth))
         held_alone += low <= true <= high
     assert 0.9 <= held / DRAWS <= 0.99
     assert held_alone / DRAWS < 0.85
@@ -193,9 +193,13 @@ def test_intervals_hold_the_truth_where_few_patients_have_the_label():
     for i in range(DRAWS):
         rate = expit(1.0 + 1.2 * generator.standard_normal(40))[patient]
         logits = 3.0 * np.eye(2)[np.where(generator.random(200) < rate, truth, 1 - truth)]
-        low, high = intervals(logits, logits, truth, Decision(), seed=i, units=names)["after"]["recall"]
+        low, high = classification_intervals(logits, logits, truth, Decision(), seed=i, units=names)["after"]["recall"]
         held += low <= true <= high
-        alone = intervals(logits, logits, truth, Decision(), seed=i)["after"]["recall"] if i < 5 else [low, high]
+        alone = (
+            classification_intervals(logits, logits, truth, Decision(), seed=i)["after"]["recall"]
+            if i < 5
+            else [low, high]
+        )
         assert low <= alone[0]
         assert alone[1] <= high
     assert held / DRAWS >= 0.9
@@ -231,7 +235,9 @@ def test_negatives_of_one_patient_are_no_evidence_for_each_other(patients, each,
         scores = 0.3**0.5 * generator.standard_normal(patients)[alike] + 0.7**0.5 * generator.standard_normal(
             len(alike)
         )
-        chosen = threshold_for_false_positive_rate(scores, scores[independent(np.arange(len(alike)), alike)], limit)
+        chosen = threshold_for_false_positive_rate(
+            scores, scores[one_of_each_unit(np.arange(len(alike)), alike)], limit
+        )
         above.append(norm.sf(chosen) > limit)
     assert np.mean(above) <= 0.08  # 5 of 100, as far as so many draws tell
     every = [threshold_for_false_positive_rate(row, row, limit) for row in generator.standard_normal((50, patients))]

@@ -14,7 +14,7 @@ from hf_transfer.arguments.parsing import make_arguments
 from hf_transfer.data.holdout import hold_out
 from hf_transfer.finetuning import _prepare_splits
 from hf_transfer.inference import evaluate
-from hf_transfer.targets.labels.classification import share_interval
+from hf_transfer.targets.labels.classification_intervals import proportion_interval
 
 
 def splits_of(table, task=None, **arguments):
@@ -328,7 +328,7 @@ def test_a_label_of_one_patient_is_learned_and_said_to_be_unmeasured():
         assert splits["train"]["label"][:].count(2) == 15
         few, unmeasured = facts["caveats"]
         assert few.startswith("The test examples are of 4 patients: too few for intervals over patients")
-        assert unmeasured == "No test example is 'c': how well that is told is not measured."
+        assert unmeasured == "No test example has the label 'c': how well it is predicted is not measured."
 
 
 def test_patients_on_both_sides_of_given_splits_are_counted():
@@ -372,7 +372,7 @@ def test_the_split_by_which_a_run_was_measured_is_in_report_card_and_arguments(t
     # Twelve wards were measured, not 24 examples.
     assert len({record["unit"] for record in records}) == 12
     right = sum(record["label"] == record["prediction"] for record in records)
-    low, high = share_interval(right, 24)
+    low, high = proportion_interval(right, 24)
     assert result.report["confidence"]["accuracy"] != [low, high]
     tested = {record["text"] for record in records}
     again = [row for row in wards if row["text"] in tested]

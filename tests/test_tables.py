@@ -19,7 +19,8 @@ from hf_transfer.arguments import DataArguments, ModelArguments
 from hf_transfer.data.loading import load_splits
 from hf_transfer.data.tables import read_rows
 from hf_transfer.data.values import is_blank
-from hf_transfer.targets.labels.label_form import as_list, label_form
+from hf_transfer.targets.labels.label_form import label_readers
+from hf_transfer.targets.labels.printed_lists import as_list
 
 ROWS = message_rows(40)
 
@@ -511,14 +512,14 @@ def test_lists_that_were_printed_into_a_table_are_read(tmp_path, printed):
     [
         (
             [[0.6, 0.4], [1.0, 0.0]] * 9,
-            r"Row 1 of the train split has \[0.6, 0.4\] as its label: shares or scores",
+            r"Row 1 of the train split has \[0.6, 0.4\] as its label: .*shares or scores",
         ),
         ([*VECTORS, [0, 1]], r"Row 25 of the train split has \[0, 1\] as its label, 2 numbers, where 24 rows have 3"),
         ([*["a", "b"] * 9, ["a"]], r'Row 19 of the train split has \["a"\] as its label, where 18 of 19 rows'),
         ([*[["a"], ["b"]] * 9, "a"], "Row 19 of the train split has 'a' as its label, where 18 of 19 rows have lists"),
         ([*["a", "b"] * 9, "['a']"], "Row 19 of the train split has"),
-        ([*["a", "b"] * 9, {"name": "a"}], r"row 19: a dict and no label: label is \{"),
-        ([{"name": "a"}, {"name": "b"}] * 9, "row 1: a dict and no label"),
+        ([*["a", "b"] * 9, {"name": "a"}], r"row 19: a dict instead of a label: label is \{"),
+        ([{"name": "a"}, {"name": "b"}] * 9, "row 1: a dict instead of a label"),
     ],
 )
 def test_what_is_no_label_is_refused_with_its_row(tmp_path, values, says):
@@ -606,6 +607,6 @@ def test_what_is_blank_does_not_depend_on_the_version_of_unicode():
 def test_a_label_in_parentheses_is_one_label(plain):
     """Python prints a tuple of one with a comma."""
     rows = Dataset.from_dict({"label": [plain, f" {plain}"]})
-    (form,) = label_form({"train": rows}, "label", None, None).values()
+    (form,) = label_readers({"train": rows}, "label", None, None).values()
     assert (form.kind, form.read(plain)) == ("one", (plain, None))
     assert [as_list(text) for text in ("(1,)", "(1, 2)", "()", "[1]", "{1}")] == [[1], [1, 2], [], [1], [1]]

@@ -1,4 +1,4 @@
-"""Labels as target: one of several classes, any number of them, or a number."""
+"""Label targets: one label, several labels or a number for each example."""
 
 from typing import TYPE_CHECKING
 
@@ -8,8 +8,8 @@ if TYPE_CHECKING:
 
 
 def target_for_problem_type(settings: "LabelSettings") -> "Target":
-    """The target that ``--problem_type`` names."""
-    from hf_transfer.targets.labels.labels import LabelTarget
-    from hf_transfer.targets.labels.number import PROBLEM_TYPE, NumberTarget
+    """Return the target that ``--problem_type`` names: labels, or a number."""
+    from hf_transfer.targets.labels.label_target import LabelTarget
+    from hf_transfer.targets.labels.number_target import PROBLEM_TYPE, NumberTarget
 
     return NumberTarget(settings) if settings.problem_type == PROBLEM_TYPE else LabelTarget(settings)

@@ -1,4 +1,4 @@
-"""Labels as the loss takes them."""
+"""Encodes the labels of a split in the form that the loss takes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,45 +9,45 @@ from datasets import Dataset, DatasetDict
 
 @dataclass(frozen=True)
 class LabelEncoding:
-    """Labels as the loss takes them.
+    """Encoding of labels for the loss; see `TargetEncoding`.
 
     Attributes:
-        convert: what is done to the column; None for nothing.
+        convert: converts the column ``label``; None leaves it as it is.
     """
 
     convert: Callable[[list[Any]], Sequence[Any]] | None = None
-    unfit_reason: ClassVar[str] = "nothing that the model could make a position of"
+    unfit_reason: ClassVar[str] = "no position in the model's output"
     remedy: ClassVar[str] = "is it empty?"
 
     def respell(self, splits: DatasetDict) -> DatasetDict:
-        """As they are."""
+        """Return the splits unchanged."""
         return splits
 
     def __call__(self, split: Dataset) -> Sequence[Any]:
-        """The ``labels`` of each example."""
+        """Return the ``labels`` of each example."""
         labels = split["label"][:]
         return labels if self.convert is None else self.convert(labels)
 
     def required_positions(self, labels: Any) -> int:
-        """One: a label is of an example as a whole."""
+        """Return 1: a label belongs to the whole example, so one position of the model's output is enough."""
         return 1
 
 
 @dataclass(frozen=True)
-class OneHot:
-    """From lists of label ids to 0 or 1 for each of the labels, made as they are asked for.
+class MultiHot:
+    """Converts lists of label ids to a vector of 0 and 1 for each example, computed when it is asked for.
 
     Attributes:
-        num_labels: how many there are.
+        num_labels: the length of the vectors.
     """
 
     num_labels: int
 
-    def __call__(self, labels: list[list[int]]) -> "_OneHotLabels":
-        return _OneHotLabels(labels, self.num_labels)
+    def __call__(self, labels: list[list[int]]) -> "_MultiHotLabels":
+        return _MultiHotLabels(labels, self.num_labels)
 
 
-class _OneHotLabels(Sequence[list[float]]):
+class _MultiHotLabels(Sequence[list[float]]):
     def __init__(self, labels: list[list[int]], num_labels: int):
         self.labels, self.num_labels = labels, num_labels
 
@@ -60,7 +60,7 @@ class _OneHotLabels(Sequence[list[float]]):
     @overload
     def __getitem__(self, i: slice) -> list[list[float]]: ...
 
-    def __getitem__(self, i: int | slice) -> Any:
+    def __getitem__(self, i: int | slice) -> list[float] | list[list[float]]:
         if isinstance(i, slice):
             return [self[k] for k in range(*i.indices(len(self)))]
         return [float(k in self.labels[i]) for k in range(self.num_labels)]

@@ -1,17 +1,18 @@
-"""Mean and standard deviation of the training labels: trained on standardised labels, shipped in the labels' unit.
+"""Standardised labels for regression: the head is trained on them, and rewritten for the labels' unit at the end.
 
-Adam's steps have a size of their own: what is learned would depend on the unit of the labels. So the head learns
-standardised ones, with their mean at 0 and a standard deviation of 1, and its last layer is written for the unit of
-the labels at the end: the model that is shipped gives such numbers by itself.
+The size of Adam's steps does not depend on the loss, so what is learned would depend on the unit of the labels.
+Therefore the head learns labels with mean 0 and standard deviation 1. At the end its last layer is rewritten, so that
+the shipped model itself returns numbers in the unit of the labels.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
 
 from hf_transfer.errors import InputError
 from hf_transfer.evaluation.metrics import Array
@@ -21,10 +22,10 @@ from hf_transfer.targets.labels.head import output_layer
 
 @dataclass(frozen=True)
 class LabelScale:
-    """From a model's outputs to numbers in the unit of the labels: times `deviation`, plus `mean`.
+    """Mean and standard deviation that turn a model's outputs into numbers in the unit of the labels.
 
-    It is kept in the config of a model whose outputs are not in that unit: of a checkpoint, and of a finished model
-    whose last layer has no bias that could take up the mean.
+    It is stored in the config of models whose outputs are not in that unit: of checkpoints, and of finished models
+    whose last layer has no bias that could hold the mean.
     """
 
     mean: float = 0.0
@@ -32,7 +33,7 @@ class LabelScale:
 
     @classmethod
     def of(cls, labels: Sequence[float]) -> "LabelScale":
-        """That of training labels.
+        """Return the scale of training labels.
 
         Raises:
             InputError: they are all the same.
@@ -46,37 +47,37 @@ class LabelScale:
         return cls(float(values.mean()), float(values.std()))
 
     @classmethod
-    def read(cls, config: Any) -> "LabelScale":
-        """That of a model's outputs, by its config."""
+    def read(cls, config: PretrainedConfig) -> "LabelScale":
+        """Return the scale stored in a model's config; mean 0 and deviation 1 where there is none."""
         return cls(**(getattr(config, "label_scale", None) or {}))
 
-    def write(self, config: Any) -> None:
-        """Keep it in a model's config; nothing where the outputs are in the unit of the labels."""
-        forget(config)
+    def write(self, config: PretrainedConfig) -> None:
+        """Store the scale in a model's config, unless the outputs are in the unit of the labels."""
+        remove_label_scale(config)
         if self != LabelScale():
             config.label_scale = {"mean": self.mean, "deviation": self.deviation}
 
-    def in_unit(self, outputs: Any) -> Array:
-        """Outputs of a model as numbers in the unit of the labels, [n] in float64."""
+    def in_label_unit(self, outputs: ArrayLike) -> Array:
+        """Return a model's outputs [n] in the unit of the labels, in float64."""
         return np.asarray(outputs, dtype=np.float64) * self.deviation + self.mean
 
-    def standardised(self, labels: Sequence[float]) -> list[float]:
-        """Labels as the model's outputs are to be."""
+    def standardise(self, labels: Sequence[float]) -> list[float]:
+        """Return the labels with mean 0 and standard deviation 1, as the model's outputs are trained to be."""
         return ((np.asarray(labels, dtype=np.float64) - self.mean) / self.deviation).tolist()
 
 
-def forget(config: Any) -> None:
-    """Remove the scale that a checkpoint's config brings along."""
+def remove_label_scale(config: PretrainedConfig) -> None:
+    """Remove the scale that an earlier run has stored in a checkpoint's config."""
     if hasattr(config, "label_scale"):
         del config.label_scale
 
 
-def standardise_head(model: Any, scale: LabelScale) -> None:
-    """Write the last layer of a trained head for standardised labels; the function is the same in their unit.
+def standardise_head(model: PreTrainedModel, scale: LabelScale) -> None:
+    """Rewrite the last layer of a trained head for standardised labels; in their unit its predictions stay the same.
 
     Args:
-        model: whose config says in which unit its outputs are.
-        scale: of the labels; of a layer without a bias the mean stays what it was.
+        model: its config has the scale of its present outputs.
+        scale: of the labels. For a layer without a bias, the present mean is kept.
     """
     before, layer = LabelScale.read(model.config), number_layer(model)
     if layer.bias is None:
@@ -86,11 +87,11 @@ def standardise_head(model: Any, scale: LabelScale) -> None:
 
 
 @contextmanager
-def in_label_unit(model: Any) -> Iterator[None]:
-    """Write the last layer for the unit of the labels, so that the model's outputs are in it, and leave it so.
+def in_label_unit(model: nn.Module) -> Iterator[None]:
+    """Rewrite the last layer so that the model's outputs are in the unit of the labels, also after the block.
 
-    Of a layer without a bias all but the mean, which stays in the config: `LabelScale.read`. Where the block ends with
-    an exception all is as it was, to the bit: a checkpoint is of the model as it was trained.
+    The mean of a layer without a bias stays in the config: see `LabelScale.read`. Where the block raises an error,
+    layer and config are restored bit by bit, because a checkpoint holds the model as it was trained.
     """
     scale, layer = LabelScale.read(model.config), number_layer(model)
     trained = [(parameter, parameter.detach().clone()) for parameter in layer.parameters()]
@@ -106,23 +107,23 @@ def in_label_unit(model: Any) -> Iterator[None]:
 
 
 def _rescale(layer: nn.Linear, factor: float, shift: float) -> None:
-    """Its outputs times `factor`, and plus `shift` where it has a bias."""
+    """Change a layer so that its outputs are multiplied by `factor`, plus `shift` where it has a bias."""
     layer.weight.data.copy_(layer.weight.data.double() * factor)
     if layer.bias is not None:
         layer.bias.data.copy_(layer.bias.data.double() * factor + shift)
 
 
-def number_layer(model: Any) -> nn.Linear:
-    """The linear layer that makes the number, outside the trunk; that which is trained, where peft keeps a copy.
+def number_layer(model: nn.Module) -> nn.Linear:
+    """Return the linear layer outside the trunk that computes the number; where peft keeps a copy, the trained one.
 
     Raises:
         InputError: there is none.
     """
-    whole = unwrap_peft(model)
-    layer = output_layer(model, 1)
-    if layer is None or layer[0].startswith(f"{whole.base_model_prefix}."):
+    base_model = unwrap_peft(model)
+    layer = output_layer(base_model, 1)
+    if layer is None or layer[0].startswith(f"{base_model.base_model_prefix}."):
         raise InputError(
-            f"--problem_type regression: the head of a {whole.config.model_type} ends in no linear layer "
+            f"--problem_type regression: the head of a {base_model.config.model_type} ends in no linear layer "
             "(torch.nn.Linear). Choose another model."
         )
     return layer[1]

@@ -1,59 +1,74 @@
-"""Settings of labels as target: their column and form, and how scores become decisions."""
+"""Settings of label targets: the label column and its form, class weights, and the decision threshold."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hf_transfer.errors import InputError
-from hf_transfer.targets.labels.classification import is_probability
+from hf_transfer.targets.labels.thresholds import is_probability
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+CLASSIFICATION_SETTINGS = (
+    "label_separator", "class_names", "positive_label", "class_weights", "threshold", "max_false_positive_rate"
+)  # fmt: skip
 
 
 @dataclass
 class LabelSettings:
-    """Settings of labels as target.
+    """Settings of label targets; each field is a flag.
 
     Raises:
-        InputError: one of them is out of its range, or two of them exclude each other.
+        InputError: a setting is out of its range, or two settings exclude each other.
     """
 
     flags_for_evaluation: ClassVar[tuple[str, ...]] = ("label_column_name", "label_separator", "class_names")
 
     label_column_name: str | None = field(
         default=None,
-        metadata={"help": "Column of the labels: text, integers, lists of them, vectors of 0 and 1; or numbers."},
+        metadata={"help": "Column of the labels: texts, integers, lists of these, vectors of 0 and 1, or numbers."},
     )
     problem_type: Literal["classification", "regression"] = field(
         default="classification",
-        metadata={"help": "What labels are: names of classes (one an example, or several), or numbers to predict."},
+        metadata={
+            "help": "What the labels are: names of classes (one or several for each example), or numbers to predict."
+        },
     )
     label_separator: str | None = field(
-        default=None, metadata={"help": "What separates the labels of one example, where it may have several."}
+        default=None, metadata={"help": "Text that separates the labels in a cell, where an example may have several."}
     )
     class_names: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Names of labels that are numbers from 0, or places in vectors of 0 and 1, in their order; or the "
-            "columns of 0 and 1, where each label has one."
+            "help": "Names of the labels in their order, where the label column holds numbers from 0 or vectors of 0 "
+            "and 1; or the names of the columns of 0 and 1, where each label has a column."
         },
     )
     positive_label: str | None = field(
-        default=None, metadata={"help": "Of two labels, the one that F1 and thresholds are about (default: the last)."}
+        default=None, metadata={"help": "Which of two labels F1 and thresholds are about (default: the last one)."}
     )
     class_weights: Literal["none", "balanced"] = field(
-        default="none", metadata={"help": "Weigh the loss of each label by how rare it is."}
+        default="none",
+        metadata={"help": "Give rare labels more weight in the loss (balanced), or all labels the same."},
     )
     threshold: str | None = field(
         default=None,
         metadata={
-            "help": "Of two labels, when to predict the positive one: best_f1 (on validation), or a probability."
+            "help": "When to predict the positive one of two labels: from this probability on, or best_f1, from the "
+            "one with the best F1 on the validation split."
         },
     )
     max_false_positive_rate: float | None = field(
-        default=None, metadata={"help": "Choose the threshold on validation that keeps false alarms below this share."}
+        default=None,
+        metadata={
+            "help": "Choose on the validation split the threshold that keeps the false positive rate below this value."
+        },
     )
 
     def __post_init__(self) -> None:
         if self.problem_type == "regression":
-            self._refuse_what_is_of_classes()
+            self._refuse_classification_settings()
         if self.threshold is not None and self.max_false_positive_rate is not None:
             raise InputError("--threshold and --max_false_positive_rate are both given: expected one of them.")
         if self.threshold not in (None, "best_f1") and not is_probability(self.threshold):
@@ -62,16 +77,13 @@ class LabelSettings:
             raise InputError(f"--max_false_positive_rate is {self.max_false_positive_rate}: expected 0 to 1.")
 
     @staticmethod
-    def from_model_config(config: Any) -> dict[str, Any]:
-        """The settings that the config of a fine-tuned model decides."""
+    def from_model_config(config: "PretrainedConfig") -> dict[str, Any]:
+        """Return the settings that are stored in the config of a fine-tuned model."""
         return {"problem_type": "regression"} if config.problem_type == "regression" else {}
 
-    def _refuse_what_is_of_classes(self) -> None:
-        of_classes = (
-            "label_separator", "class_names", "positive_label", "class_weights", "threshold", "max_false_positive_rate"
-        )  # fmt: skip
-        for name in of_classes:
+    def _refuse_classification_settings(self) -> None:
+        for name in CLASSIFICATION_SETTINGS:
             if getattr(self, name) not in (None, "none"):
                 raise InputError(
-                    f"--{name} is of classes, and --problem_type regression learns numbers. Leave one of them out."
+                    f"--{name} is for classes, and --problem_type regression learns numbers. Leave one of them out."
                 )
