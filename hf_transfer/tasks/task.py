@@ -12,7 +12,7 @@ from hf_transfer.data.batches import Collator
 from hf_transfer.data.splits import require_columns
 from hf_transfer.data.units import UNIT
 from hf_transfer.errors import InputError
-from hf_transfer.inputs.input import Input, ModelInputs
+from hf_transfer.inputs.input import Input, ModelInputs, Processor
 from hf_transfer.models import load_config, load_pretrained
 from hf_transfer.targets.target import Target
 
@@ -56,7 +56,7 @@ class Task:
         """The target: what the model learns to predict."""
         raise NotImplementedError
 
-    def pipeline(self, model: PreTrainedModel, processor: Any) -> Pipeline:
+    def pipeline(self, model: PreTrainedModel, processor: Processor) -> Pipeline:
         """Return the `transformers.Pipeline` that predicts as the model was measured."""
         raise NotImplementedError
 
@@ -88,7 +88,7 @@ class Task:
     def read(
         self, splits: DatasetDict, data: DataArguments, model: ModelArguments, config: PretrainedConfig | None = None
     ) -> tuple[DatasetDict, dict[str, dict[str, int]], dict[str, str]]:
-        """Check the user's rows and return them as examples, with the toolkit's column names.
+        """Check the user's rows and return them as examples in standard columns (``text``, ``audio``, ``label``...).
 
         Args:
             splits: the user's rows.
@@ -97,8 +97,8 @@ class Task:
             config: of a fine-tuned model, whose labels are expected; None where the labels are learned.
 
         Returns:
-            The examples; for each split the number of rows left out, by reason; and the user's column for each of the
-            toolkit's columns, in the first split.
+            The examples; for each split the number of rows left out, by reason; and the user's column for each
+            standard column, in the first split.
 
         Raises:
             InputError: a column or a value cannot be used.
@@ -139,7 +139,9 @@ class Task:
             )
             if shared is None:
                 columns = self.input.input_columns(split.column_names)
-                shared = {ours: theirs for ours, theirs in columns.items() if hasattr(self, f"{ours}_column_name")}
+                shared = {
+                    standard: name for standard, name in columns.items() if hasattr(self, f"{standard}_column_name")
+                }
             by_split[name] = shared
         return by_split
 
@@ -171,12 +173,12 @@ class Task:
 
     # --- model ------------------------------------------------------------------------------------------------
 
-    def load_processor(self, model: ModelArguments, splits: DatasetDict | None = None) -> Any:
+    def load_processor(self, model: ModelArguments, splits: DatasetDict | None = None) -> Processor:
         """Return the tokenizer or processor that comes with the model, adapted to the splits where it has to be."""
         return self.target.complete_processor(self.input.load_processor(model), model, splits)
 
     def load_model(
-        self, model: ModelArguments, splits: DatasetDict, processor: Any, *, pretrained: bool
+        self, model: ModelArguments, splits: DatasetDict, processor: Processor, *, pretrained: bool
     ) -> tuple[PreTrainedModel, list[str]]:
         """Load the model and adapt it to these examples.
 
@@ -196,13 +198,13 @@ class Task:
         return loaded, new
 
     def model_inputs(
-        self, splits: DatasetDict, processor: Any, model: PreTrainedModel, seed: int
+        self, splits: DatasetDict, processor: Processor, model: PreTrainedModel, seed: int
     ) -> tuple[DatasetDict, dict[str, ModelInputs]]:
         """Return the splits without examples that the model cannot take, and the `ModelInputs` of each, in order."""
         encoding = self.target.encoding(next(iter(splits.values())), processor, model.config)
         return self.input.model_inputs(splits, processor, model, encoding, seed)
 
-    def collator(self, processor: Any) -> Collator:
+    def collator(self, processor: Processor) -> Collator:
         """Return the collator that makes a padded batch of examples of `ModelInputs`."""
         return Collator(self.input.pad(processor), self.target.pad)
 

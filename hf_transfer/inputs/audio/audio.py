@@ -34,6 +34,7 @@ from hf_transfer.inputs.audio.models import (
 from hf_transfer.inputs.audio.recordings import AUDIO_COLUMNS, display_names_of, read_recordings
 from hf_transfer.inputs.audio.settings import AudioSettings
 from hf_transfer.inputs.audio.speakers import speaker_caveats
+from hf_transfer.inputs.input import Processor
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class AudioInput:
         """Load the feature extractor."""
         return load_feature_extractor(model, self.auto_model)
 
-    def config_settings(self, old: PretrainedConfig, processor: Any, *, pretrained: bool) -> dict[str, Any]:
+    def config_settings(self, old: PretrainedConfig, processor: Processor, *, pretrained: bool) -> dict[str, Any]:
         """Return settings of the model's config: no LayerDrop, and SpecAugment as the user asks for it."""
         # LayerDrop leaves parameters without gradients, and makes steps that cannot be repeated.
         settings: dict[str, Any] = {"layerdrop": 0.0} if hasattr(old, "layerdrop") else {}
@@ -150,7 +151,9 @@ class AudioInput:
                 settings |= {name: getattr(self.settings, name), "apply_spec_augment": True}
         return settings
 
-    def prepare_model(self, model: PreTrainedModel, splits: DatasetDict, processor: Any, *, pretrained: bool) -> None:
+    def prepare_model(
+        self, model: PreTrainedModel, splits: DatasetDict, processor: Processor, *, pretrained: bool
+    ) -> None:
         """Freeze the convolutional feature encoder unless it is trained; keep in the config when clips are split."""
         is_frozen = pretrained and not self.settings.train_feature_encoder and hasattr(model, "freeze_feature_encoder")
         if is_frozen:
@@ -168,7 +171,7 @@ class AudioInput:
         model.config.whole_seconds = fixed_seconds or max(DEFAULT_WHOLE_SECONDS, self.settings.max_seconds)
 
     def model_inputs(
-        self, splits: DatasetDict, processor: Any, model: PreTrainedModel, encoding: TargetEncoding, seed: int
+        self, splits: DatasetDict, processor: Processor, model: PreTrainedModel, encoding: TargetEncoding, seed: int
     ) -> tuple[DatasetDict, dict[str, Clips]]:
         """Return the clips as `ModelInputs`, without training clips whose target needs more frames than they have."""
         extractor = feature_extractor_of(processor)
@@ -228,7 +231,7 @@ class AudioInput:
                         min_frames, config.mask_time_length)  # fmt: skip
             config.mask_time_length = min_frames
 
-    def pad(self, processor: Any) -> ClipPadding:
+    def pad(self, processor: Processor) -> ClipPadding:
         """Return what pads samples or features to batches, with an ``attention_mask`` if the model takes one."""
         extractor = feature_extractor_of(processor)
         return ClipPadding(extractor, has_fixed_length=fixed_input_seconds(extractor) is not None)

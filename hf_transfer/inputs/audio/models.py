@@ -9,6 +9,7 @@ from transformers import AutoFeatureExtractor, PreTrainedModel, SequenceFeatureE
 
 from hf_transfer.arguments import ModelArguments
 from hf_transfer.inputs.audio.clips import min_samples_for
+from hf_transfer.inputs.input import Processor
 from hf_transfer.models import load_config, output_lengths, quiet, unwrap_peft
 
 # Shorter clips are padded: the convolutions of a model need some samples to make a frame.
@@ -38,7 +39,7 @@ def load_feature_extractor(model: ModelArguments, auto_model: Any) -> SequenceFe
             return Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=takes_mask)
 
 
-def feature_extractor_of(processor: Any) -> SequenceFeatureExtractor:
+def feature_extractor_of(processor: Processor) -> SequenceFeatureExtractor:
     """Return the feature extractor of a processor, or the processor itself if it is a feature extractor."""
     return getattr(processor, "feature_extractor", processor)
 

@@ -50,10 +50,10 @@ def read_recordings(
     Args:
         split: the user's rows.
         name: of the split, for messages.
-        columns: the user's column for ``audio`` and `target`, and perhaps ``speaker``, ``group`` and ``unit``.
+        columns: the user's columns by standard column: ``audio``, `target`, perhaps ``speaker``, ``group``, ``unit``.
         folder: where relative paths begin.
         settings: how clips are decoded.
-        target: the toolkit's name of the column of targets.
+        target: the standard column of targets.
         reader: of that column.
         leave_out: the kinds of suspicious clips that are left out, of `SUSPICIONS`.
         drop: leave out rows without a target if the reader requires one, instead of raising an error.
