@@ -13,7 +13,8 @@ from transformers import AutoModelForCTC, AutoTokenizer, Wav2Vec2ForCTC
 
 from hf_transfer import InputError, SpeechRecognition, finetune, load_finetuned
 from hf_transfer.arguments import ModelArguments
-from hf_transfer.targets.transcripts.vocabulary import label_ids, read_vocabulary
+from hf_transfer.targets.transcripts.ctc_encoding import label_ids
+from hf_transfer.targets.transcripts.vocabulary import read_vocabulary
 
 pytestmark = pytest.mark.usefixtures("lean")
 
@@ -47,7 +48,7 @@ def test_a_vocabulary_without_a_word_delimiter_is_not_used_for_words(table, tmp_
     model = build_ctc_model(tmp_path / "m", [*SPECIAL, *LETTERS])
     with caplog.at_level("INFO", "hf_transfer"):
         train(tmp_path / "out", model, table())
-    assert "cannot be spelt in the checkpoint's vocabulary ((space)), as" in caplog.text
+    assert "cannot be spelt in the checkpoint's vocabulary ((space)), for example" in caplog.text
     vocabulary = json.loads((tmp_path / "out" / "vocab.json").read_text())
     assert "|" in vocabulary
     heads = [load_file(place / "model.safetensors")["lm_head.weight"] for place in (model, tmp_path / "out")]
@@ -101,9 +102,13 @@ def test_letters_beyond_the_head_are_no_letters(tmp_path):
     ("tokens", "settings", "fault"),
     [
         (LETTERS, {}, "has no class for CTC's blank among the 26 of the head"),
-        ([*SPECIAL, "|"], {}, "knows its special tokens and no letters"),
+        ([*SPECIAL, "|"], {}, "has special tokens only, and no letters"),
         ([*SPECIAL, "|", "th", *LETTERS], {}, "does not read back what it spells"),
-        ([*SPECIAL, "a", "th"], {"tokenizer_class": "Wav2Vec2PhonemeCTCTokenizer"}, "writes phones and no letters"),
+        (
+            [*SPECIAL, "a", "th"],
+            {"tokenizer_class": "Wav2Vec2PhonemeCTCTokenizer"},
+            "writes phones instead of letters",
+        ),
     ],
 )
 def test_a_vocabulary_that_cannot_be_used_is_refused(table, tmp_path, tokens, settings, fault):
@@ -118,7 +123,7 @@ def test_a_recogniser_of_phones_learns_letters(table, tmp_path, caplog):
     model = build_ctc_model(tmp_path / "m", [*SPECIAL, "a", "th"], tokenizer_class="Wav2Vec2PhonemeCTCTokenizer")
     with caplog.at_level("INFO", "hf_transfer"):
         train(tmp_path / "out", model, table())
-    assert "The checkpoint's tokenizer writes phones and no letters" in caplog.text
+    assert "The checkpoint's tokenizer writes phones instead of letters" in caplog.text
     assert "g" in json.loads((tmp_path / "out" / "vocab.json").read_text())
 
 
@@ -137,7 +142,7 @@ def test_the_blank_is_the_tokenizers(table, tmp_path, caplog):
     model = build_ctc_model(tmp_path / "m", ["|", *LETTERS, "<unk>", "<pad>"])
     with caplog.at_level("INFO", "hf_transfer"):
         train(tmp_path / "out", model, table())
-    assert "CTC's blank is class 0 by config.json and class 28 ('<pad>') by the tokenizer" in caplog.text
+    assert "CTC's blank is class 0 in config.json and class 28 ('<pad>') in the tokenizer" in caplog.text
     assert json.loads((tmp_path / "out" / "config.json").read_text())["pad_token_id"] == 28
 
 
@@ -149,9 +154,9 @@ def test_tags_and_what_is_left_of_numbers_are_said(speech_model, table, tmp_path
         report = train(tmp_path / "out", speech_model(), file, vocabulary="keep")
     assert "train: 12 tags are removed from the transcripts: [noise] x 6, <unk> x 6." in caplog.text
     assert "test: 6 tags are removed from the transcripts: {NS} x 6." in caplog.text
-    assert "stay as words; remove them where nobody says them: [rires] x 6." in caplog.text
+    assert "are kept as words; remove them from the data if nobody says them: [rires] x 6." in caplog.text
     assert report["data"]["left_out"]["train"] == {"letters outside the vocabulary": 6}
-    assert "6 of 24 test transcripts hold what the vocabulary lacks (5 0 %)" in caplog.text
+    assert "6 of 24 test transcripts hold letters that the vocabulary lacks (5 0 %)" in caplog.text
     references = [json.loads(line)["reference"] for line in (tmp_path / "out" / "predictions.jsonl").open()]
     assert not any("NS" in text.split() for text in references)
     assert sum(text.endswith(" 50 %") for text in references) == 6
@@ -213,13 +218,13 @@ def test_a_language_of_its_own_starts_from_another_ones_weights(mms, table, tmp_
 
 
 def test_languages_are_known_by_name_and_by_their_letters(mms, table, tmp_path, speech_model, caplog):
-    with pytest.raises(InputError, match=r"There are: eng, ibo. Did you mean ibo\?"):
+    with pytest.raises(InputError, match=r"Choose one of: eng, ibo. Did you mean ibo\?"):
         train(tmp_path / "a", mms, table(), target_lang="igbo")
     with pytest.raises(InputError, match="has no languages to choose from"):
         train(tmp_path / "a", speech_model(), table(), target_lang="eng")
     with caplog.at_level("INFO", "hf_transfer"):
         train(tmp_path / "a", mms, table(igbo))
-    assert "Of the checkpoint's languages, ibo can be spelt so: --target_lang ibo" in caplog.text
+    assert "These languages of the checkpoint have all letters: ibo. --target_lang ibo" in caplog.text
 
 
 def test_the_weights_follow_the_language_of_the_tokenizer(mms, table, tmp_path):
@@ -243,5 +248,7 @@ def test_the_weights_follow_the_language_of_the_tokenizer(mms, table, tmp_path):
     torch.testing.assert_close(trained, model.lm_head.bias, atol=1e-6, rtol=0)
 
     (tmp_path / "saved" / "adapter.eng.safetensors").unlink()
-    with pytest.raises(InputError, match=r"has its vocabulary and no weights for it \(adapter.eng.safetensors\)"):
+    with pytest.raises(
+        InputError, match=r"has a vocabulary but no weights for it \(adapter.eng.safetensors is missing\)"
+    ):
         train(tmp_path / "c", tmp_path / "saved", table(), target_lang="eng")

@@ -78,7 +78,7 @@ def test_words_that_nobody_said_are_errors():
 def test_errors_and_worst_clips_are_listed():
     references = ["turn left now", "stop", "go up", "go up"]
     hypotheses = ["turn right now", "", "go up up", "go up"]
-    errors = transcription.commonest_errors(references, hypotheses)
+    errors = transcription.most_frequent_errors(references, hypotheses)
     assert errors["substitutions"] == [{"reference": "left", "hypothesis": "right", "count": 1}]
     assert errors["deletions"] == [{"reference": "stop", "count": 1}]
     assert errors["insertions"] == [{"hypothesis": "up", "count": 1}]

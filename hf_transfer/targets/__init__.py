@@ -1,1 +1,1 @@
-"""What comes out of a model: labels, or a number. A task ties one of them to what goes in."""
+"""Targets: what a model learns to predict. A task combines a target with an input."""

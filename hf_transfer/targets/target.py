@@ -1,26 +1,33 @@
-"""What is learned: everything that differs between labels, numbers and transcripts, whatever goes in."""
+"""The protocol of targets: what a model learns to predict, from the user's column to the report."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeAlias
 
+import numpy as np
+import torch
 from datasets import Dataset, DatasetDict
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from hf_transfer.arguments import DataArguments, ModelArguments
 from hf_transfer.data.column_readers import LeaveOut, TargetEncoding, TargetReader
 from hf_transfer.evaluation.bootstrap import ResampledMetrics
 from hf_transfer.training.loss import Loss, Readout
 
+Processor: TypeAlias = PreTrainedTokenizerBase | ProcessorMixin
+
 
 class Target(Protocol):
-    """What is predicted of an example, from its column to the report.
+    """What is predicted for an example: labels, a number, a transcript.
 
     Attributes:
-        column: our name for the column: ``label``, ``text``; ``--<column>_column_name`` names the user's.
-        template: name of its part of card and page (``reporting/cards/targets/NAME.md``, ``pages/targets/NAME.html``).
-        headline: the metrics that summaries name, the one that decides first; see `evaluation.metric_names`.
-        metrics: every metric that `compute_metrics` may give; which of them it does, the labels decide.
-        distinguishes_examples: whether records of one input with different targets are different examples.
+        column: standard name of the column, ``label`` or ``text``; the flag ``--<column>_column_name`` names the
+            user's column.
+        template: name of the target's templates: ``reporting/cards/targets/NAME.md`` and
+            ``reporting/pages/targets/NAME.html``.
+        headline: the metrics in summaries, the main one first; see `evaluation.metric_names`.
+        metrics: all metrics that `compute_metrics` can return; which of them it does depends on the labels.
+        distinguishes_examples: whether records with the same input but different targets are different examples.
     """
 
     column: ClassVar[str]
@@ -31,148 +38,201 @@ class Target(Protocol):
 
     @property
     def uses_validation_split(self) -> bool:
-        """Whether `decide` needs a validation split; where not, none is made unless training is evaluated."""
+        """Whether `decide` uses a validation split; if not, none is drawn unless training evaluates on it."""
 
     @property
     def requires_validation_split(self) -> bool:
-        """Whether something is to be chosen on validation examples: without them, `check` refuses."""
+        """Whether the settings choose something on validation examples; `check` then refuses data without them."""
 
     # --- data -------------------------------------------------------------------------------------------------
 
     def columns(
-        self, splits: DatasetDict, inputs: Mapping[str, Sequence[str]], config: Any
+        self, splits: DatasetDict, inputs: Mapping[str, Sequence[str]], config: PretrainedConfig | None
     ) -> tuple[DatasetDict, dict[str, str]]:
-        """The user's column in each split; it may be one that is made of several, and added.
+        """Find the user's column in each split; where it has to be made of several columns, add it.
 
         Args:
             splits: the user's rows.
-            inputs: columns of each split that are used already.
-            config: of a fine-tuned model, whose labels are expected; None where they are learned.
+            inputs: the columns of each split that the input uses.
+            config: of a fine-tuned model, whose labels are expected; None where the labels are learned.
+
+        Returns:
+            The splits, and the name of the column in each.
         """
 
     def readers(
-        self, splits: DatasetDict, columns: Mapping[str, str], config: Any, model: ModelArguments
+        self, splits: DatasetDict, columns: Mapping[str, str], config: PretrainedConfig | None, model: ModelArguments
     ) -> Mapping[str, TargetReader]:
-        """How the column of each split is read."""
+        """Return the reader of each split's column; arguments as of `columns`."""
 
     def prepare_targets(
         self,
         read: Mapping[str, Dataset],
         readers: Mapping[str, Any],
-        config: Any,
+        config: PretrainedConfig | None,
         data: DataArguments,
         leave_out: LeaveOut,
     ) -> tuple[DatasetDict, dict[str, dict[str, int]]]:
-        """The splits with the target as the model is to learn it, and what was left out of each, by the reason."""
+        """Return the splits with the targets that the model learns, without examples that it cannot learn.
 
-    def strata(self, split: Dataset) -> list[Any]:
-        """What each example is stratified by when a split is made."""
-
-    def check(self, splits: DatasetDict, identities: Mapping[str, list[str]]) -> list[str]:
-        """Refuse before training what would fail after it.
+        Args:
+            read: splits that the `readers` have read.
+            readers: from the method of that name.
+            config: of a fine-tuned model; None where the labels are learned.
+            data: the arguments on data.
+            leave_out: drops examples and logs that.
 
         Returns:
-            What makes the result flatter or narrower than it looks: said already, in sentences that may be published.
+            The splits, and for each the number of examples left out, by the reason.
+        """
+
+    def strata(self, split: Dataset) -> list[Any]:
+        """Return the stratum of each example: drawn splits get the same share of each."""
+
+    def check(self, splits: DatasetDict, identities: Mapping[str, list[str]]) -> list[str]:
+        """Refuse, before training, data that would make the run fail or its results meaningless.
+
+        Args:
+            splits: the examples.
+            identities: by split, for each example a string that equal inputs share.
+
+        Returns:
+            Sentences on what makes the result look better or more certain than it is. They are logged already, and
+            may be published.
         """
 
     def facts(self, splits: DatasetDict) -> dict[str, Any]:
-        """What the report, card and page say of the target.
+        """Return what report, card and page say of the targets in the data.
 
-        ``answer`` is the metric that a run's result is told by in a sentence, and its name there.
+        ``answer`` is the main metric of the run and the name that a sentence gives it.
         """
 
     # --- model ------------------------------------------------------------------------------------------------
 
-    def complete_processor(self, processor: Any, model: ModelArguments, splits: DatasetDict | None) -> Any:
-        """The input's processor with what turns targets into ids and back, made to fit the splits where it must be."""
+    def complete_processor(self, processor: Any, model: ModelArguments, splits: DatasetDict | None) -> Processor:
+        """Return the input's processor together with what turns targets into ids and back, such as a CTC tokenizer.
+
+        Args:
+            processor: of the input: a tokenizer or a feature extractor.
+            model: the checkpoint.
+            splits: examples that a new vocabulary is built from; None for a model that is only used.
+        """
 
     def config_settings(
-        self, model: ModelArguments, splits: DatasetDict, processor: Any, *, pretrained: bool
+        self, model: ModelArguments, splits: DatasetDict, processor: Processor, *, pretrained: bool
     ) -> dict[str, Any]:
-        """Settings of the model's config, as ``id2label``, ``problem_type``."""
+        """Return settings of the model's config that depend on the target, such as ``id2label``."""
 
     def adapt_head(
         self,
-        loaded: Any,
-        old: Any,
+        loaded: PreTrainedModel,
+        old: PretrainedConfig,
         new: list[str],
         model: ModelArguments,
         splits: DatasetDict,
-        processor: Any,
+        processor: Processor,
         *,
         pretrained: bool,
     ) -> list[str]:
-        """Keep a checkpoint's head where it is of this target, and say so; make it anew where it is not.
+        """Keep the checkpoint's head where it fits this target, and log that; initialise it anew where it does not.
 
         Args:
             loaded: the model, with a head of the right size.
             old: the checkpoint's config.
-            new: names of parameters that did not come from the checkpoint.
-            model: which checkpoint it is.
+            new: names of parameters that were not in the checkpoint.
+            model: the checkpoint.
             splits: the examples.
             processor: from `complete_processor`.
             pretrained: whether the checkpoint's weights were loaded.
 
         Returns:
-            The names of the parameters that were made anew here.
+            The names of the parameters that were initialised here.
         """
 
-    def prepare_base(self, model: Any, name: str, revision: str) -> None:
-        """Make the base model `name` of a LoRA adapter, as it was loaded, the one that the adapter was trained on."""
+    def prepare_base(self, model: PreTrainedModel, name: str, revision: str) -> None:
+        """Change a LoRA adapter's base model into the one that the adapter was trained on.
 
-    def encoding(self, split: Dataset, processor: Any, config: Any) -> TargetEncoding:
-        """How the targets of a split become the ``labels`` of the loss."""
+        Args:
+            model: the base model as it was loaded.
+            name: its Hub id or folder.
+            revision: its revision on the Hub.
+        """
+
+    def encoding(self, split: Dataset, processor: Processor, config: PretrainedConfig) -> TargetEncoding:
+        """Return the function that encodes the targets of a split as ``labels`` of the loss."""
 
     @staticmethod
-    def pad(labels: list[Any]) -> Any:
-        """From the labels of examples, as `encoding` makes them, to those of a batch."""
+    def pad(labels: list[Any]) -> torch.Tensor:
+        """Return the ``labels`` of a batch from those of its examples, which `encoding` made."""
 
-    def loss_function(self, train: Dataset, model: Any, label_smoothing: float) -> Loss:
-        """What is minimised."""
+    def loss_function(self, train: Dataset, model: PreTrainedModel, label_smoothing: float) -> Loss:
+        """Return the training loss."""
 
-    def readout(self, processor: Any, model: Any) -> Readout:
-        """What the methods below are given of each example: logits, a number, what is generated, boxes."""
+    def readout(self, processor: Processor, model: PreTrainedModel) -> Readout:
+        """Return the function that takes from a batch's outputs what evaluation keeps: logits, a number, a text."""
 
-    def finalised(self, model: Any) -> AbstractContextManager[None]:
-        """Make of the trained model what is measured and shipped; where the block raises, it is as it was trained."""
+    def finalised(self, model: PreTrainedModel) -> AbstractContextManager[None]:
+        """Bring the trained model into the form that is measured and saved; undo that if the block raises."""
 
     # --- quality ----------------------------------------------------------------------------------------------
+    # `outputs` are an array with one entry for each example, as `readout` gives them.
 
     def decide(
-        self, outputs: Any, split: Dataset | None, config: Any, identities: Sequence[str] | None
+        self,
+        outputs: np.ndarray | None,
+        split: Dataset | None,
+        config: PretrainedConfig,
+        identities: Sequence[str] | None,
     ) -> dict[str, Any]:
-        """Fit on the validation split's outputs how outputs become decisions, and keep it in the config.
+        """Fit on the validation split how outputs become predictions (temperature, threshold); save that in `config`.
 
         Args:
-            outputs: of the examples; None without a validation split.
-            split: the examples.
+            outputs: of the validation examples; None without a validation split.
+            split: the validation examples.
             config: of the model.
-            identities: what makes two of them equal, an entry an example.
+            identities: for each example a string that equal inputs share.
+
+        Returns:
+            ``decision`` of the report.
         """
 
-    def compute_metrics(self, outputs: Any, split: Dataset, config: Any) -> dict[str, float]:
-        """Metrics of model outputs on a split, with the decision kept in the config."""
+    def compute_metrics(
+        self, outputs: np.ndarray, split: Dataset, config: PretrainedConfig | None
+    ) -> dict[str, float]:
+        """Return the metrics of outputs on a split, with the decision saved in the config, if one is given."""
 
-    def intervals(self, before: Any, after: Any, split: Dataset, config: Any, seed: int) -> dict[str, Any]:
-        """95 % bootstrap intervals of the metrics after training and of what was gained."""
+    def intervals(
+        self, before: np.ndarray, after: np.ndarray, split: Dataset, config: PretrainedConfig, seed: int
+    ) -> dict[str, Any]:
+        """Return 95 % confidence intervals of the metrics after training (``after``) and of their change (``gain``).
 
-    def error_analysis(self, outputs: Any, split: Dataset, config: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """What else the report says of the outputs, and the worst examples by their ``row``."""
+        Args:
+            before: outputs of the untrained model.
+            after: outputs of the trained model.
+            split: the examples.
+            config: of the trained model, with its decision.
+            seed: of the bootstrap.
+        """
+
+    def error_analysis(
+        self, outputs: np.ndarray, split: Dataset, config: PretrainedConfig
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Return more entries of the report, such as a confusion matrix, and the worst examples by their ``row``."""
 
     def remarks(self, report: Mapping[str, Any]) -> list[str]:
-        """What the summary says of the result beside its metrics, in sentences.
+        """Return sentences on the result that the summary shows below its metrics.
 
         Args:
-            report: with ``data``, ``metrics``, ``decision`` and the findings.
+            report: with ``data``, ``metrics``, ``decision`` and the entries of `error_analysis`.
         """
 
-    def records(self, outputs: Any, split: Dataset, config: Any) -> list[dict[str, Any]]:
-        """What is known of each example: its target, what was predicted, scores. JSON-ready."""
+    def records(self, outputs: np.ndarray, split: Dataset, config: PretrainedConfig) -> list[dict[str, Any]]:
+        """Return a JSON-ready record for each example: its target, the prediction, scores."""
 
     def resampled_metrics(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> ResampledMetrics[str]:
-        """The metrics of such records, under resampling.
+        """Return the metrics of records as a function of the examples' bootstrap weights.
 
         Args:
-            records: as ``predictions.jsonl`` holds them.
-            facts: of the data, as in the report.
+            records: as in ``predictions.jsonl``.
+            facts: ``data`` of the report.
         """

@@ -1,1 +1,1 @@
-"""Transcripts as target: what was said in a clip."""
+"""Transcripts as target: the words that are spoken in a clip."""

@@ -1,4 +1,4 @@
-"""The CTC loss of transcripts."""
+"""The CTC loss of transcripts, and the check for a recogniser that writes nothing any more."""
 
 import itertools
 import math
@@ -11,70 +11,71 @@ from torch.nn import functional as F
 
 from hf_transfer.training.loss import TrainingPosition, add_counts, examples_counted
 
-# A recogniser that has spoken and then stays silent for so many clips and logs in a row has collapsed to blanks.
+# A recogniser that wrote text before and then writes none for so many logs and clips in a row has collapsed to blanks.
 COLLAPSED_LOGS, COLLAPSED_CLIPS = 10, 100
-SILENT_SHARE, SPEAKING_SHARE = 0.99, 0.9
-# In nats a letter. A head that is new babbles at twice as much, and then is silent for a while before it learns.
-SPEAKING_LOSS = 2.0
+# Shares of empty hypotheses from which a recogniser writes nothing, and below which it writes text.
+EMPTY_SHARE, WRITING_SHARE = 0.99, 0.9
+# In nats per letter. A new head writes random letters at twice this loss, then nothing for a while, before it learns.
+WRITING_LOSS = 2.0
 
 
-class Silence:
-    """`CollapseCheck` of a recogniser that hears nothing."""
+class BlankCollapseCheck:
+    """`CollapseCheck` for a recogniser that predicts only blanks, and so writes nothing."""
 
     def __init__(self) -> None:
-        self.has_spoken = False
-        self.logs = self.since = 0
+        self.has_written = False
+        self.logs = self.since = 0  # empty logs in a row, and the step of the last log that was not empty
 
     @property
     def suspected(self) -> bool:
-        """Whether it is silent again."""
-        return self.has_spoken and self.logs > 0
+        """Whether it wrote text before and writes nothing now."""
+        return self.has_written and self.logs > 0
 
     def check(self, figures: Mapping[str, float], position: TrainingPosition) -> str | None:
-        """As of `CollapseCheck`."""
+        """Check ``empty_hypotheses`` and ``loss`` of a log; see `CollapseCheck`."""
         if "empty_hypotheses" not in figures:
             return None
         empty = figures["empty_hypotheses"]
-        self.has_spoken = self.has_spoken or (empty < SPEAKING_SHARE and figures["loss"] < SPEAKING_LOSS)
-        if empty < SILENT_SHARE:
+        self.has_written = self.has_written or (empty < WRITING_SHARE and figures["loss"] < WRITING_LOSS)
+        if empty < EMPTY_SHARE:
             self.logs, self.since = 0, position.step
             return None
         self.logs += 1
         clips = (position.step - self.since) * position.examples_per_step
-        if self.has_spoken and self.logs >= COLLAPSED_LOGS and clips >= COLLAPSED_CLIPS:
+        if self.has_written and self.logs >= COLLAPSED_LOGS and clips >= COLLAPSED_CLIPS:
             return f"the recogniser has collapsed to blanks: it wrote nothing for {clips} clips"
         return None
 
     def final_warning(self) -> str | None:
-        """That it never spoke."""
-        if not self.logs or self.has_spoken:
+        """Return a sentence if the recogniser never wrote anything, or None."""
+        if not self.logs or self.has_written:
             return None
         return (
-            "By the last step the recogniser still writes nothing: train longer (--num_train_epochs), raise "
-            "--learning_rate, or start from a checkpoint that can spell."
+            "At the last step the recogniser still writes nothing: train longer (--num_train_epochs), raise "
+            "--learning_rate, or start from a checkpoint that was trained on transcripts."
         )
 
 
 @dataclass
 class CTCLoss:
-    """Connectionist temporal classification (Graves et al. 2006), each clip's loss a letter.
+    """Connectionist temporal classification (Graves et al. 2006): the mean over clips of their loss per letter.
 
-    Infinite losses stay infinite: they are a clip that cannot be spelt in its frames.
+    A clip with too few frames for its transcript has an infinite loss, which is not hidden.
 
     Attributes:
         blank: id of the blank token.
-        frames_of: from the lengths of inputs [batch] to those of the model's outputs.
+        frames_of: function from the lengths of inputs [batch] to the numbers of output frames [batch].
     """
 
     blank: int
     frames_of: Callable[[torch.Tensor], torch.Tensor]
     counts: list[torch.Tensor] = field(default_factory=list, repr=False)
     chance_loss: float = 0.0
-    collapse_check: Silence = field(default_factory=Silence, repr=False)
+    collapse_check: BlankCollapseCheck = field(default_factory=BlankCollapseCheck, repr=False)
     starts_at_chance: ClassVar[bool] = False
 
     def weights(self, batch: Mapping[str, Any]) -> torch.Tensor:
-        """The number of clips, [1]."""
+        """Return the number of clips, [1]."""
         return examples_counted(batch)
 
     def __call__(self, outputs: Any, batch: Mapping[str, Any]) -> torch.Tensor:
@@ -97,7 +98,7 @@ class CTCLoss:
         add_counts(self.counts, torch.stack([blank.sum(), real.sum(), empty.sum(), counted.sum()]))
 
     def pop_figures(self) -> dict[str, float]:
-        """``blank_ratio``, the share of blank frames, and ``empty_hypotheses``, the share of clips that stay empty."""
+        """Return ``blank_ratio``, the share of blank frames, and ``empty_hypotheses``, that of clips without text."""
         if not self.counts:
             return {}
         blank, frames, empty, clips = self.counts[0].tolist()
@@ -108,14 +109,16 @@ class CTCLoss:
 def _ctc(
     log_probabilities: torch.Tensor, labels: torch.Tensor, frames: torch.Tensor, letters: torch.Tensor, blank: int
 ) -> torch.Tensor:
-    """The loss of each clip [batch]; on the processor where the GPU is Apple's, for which PyTorch has no CTC."""
+    """The loss of each clip [batch]; computed on the CPU for Apple's GPUs, for which PyTorch has no CTC loss."""
     device = log_probabilities.device
-    place = torch.device("cpu") if device.type == "mps" else device
-    log_probabilities, labels = log_probabilities.to(place), labels.to(place)
-    each = F.ctc_loss(log_probabilities, labels, frames.to(place), letters.to(place), blank, reduction="none")
+    ctc_device = torch.device("cpu") if device.type == "mps" else device
+    log_probabilities, labels = log_probabilities.to(ctc_device), labels.to(ctc_device)
+    each = F.ctc_loss(
+        log_probabilities, labels, frames.to(ctc_device), letters.to(ctc_device), blank, reduction="none"
+    )
     return each.to(device)
 
 
-def spelling_frames(labels: list[int]) -> int:
-    """Frames that CTC needs to spell `labels`: one each, and a blank between two that are the same."""
+def required_frames(labels: list[int]) -> int:
+    """Return how many frames CTC needs for `labels`: one for each, and a blank between two equal ones."""
     return len(labels) + sum(a == b for a, b in itertools.pairwise(labels))

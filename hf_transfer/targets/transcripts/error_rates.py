@@ -1,4 +1,4 @@
-"""Quality of transcripts: word and character error rates, their intervals, the commonest errors, the worst clips."""
+"""Metrics of transcripts: word and character error rates, their intervals, frequent errors, the worst clips."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,27 +14,29 @@ from hf_transfer.data.units import resampling_units
 from hf_transfer.evaluation.bootstrap import ResampledMetrics, bootstrap, paired_metrics, split_by_kind
 from hf_transfer.evaluation.metrics import Array, MetricInMemory
 
-COMMONEST, WORST = 20, 10
+# How many errors of each kind, and how many clips, a report lists.
+MAX_ERRORS, MAX_CLIPS = 20, 10
+# The counts that each rate divides.
 RATES = {"wer": ("word_errors", "words"), "cer": ("letter_errors", "letters")}
 
 
 def count_errors(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Array]:
-    """For each clip its ``word_errors``, ``words``, ``letter_errors`` and ``letters``, each [n].
+    """Return ``word_errors``, ``words``, ``letter_errors`` and ``letters`` of each clip, each [n].
 
-    An empty reference has no words, and each word of its hypothesis is an error.
+    Where a reference is empty, each word of its hypothesis is an error.
     """
     words, letters = count_word_errors(references, hypotheses), count_letter_errors(references, hypotheses)
     return {**words, **letters}
 
 
 def count_word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Array]:
-    """For each clip its ``word_errors`` and ``words``, each [n]."""
+    """Return ``word_errors`` and ``words`` of each clip, each [n]."""
     errors, words = _edits(references, hypotheses, jiwer.process_words, str.split)
     return {"words": words, "word_errors": errors}
 
 
 def count_letter_errors(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Array]:
-    """For each clip its ``letter_errors`` and ``letters``, each [n]."""
+    """Return ``letter_errors`` and ``letters`` of each clip, each [n]."""
     errors, letters = _edits(references, hypotheses, jiwer.process_characters, list)
     return {"letters": letters, "letter_errors": errors}
 
@@ -42,20 +44,25 @@ def count_letter_errors(references: Sequence[str], hypotheses: Sequence[str]) ->
 def _edits(
     references: Sequence[str], hypotheses: Sequence[str], align: Callable[..., Any], units: Callable[[str], list[str]]
 ) -> tuple[Array, Array]:
-    """The edits [n] from each reference to its hypothesis, and the units [n] of the references."""
+    """The numbers of edits from each reference to its hypothesis [n], and of units in each reference [n]."""
     errors, sizes = np.zeros(len(references)), np.zeros(len(references))
     for i, (reference, hypothesis) in enumerate(zip(references, hypotheses, strict=True)):
         if not reference.strip():
             errors[i] = len(units(hypothesis))
             continue
-        found = align(reference, hypothesis)
-        sizes[i] = found.hits + found.substitutions + found.deletions
-        errors[i] = found.substitutions + found.deletions + found.insertions
+        alignment = align(reference, hypothesis)
+        sizes[i] = alignment.hits + alignment.substitutions + alignment.deletions
+        errors[i] = alignment.substitutions + alignment.deletions + alignment.insertions
     return errors, sizes
 
 
 def rates(counts: dict[str, Array], weights: Array | None = None) -> dict[str, Array]:
-    """``wer`` and ``cer`` [...] of counts [n], clips weighted by `weights` [..., n]; NaN without a single word."""
+    """Return ``wer`` and ``cer`` [...] from the counts of clips [n]; NaN where the references have no words.
+
+    Args:
+        counts: from `count_errors`.
+        weights: of the clips [..., n], as of a bootstrap; by default each counts once.
+    """
     return {name: _rate(counts, name, weights) for name in RATES}
 
 
@@ -71,15 +78,15 @@ def _rate(counts: dict[str, Array], name: str, weights: Array | None = None) -> 
 
 
 class _ErrorRate(MetricInMemory):
-    """``compute(predictions=[n], references=[n])`` of texts gives ``{name: value}``, as evaluate's own."""
+    """An error rate as `evaluate.Metric`: ``compute(predictions=[n], references=[n])`` returns ``{name: value}``."""
 
     key = ""
-    about = ""
+    description = ""
     count: Callable[[Sequence[str], Sequence[str]], dict[str, Array]]
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description=self.about,
+            description=self.description,
             citation="",
             inputs_description="predictions, references: list of text.",
             features=datasets.Features(
@@ -92,21 +99,21 @@ class _ErrorRate(MetricInMemory):
 
 
 class WordErrorRate(_ErrorRate):
-    key, about = "wer", "Substituted, deleted and inserted words over the words of the references."
+    key, description = "wer", "Substituted, deleted and inserted words over the words of the references."
     count = staticmethod(count_word_errors)
 
 
 class CharacterErrorRate(_ErrorRate):
-    key, about = "cer", "Substituted, deleted and inserted characters over the characters of the references."
+    key, description = "cer", "Substituted, deleted and inserted characters over the characters of the references."
     count = staticmethod(count_letter_errors)
 
 
 def compute_metrics(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, float]:
-    """``wer``, ``cer``, and the share of clips without a word recognised (``empty_hypotheses``)."""
-    found: dict[str, float] = {}
+    """Return ``wer``, ``cer``, and ``empty_hypotheses``, the share of clips in which no word was recognised."""
+    metrics: dict[str, float] = {}
     for metric in (WordErrorRate, CharacterErrorRate):
-        found |= metric().compute(predictions=hypotheses, references=references)
-    return found | {"empty_hypotheses": float(np.mean([not text.strip() for text in hypotheses]))}
+        metrics |= metric().compute(predictions=hypotheses, references=references)
+    return metrics | {"empty_hypotheses": float(np.mean([not text.strip() for text in hypotheses]))}
 
 
 def intervals(
@@ -120,8 +127,8 @@ def intervals(
         references: transcripts [n].
         before: hypotheses of the untrained model [n].
         after: hypotheses of the trained model [n].
-        speakers: of each clip [n], where they are known.
-        seed: of the resampling.
+        speakers: of the clips [n]; None where they are not known.
+        seed: of the bootstrap.
     """
     earlier, later = count_errors(references, before), count_errors(references, after)
 
@@ -131,39 +138,40 @@ def intervals(
     return split_by_kind(bootstrap(resampled, seed=seed))
 
 
-def commonest_errors(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """The commonest ``substitutions``, ``deletions`` and ``insertions`` of words, with how often each occurs."""
-    swapped: Counter[tuple[str, str]] = Counter()
-    lost: Counter[str] = Counter()
-    added: Counter[str] = Counter()
+def most_frequent_errors(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Return the most frequent ``substitutions``, ``deletions`` and ``insertions`` of words, with their ``count``."""
+    substituted: Counter[tuple[str, str]] = Counter()
+    deleted: Counter[str] = Counter()
+    inserted: Counter[str] = Counter()
     for reference, hypothesis in zip(references, hypotheses, strict=True):
         if not reference.strip():
-            added.update(hypothesis.split())
+            inserted.update(hypothesis.split())
             continue
-        found = jiwer.process_words(reference, hypothesis)
-        said, heard = found.references[0], found.hypotheses[0]
-        for part in found.alignments[0]:
-            old, new = said[part.ref_start_idx : part.ref_end_idx], heard[part.hyp_start_idx : part.hyp_end_idx]
+        alignment = jiwer.process_words(reference, hypothesis)
+        reference_words, hypothesis_words = alignment.references[0], alignment.hypotheses[0]
+        for part in alignment.alignments[0]:
+            old = reference_words[part.ref_start_idx : part.ref_end_idx]
+            new = hypothesis_words[part.hyp_start_idx : part.hyp_end_idx]
             if part.type == "substitute":
-                swapped.update(zip(old, new, strict=True))
+                substituted.update(zip(old, new, strict=True))
             elif part.type == "delete":
-                lost.update(old)
+                deleted.update(old)
             elif part.type == "insert":
-                added.update(new)
+                inserted.update(new)
     return {
         "substitutions": [
-            {"reference": old, "hypothesis": new, "count": n} for (old, new), n in swapped.most_common(COMMONEST)
+            {"reference": old, "hypothesis": new, "count": n} for (old, new), n in substituted.most_common(MAX_ERRORS)
         ],
-        "deletions": [{"reference": word, "count": n} for word, n in lost.most_common(COMMONEST)],
-        "insertions": [{"hypothesis": word, "count": n} for word, n in added.most_common(COMMONEST)],
+        "deletions": [{"reference": word, "count": n} for word, n in deleted.most_common(MAX_ERRORS)],
+        "insertions": [{"hypothesis": word, "count": n} for word, n in inserted.most_common(MAX_ERRORS)],
     }
 
 
 def worst_clips(references: Sequence[str], hypotheses: Sequence[str]) -> list[dict[str, Any]]:
-    """The clips with the highest word error rate, by their ``row``; the longer first where it is the same."""
+    """Return the clips with the highest word error rate, by their ``row``; of equal ones the longer first."""
     counts = count_errors(references, hypotheses)
     rate = counts["word_errors"] / np.maximum(1, counts["words"])
-    order = np.lexsort((-counts["words"], -rate))[:WORST]
+    order = np.lexsort((-counts["words"], -rate))[:MAX_CLIPS]
     return [
         {
             "row": int(i),

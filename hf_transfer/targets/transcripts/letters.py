@@ -1,4 +1,4 @@
-"""Transcripts as a CTC vocabulary can spell them."""
+"""The letters of CTC vocabularies, and transcripts normalised to them."""
 
 import functools
 import json
@@ -7,9 +7,9 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Set
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from transformers import Wav2Vec2CTCTokenizer
+from transformers import PreTrainedTokenizerBase, Wav2Vec2CTCTokenizer
 
 from hf_transfer.targets.transcripts.spelling import (
     APOSTROPHES,
@@ -18,46 +18,47 @@ from hf_transfer.targets.transcripts.spelling import (
     Spelling,
     clusters,
     compatible,
-    unspoken,
+    is_silent,
 )
 from hf_transfer.targets.transcripts.tags import SPECIAL, without_tags
 
 BLANK, UNKNOWN, DELIMITER = "[PAD]", "[UNK]", "|"
-# A transcript may hold a foreign letter now and then; more than this share of them is another alphabet.
-UNKNOWN_SHARE = 0.005
-# Or so many of the transcripts, whatever their letters are: one odd clip makes no vocabulary.
-FOREIGN_SHARE = 0.1
-# In Turkish text more than a third of all i are dotless or capital dotted ones; a Turkish name now and then is less.
+# A vocabulary is kept if at most this share of all letters is unknown to it: more is another alphabet.
+UNKNOWN_LETTER_SHARE = 0.005
+# Or if at most this share of the transcripts has unknown letters: a few odd clips need no new vocabulary.
+FOREIGN_TRANSCRIPT_SHARE = 0.1
+# In Turkish text more than a third of all i are ı or İ; with a Turkish name now and then the share is lower.
 TURKIC_SHARE = 0.1
 
 
-def letters_of(tokenizer: Any, classes: int | None = None) -> set[str]:
-    """The tokens that a CTC tokenizer can write, without its special ones; a space where it has a word delimiter.
+def letters_of(tokenizer: PreTrainedTokenizerBase, classes: int | None = None) -> set[str]:
+    """Return the tokens that a CTC tokenizer can write, without special ones; a space if it has a word delimiter.
 
     Args:
-        tokenizer: most have one token a letter; some have letters with marks, or sounds, of several characters.
-        classes: of the model's head: what has a larger id cannot be written; by default, tokens that were added to
-            the vocabulary cannot.
+        tokenizer: most have a token for each letter; some have tokens of several characters, such as letters with
+            marks.
+        classes: number of classes of the model's head: tokens with larger ids cannot be written. By default, tokens
+            that were added to the vocabulary cannot.
     """
     known = {token: i for token, i in tokenizer.get_vocab().items() if i < (classes or tokenizer.vocab_size)}
     delimiter = getattr(tokenizer, "word_delimiter_token", None)
     special = {*tokenizer.all_special_tokens, delimiter}
     tokens = {token for token in known if not (token in special or token.isspace() or SPECIAL.fullmatch(token))}
-    pieces = any(token.startswith("▁") for token in tokens)
-    if pieces:  # parts of words: each of their letters can be written
+    has_pieces = any(token.startswith("▁") for token in tokens)
+    if has_pieces:  # parts of words, as of SentencePiece: each of their letters can be written
         tokens = {letter for token in tokens for letter in token.replace("▁", " ")}
-    return tokens | ({" "} if pieces or delimiter in known else set())
+    return tokens | ({" "} if has_pieces or delimiter in known else set())
 
 
 def normalise(text: str, letters: Set[str] | None, *, fold: bool = True) -> str:
-    """`text` in the letters of a vocabulary, as far as it goes: without tags, each word as `Spelling` spells it.
+    """Return a transcript in the letters of a vocabulary as far as possible: without tags, words as of `Spelling`.
 
-    What the vocabulary spells comes through unchanged, and a text that was normalised stays as it is.
+    Words that the vocabulary can spell are not changed, and a normalised text is not changed by another call.
 
     Args:
         text: a transcript.
-        letters: of the vocabulary; None for one of this text's own letters, see `new_letters`.
-        fold: whether combining marks are dropped where the vocabulary lacks them.
+        letters: of the vocabulary; None for a new vocabulary of this text, see `new_letters`.
+        fold: whether combining marks that the vocabulary lacks are dropped.
     """
     spelling = _spelling(frozenset(new_letters([text]) if letters is None else letters), fold)
     before = None
@@ -74,14 +75,14 @@ def _spelling(letters: frozenset[str], fold: bool) -> Spelling:
 
 
 def spells(letters: Set[str], text: str) -> bool:
-    """Whether a vocabulary of `letters` spells all of `text`."""
+    """Return whether a vocabulary of `letters` can spell all of `text`."""
     return _spelling(frozenset(letters), True).spells(text)
 
 
 def unknown_letters(texts: Iterable[str], letters: Set[str]) -> tuple[Counter[str], int]:
-    """How often letters occur in normalised `texts` that a vocabulary does not know, and the number of all letters.
+    """Return how often letters that a vocabulary lacks occur in normalised texts, and the number of all letters.
 
-    A word of known letters that it cannot spell (there are tokens of several) counts as a whole, with its length.
+    In a vocabulary with tokens of several letters, a word that it cannot spell is counted as a whole, by its length.
     """
     spelling, unknown, total = _spelling(frozenset(letters), True), Counter[str](), 0
     for text in texts:
@@ -96,22 +97,28 @@ def unknown_letters(texts: Iterable[str], letters: Set[str]) -> tuple[Counter[st
     return +unknown, total
 
 
-def covers(texts: list[str], letters: Set[str]) -> bool:
-    """Whether a vocabulary can spell `texts` as they are, but for foreign letters now and then or in a few of them.
+def listed_letters(counts: Counter[str]) -> str:
+    """Return the most frequent of some letters, for a message."""
+    return " ".join(letter if letter != " " else "(space)" for letter, _ in counts.most_common(10))
 
-    Letters that would lose an accent count as foreign: who writes many of them means them.
+
+def covers(texts: list[str], letters: Set[str]) -> bool:
+    """Return whether a vocabulary can spell `texts`, except for a few unknown letters or a few of the texts.
+
+    Letters that would lose an accent count as unknown: a language that writes many of them needs them.
     """
-    plain = [normalise(text, letters, fold=False) for text in texts]
-    unknown, total = unknown_letters(plain, letters)
-    few = sum(not spells(letters, text) for text in plain) <= FOREIGN_SHARE * len(plain)
-    return few or sum(unknown.values()) <= UNKNOWN_SHARE * max(1, total)
+    normalised = [normalise(text, letters, fold=False) for text in texts]
+    unknown, total = unknown_letters(normalised, letters)
+    few = sum(not spells(letters, text) for text in normalised) <= FOREIGN_TRANSCRIPT_SHARE * len(normalised)
+    return few or sum(unknown.values()) <= UNKNOWN_LETTER_SHARE * max(1, total)
 
 
 def new_letters(texts: Iterable[str]) -> set[str]:
-    """The letters of a new vocabulary for `texts`: lower case, marks as written, no punctuation but apostrophes.
+    """Return the letters of a new vocabulary for `texts`: lower case, with marks, no punctuation but apostrophes.
 
-    Digits and symbols in which something is spoken are letters of it. Where a letter is written in two ways (é as one
-    character or as two), or digits in several scripts, the vocabulary has one way, and the normaliser knows the other.
+    Digits and spoken symbols (``&``, ``%``) are letters of it. Where the texts write a letter in two ways (é as one
+    character or as two), or digits in several scripts, the vocabulary has one of them, and `normalise` converts the
+    others.
     """
     words = {word for text in texts for word in without_tags(text, lambda tag: False)[0].split()}
     words = {compatible(word, LETTER_FORMS).replace("I\u0307", "İ") for word in words}
@@ -123,34 +130,34 @@ def new_letters(texts: Iterable[str]) -> set[str]:
     for part, count in written.items():
         if part[0] in APOSTROPHES:
             letters["'"] += count
-        elif not unspoken(part[0]) and part != "*":
+        elif not is_silent(part[0]) and part != "*":
             letters[part] += count
-    return _one_digit_script(_one_form(letters)) | {" "}
+    return _in_one_digit_script(_in_one_form(letters)) | {" "}
 
 
-def _one_form(written: Counter[str]) -> Counter[str]:
-    """Characters of letters with their marks: as written where each has one form, else all in NFC, or in NFD.
+def _in_one_form(written: Counter[str]) -> Counter[str]:
+    """Count the characters of letters in one Unicode form: as written if each letter has one form, else NFC or NFD.
 
-    NFC would leave two ways of writing where it leaves marks that are parts of other letters.
+    NFD is used where NFC would leave two ways to write a letter: as one character, and as a letter and its mark.
     """
     forms = defaultdict(set)
     for part in written:
         forms[unicodedata.normalize("NFC", part)].add(part)
-    one_way = all(len(of_one) == 1 for of_one in forms.values())
-    either: tuple[Literal["NFC", "NFD"] | None, ...] = (None,) if one_way else ("NFC", "NFD")
-    for form in either:
-        found = Counter[str]()
+    is_consistent = all(len(of_one) == 1 for of_one in forms.values())
+    candidates: tuple[Literal["NFC", "NFD"] | None, ...] = (None,) if is_consistent else ("NFC", "NFD")
+    for form in candidates:
+        counts = Counter[str]()
         for part, count in written.items():
             for letter in part if form is None else unicodedata.normalize(form, part):
-                found[letter] += count
-        parts = [set(unicodedata.normalize("NFD", letter)) for letter in found]
-        if not any(len(of_one) > 1 and of_one <= set(found) for of_one in parts):
+                counts[letter] += count
+        parts = [set(unicodedata.normalize("NFD", letter)) for letter in counts]
+        if not any(len(of_one) > 1 and of_one <= set(counts) for of_one in parts):
             break
-    return found
+    return counts
 
 
-def _one_digit_script(letters: Counter[str]) -> set[str]:
-    """The letters, with all digits in the script that has the most of them."""
+def _in_one_digit_script(letters: Counter[str]) -> set[str]:
+    """The letters, with all digits in the script that most of them are written in."""
     zeros: Counter[str] = Counter()
     for letter, count in letters.items():
         if letter.isdecimal():
@@ -160,7 +167,7 @@ def _one_digit_script(letters: Counter[str]) -> set[str]:
 
 
 def build_tokenizer(texts: Iterable[str]) -> Wav2Vec2CTCTokenizer:
-    """A tokenizer of every letter in `texts`, which are normalised already; its padding token is CTC's blank."""
+    """Return a tokenizer with a token for every letter in normalised `texts`; its padding token is CTC's blank."""
     letters = sorted({letter for text in texts for letter in text} - {" "})
     vocabulary = {token: i for i, token in enumerate([BLANK, UNKNOWN, DELIMITER, *letters])}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Settings of transcripts as target: their column, and the vocabulary that they are written in."""
+"""Settings of transcripts as target: their column and their vocabulary."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -14,14 +14,14 @@ class TranscriptSettings:
     vocabulary: Literal["auto", "keep", "new"] = field(
         default="auto",
         metadata={
-            "help": "Keep the checkpoint's vocabulary, build a new one from the training transcripts, or the second "
-            "only where the first cannot spell them."
+            "help": "keep: the checkpoint's vocabulary; new: one built from the training transcripts; auto: a new one "
+            "only if the checkpoint's cannot spell the transcripts."
         },
     )
     target_lang: str | None = field(
         default=None,
         metadata={
-            "help": "Language of a multilingual checkpoint (MMS), as `deu`: its vocabulary and adapter are taken "
-            "(default: the one that the checkpoint is set to)."
+            "help": "Language of a multilingual checkpoint (MMS), for example `deu`: its vocabulary and adapter are "
+            "used (default: the language that the checkpoint is set to)."
         },
     )

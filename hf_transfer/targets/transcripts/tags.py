@@ -1,4 +1,4 @@
-"""Tags in transcripts: [noise], <unk>, {laughter}, (inaudible) are marks of a corpus, and no words that are said."""
+"""Removes tags from transcripts: [noise], <unk>, {laughter}, (inaudible) are annotations, not spoken words."""
 
 import re
 from collections import Counter
@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 
 from hf_transfer.errors import logger
 
-# What stands in brackets of any kind where nothing is said; tags of several words are made of these.
-WORDS = """
+# Words of tags; a tag of several words consists of these.
+TAG_WORDS = """
 noise noises noisy laugh laughs laughing laughed laughter chuckle chuckles chuckling giggle giggles giggling
 cough coughs coughing breath breaths breathing breathes breathy inhale inhales inhaling exhale exhales
 exhaling sigh sighs sighing gasp gasps gasping sniff sniffs sniffing sniffle sniffles sneeze sneezes sneezing
@@ -19,35 +19,41 @@ nonverbal hes hesitation hesitates filler lipsmacks swallow swallows swallowing 
 clearing cleared ringing rings phone door slams closes opens footsteps redacted bleep bleeped censored foreign
 language speaks speaking speech spn nsn ns lau brth eps pad blank cls sep bos eos non no in the
 """
-NO_SPEECH = frozenset(WORDS.split())
-# These alone are ordinary words, also in brackets.
-COMMON = "in the no phone door language background spoken foreign opens closes throat tongue lip lips speaks speech"
-NEED_COMPANY = frozenset(COMMON.split())
+NO_SPEECH = frozenset(TAG_WORDS.split())
+# These alone may be ordinary words in brackets; they make a tag only together with others.
+ORDINARY_WORDS = (
+    "in the no phone door language background spoken foreign opens closes throat tongue lip lips speaks speech"
+)
+NEED_COMPANY = frozenset(ORDINARY_WORDS.split())
 BRACKETS = re.compile(
     r"\[\[[^][]*\]\]|\[[^][]*\]|\(\([^()]*\)\)|\([^()]*\)|\{[^{}]*\}|<[^<>\s](?:[^<>]*[^<>\s])?>|<[^<>\s]>"
     r"|\+\+[^+\s]+\+\+|(?<![\w*])\*+(?=[^\s*])[^*]+(?<=[^\s*])\*+(?![\w*])"
     r"|【[^【】]*】|（[^（）]*）|［[^［］]*］|〈[^〈〉]*〉"
 )
-# No words in any vocabulary, even where it has each of their signs.
+# Special tokens of vocabularies: removed even where the vocabulary has each of their characters.
 SPECIAL = re.compile(r"<(s|/s|unk|pad|blank|eps)>|\[(unk|pad|cls|sep|mask)\]", re.IGNORECASE)
 TIME = re.compile(r"\d{1,2}(:\d{2}){1,2}([.,]\d+)?")
 
 
 def without_tags(text: str, spells: Callable[[str], bool]) -> tuple[str, list[str], list[str]]:
-    """A transcript without its tags; those that were removed; and what looks like a tag and stays, as a word.
+    """Remove the tags from a transcript.
 
-    Removed are brackets of any kind around words for sounds, times in square ones, and everything in angle brackets
-    and between ``++``. In ``[laughter-yes]`` the word is said. What a vocabulary spells, its model writes: it stays.
+    Tags are brackets of any kind around words for sounds, times in square brackets, and everything in angle brackets
+    or between ``++``. In ``[laughter-yes]`` the word "yes" is spoken and kept. What the vocabulary can spell is kept,
+    because the model can write it.
 
     Args:
-        text: as written.
-        spells: whether the vocabulary spells a piece of text as it is.
+        text: a transcript, not normalised.
+        spells: whether the vocabulary can spell a piece of text without changes.
+
+    Returns:
+        The transcript without its tags, the tags that were removed, and brackets that look like tags but are kept.
     """
     removed: list[str] = []
     doubtful: list[str] = []
 
-    def replacement(found: re.Match[str]) -> str:
-        tag = found[0]
+    def replacement(match: re.Match[str]) -> str:
+        tag = match[0]
         inner = tag.strip("[](){}<>+*【】（）［］〈〉").strip().lower()
         words = [word for word in re.split(r"[\W_]+", inner) if word]
         if spells(tag) and not SPECIAL.fullmatch(tag):
@@ -60,10 +66,10 @@ def without_tags(text: str, spells: Callable[[str], bool]) -> tuple[str, list[st
             return f" {tag[1:-1].partition('-')[2]} "
         if tag[0] == "*":
             return tag.strip("*")  # an *emphasised* word
-        apart = not re.search(r"\w$", text[: found.start()]) and not re.match(r"\w", text[found.end() :])
-        if words and len(words) <= 3 and apart:  # in colo(u)r there is no tag
+        inside_word = re.search(r"\w$", text[: match.start()]) or re.match(r"\w", text[match.end() :])
+        if words and len(words) <= 3 and not inside_word:  # in colo(u)r there is no tag
             doubtful.append(tag)
-        return tag[0] + BRACKETS.sub(replacement, tag[1:-1]) + tag[-1]  # one inside of others is one too
+        return tag[0] + BRACKETS.sub(replacement, tag[1:-1]) + tag[-1]  # tags inside brackets
 
     before = ""
     while before != text:
@@ -73,22 +79,29 @@ def without_tags(text: str, spells: Callable[[str], bool]) -> tuple[str, list[st
 
 
 def _no_speech(words: list[str]) -> bool:
+    """Whether the words in brackets describe a sound instead of speech."""
     return bool(words) and NO_SPEECH.issuperset(words) and not NEED_COMPANY.issuperset(words)
 
 
-def say_tags(name: str, texts: Iterable[str], spells: Callable[[str], bool]) -> None:
-    """Say which tags a split's transcripts lose, and which look like some and stay."""
+def log_tags(name: str, texts: Iterable[str], spells: Callable[[str], bool]) -> None:
+    """Log which tags are removed from the transcripts of a split, and which look like tags but are kept.
+
+    Args:
+        name: of the split.
+        texts: its transcripts, not normalised.
+        spells: as of `without_tags`.
+    """
     removed: Counter[str] = Counter()
     doubtful: Counter[str] = Counter()
     for text in texts:
-        _, gone, kept = without_tags(text, spells)
-        removed.update(gone)
-        doubtful.update(kept)
+        _, removed_here, doubtful_here = without_tags(text, spells)
+        removed.update(removed_here)
+        doubtful.update(doubtful_here)
     if removed:
         logger.info("%s: %d tags are removed from the transcripts: %s.", name, removed.total(), _listed(removed))
     if doubtful:
         logger.info(
-            "%s: these look like tags and stay as words; remove them where nobody says them: %s.",
+            "%s: these look like tags but are kept as words; remove them from the data if nobody says them: %s.",
             name, _listed(doubtful),
         )  # fmt: skip
 

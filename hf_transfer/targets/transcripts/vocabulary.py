@@ -1,56 +1,60 @@
-"""The vocabulary that comes with a CTC checkpoint, checked against the classes of its head."""
+"""The vocabulary of a CTC checkpoint: its tokenizer, checked against the classes of the model's head."""
 
 import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from datasets import DatasetDict
-from transformers import AutoModelForCTC, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCTC, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
 from hf_transfer.arguments import ModelArguments
 from hf_transfer.errors import InputError, logger
 from hf_transfer.models import explain_loading_errors, load_config, quiet
 from hf_transfer.targets.transcripts.languages import Language, language_of, languages_that_spell
-from hf_transfer.targets.transcripts.letters import letters_of, normalise, spells, unknown_letters
+from hf_transfer.targets.transcripts.letters import (
+    letters_of,
+    listed_letters,
+    normalise,
+    spells,
+    unknown_letters,
+)
 from hf_transfer.targets.transcripts.tags import SPECIAL
 
-# Where tokenizers lie; a checkpoint with none of them has no vocabulary.
+# Files of tokenizers; a checkpoint with none of them has no vocabulary.
 VOCABULARY_FILES = ("vocab.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model")
-# How checkpoints name CTC's blank and the space between words, where the tokenizer's settings do not say it.
+# How checkpoints name CTC's blank and the space between words, where the tokenizer's settings name no token for it.
 BLANKS, SPACES = ("[PAD]", "<pad>", "<blank>", "[blank]", "<blk>"), (" ", "|", "<space>", "[space]")
-# Letters that are spelt and read back together, to see that a tokenizer gives back what it is given.
-TOGETHER = 40
+# Letters that are encoded and decoded together, to check that a tokenizer returns the text that it was given.
+ROUND_TRIP_LETTERS = 40
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a checkpoint can write.
+    """The vocabulary of a checkpoint.
 
     Attributes:
         tokenizer: of the checkpoint.
-        letters: that the classes of its head write, see `letters_of`.
-        fault: why it cannot be used for transcripts, in a clause; None where it can.
+        letters: those that the classes of its head can write, see `letters_of`.
+        fault: a clause that says why it cannot be used for transcripts, or None.
         language: of a multilingual checkpoint.
     """
 
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     letters: set[str]
     fault: str | None
     language: Language | None
 
 
 def read_vocabulary(
-    model: ModelArguments, target_lang: str | None = None, *, needed: bool = True, say: bool = False
+    model: ModelArguments, target_lang: str | None = None, *, required: bool = True, log_repairs: bool = False
 ) -> Vocabulary | None:
-    """The vocabulary that comes with a checkpoint, and whether its head can write it; None where there is none.
+    """Read the vocabulary of a checkpoint and check that its head can write it; None if it has no vocabulary.
 
     Args:
         model: the checkpoint.
-        target_lang: of a multilingual one, see `language_of`.
-        needed: whether files that cannot be read are an error, or as good as none.
-        say: what was mended in it.
+        target_lang: language of a multilingual checkpoint, see `language_of`.
+        required: whether files that cannot be read are an error; if not, None is returned for them.
+        log_repairs: whether settings of the tokenizer that had to be corrected are logged.
 
     Raises:
         InputError: the checkpoint cannot be reached, its files cannot be read, or there is no such language.
@@ -58,49 +62,47 @@ def read_vocabulary(
     language = language_of(model, target_lang)
     config = load_config(model, AutoModelForCTC)
     classes = language.classes if language and language.adapter else config.vocab_size
-    try:
-        tokenizer = load_vocabulary(model, language=language)
-    except InputError:
-        if needed:
-            raise
-        tokenizer = None
-    if tokenizer is None:
+    if not _has_tokenizer_files(model):
         return None
-    settings = _mended(tokenizer, classes, config.pad_token_id)
+    try:
+        tokenizer = _load_tokenizer(model, language)
+    except InputError:
+        if required:
+            raise
+        return None
+    settings = _corrected_settings(tokenizer, classes, config.pad_token_id)
     if settings:
-        tokenizer = load_vocabulary(model, language=language, **settings)
-        if say:
-            logger.info("The tokenizer's settings name tokens that the model has no class for; taken instead: %s.",
+        tokenizer = _load_tokenizer(model, language, **settings)
+        if log_repairs:
+            logger.info("The tokenizer's settings name tokens that the model has no class for; used instead: %s.",
                         ", ".join(f"{token!r} as {name}" for name, token in settings.items()))  # fmt: skip
-    fault = fault_of(tokenizer, classes)
+    fault = find_fault(tokenizer, classes)
     letters = set() if fault else letters_of(tokenizer, classes)
-    if say and not fault and config.pad_token_id != tokenizer.pad_token_id and not (language and language.adapter):
+    if (
+        log_repairs
+        and not fault
+        and config.pad_token_id != tokenizer.pad_token_id
+        and not (language and language.adapter)
+    ):
         logger.info(
-            "CTC's blank is class %s by config.json and class %d (%r) by the tokenizer, which is believed.",
+            "CTC's blank is class %s in config.json and class %d (%r) in the tokenizer; the tokenizer's is used.",
             config.pad_token_id, tokenizer.pad_token_id, tokenizer.pad_token,
         )  # fmt: skip
     return Vocabulary(tokenizer, letters, fault, language)
 
 
-def load_vocabulary(model: ModelArguments, *, language: Language | None = None, **settings: str) -> Any:
-    """The tokenizer that comes with a checkpoint; None where there is none.
+def _load_tokenizer(model: ModelArguments, language: Language | None, **settings: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a checkpoint that has one.
 
     Args:
         model: the checkpoint.
-        language: whose vocabulary is taken, of a multilingual checkpoint.
-        **settings: of the tokenizer, instead of its own.
+        language: the one whose vocabulary is loaded, of a multilingual checkpoint.
+        **settings: of the tokenizer, in place of its own.
 
     Raises:
-        InputError: the checkpoint cannot be reached, or its tokenizer cannot be read.
+        InputError: the tokenizer cannot be read.
     """
     name, revision = str(model.model_name_or_path), model.model_revision
-    with explain_loading_errors(name, "the vocabulary"):
-        there = any(
-            cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
-            for file in VOCABULARY_FILES
-        )
-    if not there:
-        return None
     if language is not None:
         settings |= {"target_lang": language.configured or language.name}
     try:
@@ -108,7 +110,7 @@ def load_vocabulary(model: ModelArguments, *, language: Language | None = None, 
             tokenizer = AutoTokenizer.from_pretrained(
                 name, revision=revision, trust_remote_code=model.trust_remote_code, **settings
             )
-    except Exception as error:  # damaged files and foreign ones fail in every way that there is
+    except Exception as error:  # damaged and unknown files raise errors of any kind
         reason = " ".join(str(error).split())[:300]
         raise InputError(
             f"{name}: the files of its vocabulary cannot be read ({type(error).__name__}: {reason}). {_remedy(reason)}"
@@ -116,27 +118,39 @@ def load_vocabulary(model: ModelArguments, *, language: Language | None = None, 
     if language is not None:
         if tokenizer.target_lang != language.name:
             tokenizer.set_target_lang(language.name)
-        tokenizer.vocab = {language.name: tokenizer.encoder}  # the others' weights are not shipped with it
+        # Without the other languages, whose weights are not saved with the model.
+        tokenizer.vocab = {language.name: tokenizer.encoder}
     delimiter = tokenizer.special_tokens_map.get("word_delimiter_token")
     if delimiter and hasattr(tokenizer, "replace_word_delimiter_char"):
-        # transformers 5.23 keeps it as a special token, and splits words at its default all the same.
+        # transformers 5.23 reads the setting as a special token, but splits words at its default delimiter.
         tokenizer._word_delimiter_token = str(delimiter)
-    # Otherwise it would lower what it decodes; transcripts are fitted to the vocabulary's own case.
+    # It would lower-case what it decodes; transcripts have the case of the vocabulary.
     tokenizer.do_lower_case = False
-    tokenizer.verbose = False  # it would complain of a word delimiter that phones do not have
+    tokenizer.verbose = False  # it would warn of vocabularies without a word delimiter
     return tokenizer
 
 
+def _has_tokenizer_files(model: ModelArguments) -> bool:
+    """Whether a checkpoint has a tokenizer; raises InputError where the checkpoint cannot be reached."""
+    name = str(model.model_name_or_path)
+    with explain_loading_errors(name, "the vocabulary"):
+        return any(
+            cached_file(name, file, revision=model.model_revision, _raise_exceptions_for_missing_entries=False)
+            for file in VOCABULARY_FILES
+        )
+
+
 def _remedy(reason: str) -> str:
+    """What to do about a tokenizer that cannot be loaded for this reason."""
     for library in ("sentencepiece", "tiktoken"):
         if library in reason.lower() and importlib.util.find_spec(library) is None:
             install = '"hf-transfer-learning[sentencepiece]"' if library == "sentencepiece" else library
             return f"It needs {library}, which is not installed: pip install {install}"
-    return "Mend them, or build a vocabulary from your transcripts: --vocabulary new."
+    return "Repair them, or build a vocabulary from your transcripts: --vocabulary new."
 
 
-def _mended(tokenizer: Any, classes: int, blank: int | None) -> dict[str, str]:
-    """Settings under which a tokenizer's blank and word delimiter are classes of the head, where others are."""
+def _corrected_settings(tokenizer: Any, classes: int, blank: int | None) -> dict[str, str]:
+    """Settings that name the blank and the word delimiter among the head's classes, where the tokenizer's do not."""
     tokens = {token: i for token, i in tokenizer.get_vocab().items() if i < min(classes, tokenizer.vocab_size)}
     named = [token for token, i in tokens.items() if i == blank and SPECIAL.fullmatch(token)]
     wanted = {}
@@ -151,40 +165,45 @@ def _mended(tokenizer: Any, classes: int, blank: int | None) -> dict[str, str]:
     }
 
 
-def fault_of(tokenizer: Any, classes: int) -> str | None:
-    """Why transcripts cannot be spelt in a tokenizer's tokens, or not be read back; None where they can.
+def find_fault(tokenizer: PreTrainedTokenizerBase, classes: int) -> str | None:
+    """Return a clause that says why a tokenizer cannot write transcripts, or None if it can.
 
     Args:
         tokenizer: of a checkpoint.
-        classes: of its head.
+        classes: number of classes of its head.
     """
     if getattr(tokenizer, "do_phonemize", None) is not None:
-        return f"writes phones and no letters ({type(tokenizer).__name__})"
+        return f"writes phones instead of letters ({type(tokenizer).__name__})"
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= classes:
         return (
             f"has no class for CTC's blank among the {classes} of the head (the padding token {tokenizer.pad_token!r})"
         )
     letters = letters_of(tokenizer, classes)
     if not letters - {" "}:
-        return "knows its special tokens and no letters"
+        return "has special tokens only, and no letters"
     blank, tokens = tokenizer.pad_token_id, sorted(letters - {" "})
-    for start in range(0, len(tokens), TOGETHER):
-        text = (" " if " " in letters else "").join(tokens[start : start + TOGETHER])
+    for start in range(0, len(tokens), ROUND_TRIP_LETTERS):
+        text = (" " if " " in letters else "").join(tokens[start : start + ROUND_TRIP_LETTERS])
         try:
             ids = tokenizer(text, add_special_tokens=False).input_ids
-            heard = " ".join(tokenizer.decode([i for each in ids for i in (each, each, blank)]).split())
-        except Exception as error:  # a tokenizer of any library
+            decoded = " ".join(tokenizer.decode([i for each in ids for i in (each, each, blank)]).split())
+        except Exception as error:  # tokenizers of any library may raise any error
             return f"cannot spell {text[:20]!r} ({type(error).__name__}: {' '.join(str(error).split())[:150]})"
-        if heard != text or any(i >= classes for i in ids):
-            return f"does not read back what it spells: {text[:20]!r} becomes {heard[:20]!r}"
+        if decoded != text or any(i >= classes for i in ids):
+            return f"does not read back what it spells: {text[:20]!r} becomes {decoded[:20]!r}"
     return None
 
 
-def usable(vocabulary: Vocabulary | None, model: ModelArguments, flag: str = "") -> Vocabulary:
-    """`vocabulary`, where there is one that transcripts can be spelt in.
+def require_usable(vocabulary: Vocabulary | None, model: ModelArguments, flag: str = "") -> Vocabulary:
+    """Return `vocabulary`, or raise an error if transcripts cannot be written in it.
+
+    Args:
+        vocabulary: of the checkpoint.
+        model: the checkpoint.
+        flag: beginning of the error message.
 
     Raises:
-        InputError: there is none; `flag` begins the message.
+        InputError: there is no vocabulary, or it has a fault.
     """
     name = model.model_name_or_path
     if vocabulary is None:
@@ -197,13 +216,15 @@ def usable(vocabulary: Vocabulary | None, model: ModelArguments, flag: str = "")
     return vocabulary
 
 
-def say_why_new(vocabulary: Vocabulary, texts: list[str], letters: set[str], languages: dict[str, Any]) -> None:
-    """Why a checkpoint's vocabulary is not kept, and which of its languages has these letters.
+def log_why_new(
+    vocabulary: Vocabulary, texts: list[str], letters: set[str], languages: dict[str, dict[str, int]]
+) -> None:
+    """Log why a checkpoint's vocabulary is not kept, and which of its languages has all letters of the transcripts.
 
     Args:
         vocabulary: of the checkpoint.
-        texts: transcripts as written.
-        letters: of the vocabulary that is built from them.
+        texts: transcripts, not normalised.
+        letters: of the new vocabulary that is built from them.
         languages: vocabularies of a multilingual checkpoint.
     """
     if vocabulary.fault:
@@ -212,70 +233,13 @@ def say_why_new(vocabulary: Vocabulary, texts: list[str], letters: set[str], lan
         known = vocabulary.letters
         foreign = [text for text in texts if not spells(known, normalise(text, known, fold=False))]
         unknown, _ = unknown_letters((normalise(text, known, fold=False) for text in foreign), known)
-        shown = " ".join(letter if letter != " " else "(space)" for letter, _ in unknown.most_common(10))
         logger.info(
-            "%d of %d training transcripts cannot be spelt in the checkpoint's vocabulary (%s), as %r (--vocabulary "
-            "keep leaves them out).", len(foreign), len(texts), shown, foreign[0][:60],
+            "%d of %d training transcripts cannot be spelt in the checkpoint's vocabulary (%s), for example %r. "
+            "(--vocabulary keep leaves them out.)", len(foreign), len(texts), listed_letters(unknown), foreign[0][:60],
         )  # fmt: skip
-    own = vocabulary.language.name if vocabulary.language else None
-    others = [name for name in languages_that_spell(letters, languages) if name != own]
+    current = vocabulary.language.name if vocabulary.language else None
+    others = [name for name in languages_that_spell(letters, languages) if name != current]
     if others:
         shown = ", ".join(others[:10]) + (", ..." if len(others) > 10 else "")
-        logger.info("Of the checkpoint's languages, %s can be spelt so: --target_lang %s takes that one's vocabulary "
-                    "and weights.", shown, others[0])  # fmt: skip
-
-
-def respell(splits: DatasetDict, letters: set[str]) -> DatasetDict:
-    """The splits with each ``text`` in the letters of the vocabulary that the model has in the end.
-
-    Says which letters of the measured splits it lacks: each is an error, whatever is heard.
-    """
-    found = DatasetDict()
-    for name, split in splits.items():
-        texts = [normalise(text, letters) for text in split["text"][:]]
-        changed = texts != split["text"][:]
-        found[name] = split.remove_columns("text").add_column("text", texts) if changed else split
-        unknown, _ = unknown_letters(texts, letters)
-        if unknown and name != "train":
-            count = sum(not spells(letters, text) for text in texts)
-            logger.info(
-                "%d of %d %s transcripts hold what the vocabulary lacks (%s): that counts as an error, whatever is "
-                "heard.", count, len(texts), name, " ".join(letter for letter, _ in unknown.most_common(10)),
-            )  # fmt: skip
-    return found
-
-
-def label_ids(tokenizer: Any, texts: list[str], classes: int) -> list[list[int]]:
-    """Token ids of each transcript; what the head has no class for is the unknown token, or left out.
-
-    torch's CTC loss reads beyond its input where a label is not below the number of classes.
-    """
-    unknown = [i for i in (tokenizer.unk_token_id,) if i is not None and i < classes]
-    found = []
-    for text in texts:
-        ids = tokenizer(text).input_ids
-        found.append([i for each in ids for i in ([each] if each is not None and each < classes else unknown)])
-    return found
-
-
-def renew_head(model: PreTrainedModel, old: Any, new: Any) -> list[str]:
-    """A head for the vocabulary `new`; letters that `old` knew too, in either case, keep their weights."""
-    head = getattr(model, "lm_head", None)
-    if not isinstance(head, torch.nn.Linear):
-        raise InputError(f"A {model.config.model_type} cannot take another vocabulary: --vocabulary keep.")
-    fresh = torch.nn.Linear(head.in_features, len(new))
-    torch.nn.init.normal_(fresh.weight, std=getattr(model.config, "initializer_range", 0.02))
-    torch.nn.init.zeros_(fresh.bias)
-    vocabulary = old.get_vocab()
-    known: dict[str, int | None] = {token.lower(): i for token, i in vocabulary.items()} | vocabulary
-    same = {new.pad_token: old.pad_token, new.unk_token: old.unk_token}
-    same |= {new.word_delimiter_token: getattr(old, "word_delimiter_token", None)}
-    known |= {token: vocabulary.get(former) for token, former in same.items()}
-    before = {token: known.get(token, known.get(token.lower())) for token in new.get_vocab()}
-    shared = {new.get_vocab()[token]: i for token, i in before.items() if i is not None and i < head.out_features}
-    with torch.no_grad():
-        for i, row in shared.items():
-            fresh.weight[i], fresh.bias[i] = head.weight[row], head.bias[row]
-    model.lm_head, model.config.vocab_size = fresh, len(new)
-    logger.info("A new head is made; %d of its %d letters and signs keep their weights.", len(shared), len(new))
-    return ["lm_head.bias", "lm_head.weight"]
+        logger.info("These languages of the checkpoint have all letters: %s. --target_lang %s takes the vocabulary "
+                    "and weights of that one.", shown, others[0])  # fmt: skip
