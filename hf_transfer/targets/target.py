@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Protocol, TypeAlias
 
-import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
@@ -15,6 +14,8 @@ from hf_transfer.evaluation.bootstrap import ResampledMetrics
 from hf_transfer.training.loss import Loss, Readout
 
 Processor: TypeAlias = PreTrainedTokenizerBase | ProcessorMixin
+# One entry for each example, as the target's `readout` gives it: Sequence[np.ndarray], Sequence[float], Sequence[str].
+Outputs: TypeAlias = Any
 
 
 class Target(Protocol):
@@ -175,11 +176,10 @@ class Target(Protocol):
         """Bring the trained model into the form that is measured and saved; undo that if the block raises."""
 
     # --- quality ----------------------------------------------------------------------------------------------
-    # `outputs` are an array with one entry for each example, as `readout` gives them.
 
     def decide(
         self,
-        outputs: np.ndarray | None,
+        outputs: Outputs | None,
         split: Dataset | None,
         config: PretrainedConfig,
         identities: Sequence[str] | None,
@@ -196,13 +196,11 @@ class Target(Protocol):
             ``decision`` of the report.
         """
 
-    def compute_metrics(
-        self, outputs: np.ndarray, split: Dataset, config: PretrainedConfig | None
-    ) -> dict[str, float]:
+    def compute_metrics(self, outputs: Outputs, split: Dataset, config: PretrainedConfig | None) -> dict[str, float]:
         """Return the metrics of outputs on a split, with the decision saved in the config, if one is given."""
 
     def intervals(
-        self, before: np.ndarray, after: np.ndarray, split: Dataset, config: PretrainedConfig, seed: int
+        self, before: Outputs, after: Outputs, split: Dataset, config: PretrainedConfig, seed: int
     ) -> dict[str, Any]:
         """Return 95 % confidence intervals of the metrics after training (``after``) and of their change (``gain``).
 
@@ -215,7 +213,7 @@ class Target(Protocol):
         """
 
     def error_analysis(
-        self, outputs: np.ndarray, split: Dataset, config: PretrainedConfig
+        self, outputs: Outputs, split: Dataset, config: PretrainedConfig
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Return more entries of the report, such as a confusion matrix, and the worst examples by their ``row``."""
 
@@ -226,7 +224,7 @@ class Target(Protocol):
             report: with ``data``, ``metrics``, ``decision`` and the entries of `error_analysis`.
         """
 
-    def records(self, outputs: np.ndarray, split: Dataset, config: PretrainedConfig) -> list[dict[str, Any]]:
+    def records(self, outputs: Outputs, split: Dataset, config: PretrainedConfig) -> list[dict[str, Any]]:
         """Return a JSON-ready record for each example: its target, the prediction, scores."""
 
     def resampled_metrics(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> ResampledMetrics[str]:

@@ -229,7 +229,7 @@ class TranscriptTarget:
 
     def decide(
         self,
-        outputs: np.ndarray | None,
+        outputs: Sequence[str] | None,
         split: Dataset | None,
         config: PretrainedConfig,
         identities: Sequence[str] | None,
@@ -238,19 +238,19 @@ class TranscriptTarget:
         return {}
 
     def compute_metrics(
-        self, outputs: np.ndarray, split: Dataset, config: PretrainedConfig | None
+        self, outputs: Sequence[str], split: Dataset, config: PretrainedConfig | None
     ) -> dict[str, float]:
         """Return ``wer``, ``cer`` and ``empty_hypotheses``."""
         return error_rates.compute_metrics(split["text"][:], list(outputs))
 
     def intervals(
-        self, before: np.ndarray, after: np.ndarray, split: Dataset, config: PretrainedConfig, seed: int
+        self, before: Sequence[str], after: Sequence[str], split: Dataset, config: PretrainedConfig, seed: int
     ) -> dict[str, Any]:
         """Return the intervals of the error rates, over whole speakers where enough of them are known."""
         return error_rates.intervals(split["text"][:], list(before), list(after), unit_names(split), seed)
 
     def error_analysis(
-        self, outputs: np.ndarray, split: Dataset, config: PretrainedConfig
+        self, outputs: Sequence[str], split: Dataset, config: PretrainedConfig
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Return the most frequent ``errors``, and the clips with the highest word error rates."""
         references, hypotheses = split["text"][:], list(outputs)
@@ -264,7 +264,7 @@ class TranscriptTarget:
             return []
         return [f"Nothing was recognised in {share:.0%} of the clips: train longer (--num_train_epochs)."]
 
-    def records(self, outputs: np.ndarray, split: Dataset, config: PretrainedConfig) -> list[dict[str, Any]]:
+    def records(self, outputs: Sequence[str], split: Dataset, config: PretrainedConfig) -> list[dict[str, Any]]:
         """Return ``reference``, ``prediction`` and the counts of words, letters and their errors."""
         references = split["text"][:]
         counts = error_rates.count_errors(references, list(outputs))
