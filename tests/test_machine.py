@@ -101,7 +101,7 @@ def test_a_cache_that_cannot_be_written_costs_a_line(train, caches, caplog):
     lines = [text for text in caplog.messages if "cannot be written" in text]
     assert len(lines) == 1
     assert "(Not a directory)" in lines[0]
-    assert "HF_HOME names a folder" in lines[0]
+    assert "Set HF_HOME to a writable folder" in lines[0]
     assert caches.read_text() == ""
 
 
