@@ -108,7 +108,7 @@ def predict(pipeline: Any, rows: Iterable[Mapping[str, Any]], *, batch_size: int
         ``prediction``, a number; or ``text`` and ``words``.
     """
     iterator = iter(rows)
-    while chunk := list(itertools.islice(iterator, pipeline.rows_at_once)):
+    while chunk := list(itertools.islice(iterator, pipeline.rows_per_chunk)):
         # Inputs of similar length share a batch, so that little is padded.
         order = sorted(range(len(chunk)), key=lambda i: _letters(chunk[i]))
         with torch.inference_mode():

@@ -72,8 +72,8 @@ import resource, sys
 from hf_transfer.data.tables import read_rows
 from hf_transfer.inference import load_finetuned, predict
 pipeline = load_finetuned(sys.argv[1])
-assert pipeline.rows_at_once <= 1024
-pipeline.rows_at_once = 50  # of longer texts, which take no longer to be read and far less to be predicted
+assert pipeline.rows_per_chunk <= 1024
+pipeline.rows_per_chunk = 50  # of longer texts, which take no longer to be read and far less to be predicted
 rows = ({"text": row["text"]} for row in read_rows(sys.argv[2]))
 print(sum(1 for _ in predict(pipeline, rows)))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -8,7 +8,7 @@ from transformers import AutoModelForAudioClassification, PreTrainedModel
 
 from hf_transfer.inputs.audio.audio import AudioInput
 from hf_transfer.inputs.audio.settings import AudioSettings
-from hf_transfer.tasks.audio_pipeline import DecidingAudioClassificationPipeline
+from hf_transfer.tasks.audio_pipeline import CalibratedAudioClassificationPipeline
 from hf_transfer.tasks.classification import ClassificationTask
 
 
@@ -50,5 +50,5 @@ class AudioClassification(AudioSettings, ClassificationTask):
     def input(self) -> AudioInput:
         return AudioInput(self, self.auto_model)
 
-    def pipeline(self, model: PreTrainedModel, processor: Any) -> DecidingAudioClassificationPipeline:
-        return DecidingAudioClassificationPipeline(model=model, feature_extractor=processor)
+    def pipeline(self, model: PreTrainedModel, processor: Any) -> CalibratedAudioClassificationPipeline:
+        return CalibratedAudioClassificationPipeline(model=model, feature_extractor=processor)

@@ -16,7 +16,7 @@ from hf_transfer.inputs.audio.sources import Source, UnusableAudio
 from hf_transfer.targets.labels.pipeline_mixin import LabelPipelineMixin
 
 
-class DecidingAudioClassificationPipeline(LabelPipelineMixin, ClipPipeline, AudioClassificationPipeline):
+class CalibratedAudioClassificationPipeline(LabelPipelineMixin, ClipPipeline, AudioClassificationPipeline):
     """`transformers.AudioClassificationPipeline` with decoding as in training, and calibrated decisions.
 
     As there, a file (or its bytes, or ``{"array", "sampling_rate"}``) gives ``[{"label", "score"}]`` for the five most

@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from hf_transfer.inputs.text.settings import TextSettings
 from hf_transfer.inputs.text.text import TextInput
 from hf_transfer.tasks.classification import ClassificationTask
-from hf_transfer.tasks.text_pipeline import DecidingTextClassificationPipeline
+from hf_transfer.tasks.text_pipeline import CalibratedTextClassificationPipeline
 
 
 @dataclass
@@ -47,5 +47,5 @@ class TextClassification(TextSettings, ClassificationTask):
     def input(self) -> TextInput:
         return TextInput(self, self.auto_model)
 
-    def pipeline(self, model: PreTrainedModel, processor: Any) -> DecidingTextClassificationPipeline:
-        return DecidingTextClassificationPipeline.of(model, processor)
+    def pipeline(self, model: PreTrainedModel, processor: Any) -> CalibratedTextClassificationPipeline:
+        return CalibratedTextClassificationPipeline.from_model(model, processor)

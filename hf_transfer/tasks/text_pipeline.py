@@ -13,7 +13,7 @@ from hf_transfer.inputs.text.positions import DEFAULT_MAX_LENGTH, NO_LIMIT, max_
 from hf_transfer.targets.labels.pipeline_mixin import LabelPipelineMixin
 
 
-class DecidingTextClassificationPipeline(LabelPipelineMixin, TextClassificationPipeline):
+class CalibratedTextClassificationPipeline(LabelPipelineMixin, TextClassificationPipeline):
     """`transformers.TextClassificationPipeline` with the temperature and threshold in the model's config.
 
     As there, a text gives ``[{"label", "score"}]`` and a list of texts gives such a dictionary for each. Here the
@@ -22,7 +22,7 @@ class DecidingTextClassificationPipeline(LabelPipelineMixin, TextClassificationP
     number, it is the ``score``, as in transformers' pipeline, in the unit of the labels.
     """
 
-    rows_at_once = 1024
+    rows_per_chunk = 1024
     """Rows that `predict` passes to `decide` together; many, so that texts of similar length can share a batch."""
     has_logged_truncation = False
 
@@ -110,7 +110,9 @@ class DecidingTextClassificationPipeline(LabelPipelineMixin, TextClassificationP
         return predict(inputs)
 
     @classmethod
-    def of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> "DecidingTextClassificationPipeline":
+    def from_model(
+        cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> "CalibratedTextClassificationPipeline":
         """Return the pipeline of a model; one of another toolkit is adapted to its tokenizer's padding and length."""
         if not hasattr(model.config, "padding_changes_outputs"):
             align_padding(model, tokenizer)

@@ -25,7 +25,7 @@ class ClipPipeline:
 
     model: PreTrainedModel
     feature_extractor: SequenceFeatureExtractor
-    rows_at_once = 64
+    rows_per_chunk = 64
     """Rows that `predict` passes to `decide` together; few, as they may hold the audio itself."""
 
     def record(self, stream: DecodedStream, source: Source, batch_size: int) -> dict[str, Any]:
