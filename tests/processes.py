@@ -126,6 +126,9 @@ def _run(arguments: list[str], outputs: list[str], environment: dict[str, str]) 
     os.environ.update(environment)
     for descriptor, name in enumerate(outputs, start=1):
         os.dup2(os.open(name, os.O_WRONLY | os.O_APPEND), descriptor)
+    # Python's own were opened on something else, which may have been sought in, as a pipe cannot be.
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     os.chdir(ROOT)
     if arguments[0] == "-m":
         sys.argv = arguments[1:]

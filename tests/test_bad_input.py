@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import build_tokenizer, message_rows, write_csv
 from datasets import Dataset
-from processes import fork, start
+from processes import fork
 
 from hf_transfer import InputError, TextClassification, finetune
 
@@ -225,8 +225,8 @@ def test_bad_yaml(refused, tmp_path, content, says):
 
 
 def test_a_real_process_ends_the_same_way(tmp_path):
-    done = start("recipes/spam.py", "--train_file", tmp_path / "none.csv", "--output_dir", tmp_path / "out",
-                 "--model_name_or_path", "x")  # fmt: skip
+    done = fork("recipes/spam.py", "--train_file", tmp_path / "none.csv", "--output_dir", tmp_path / "out",
+                "--model_name_or_path", "x")  # fmt: skip
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1

@@ -141,7 +141,7 @@ def test_intervals_of_the_word_error_rate_hold_the_truth_over_speakers(speakers,
 @pytest.mark.parametrize(("n", "positive", "before", "after"), [
     (24, 0.5, 0.9, 0.9), (100, 0.5, 0.95, 0.95), (200, 0.13, 0.98, 0.98), (50, 0.5, 0.5, 0.9), (200, 0.13, 0.9, 0.97),
 ])  # fmt: skip
-def test_a_gain_is_seldom_more_than_chance_where_there_is_none(n, positive, before, after):
+def test_a_gain_is_seldom_more_than_chance_where_there_is_none(n, positive, before, after, fewer_resamples):
     """Few examples make the difference between two good classifiers: four against none are not enough."""
     generator = np.random.default_rng(6)
     held, called = {"accuracy": 0, "f1": 0}, {"accuracy": 0, "f1": 0}

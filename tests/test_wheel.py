@@ -20,10 +20,8 @@ def installed(tmp_path_factory):
     shutil.copytree(ROOT / "hf_transfer", source / "hf_transfer")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(place), str(source)]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
-    if built.returncode and "No matching distribution" in built.stderr:
-        pytest.skip("setuptools, which builds wheels, cannot be installed here")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
+    built = subprocess.run([*command, str(place), str(source)], capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     (wheel,) = place.glob("*.whl")
     with zipfile.ZipFile(wheel) as files:

@@ -1,5 +1,6 @@
 """The report of a run in words: the summary on the screen, the sentences that card and page share."""
 
+import functools
 import json
 import os
 import platform
@@ -29,6 +30,7 @@ PACKAGES = ("hf-transfer-learning", "torch", "torchaudio", "transformers", "data
 MINIMUM_TEST_EXAMPLES = 10
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Return the installed versions of Python and of the packages that results depend on."""
     installed = {"python": platform.python_version()}
