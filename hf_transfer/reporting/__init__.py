@@ -1,1 +1,1 @@
-"""What a run leaves: report, model card, output folder."""
+"""What a run writes: the report, the model card, the page, the output folder; results to experiment trackers."""

@@ -1,4 +1,4 @@
-"""A study of learning curves in words: a table of sizes, what more labels would bring, what pretraining was worth."""
+"""The results of a study in words: learning curves, what pretraining is worth, what more labels would bring."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -10,8 +10,8 @@ from hf_transfer.evaluation.metric_format import format_metric
 
 
 def summary(report: Mapping[str, Any], folder: Path) -> str:
-    """The curves as a table, and what follows from them."""
-    curves, shown = report["curves"], partial(format_metric, metric=report["metric"])
+    """Return the learning curves as a table, and sentences on them."""
+    curves, as_text = report["curves"], partial(format_metric, metric=report["metric"])
     sizes = sorted({n for curve in curves.values() for n in curve["examples"]})
     rows = [("examples", *curves)]
     for n in sizes:
@@ -19,7 +19,9 @@ def summary(report: Mapping[str, Any], folder: Path) -> str:
         for curve in curves.values():
             i = curve["examples"].index(n) if n in curve["examples"] else None
             cells.append(
-                "" if i is None else "{} ({} to {})".format(*(shown(curve[key][i]) for key in ("mean", "low", "high")))
+                ""
+                if i is None
+                else "{} ({} to {})".format(*(as_text(curve[key][i]) for key in ("mean", "low", "high")))
             )
         rows.append((str(n), *cells))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -33,47 +35,47 @@ def summary(report: Mapping[str, Any], folder: Path) -> str:
 
 
 def sentences(report: Mapping[str, Any]) -> list[str]:
-    """What the curves say."""
-    found = []
-    for one in worth_telling(report):
+    """Return sentences on the learning curves: first what pretraining is worth, then what more labels would bring."""
+    lines = []
+    for one in _one_size_by_method(report):
         if one["scratch_examples"] is None:
-            found.append(
-                f"Training from scratch does not reach what {one['method']} reaches with {one['examples']:,} "
-                f"examples, with as many as {one['scratch_measured']:,}."
+            lines.append(
+                f"Training from scratch with up to {one['scratch_measured']:,} examples does not reach "
+                f"{one['method']} with {one['examples']:,}."
             )
             continue
-        only = "no better than" if one["scratch_examples"] < one["examples"] else "as good as"
+        comparison = "no better than" if one["scratch_examples"] < one["examples"] else "as good as"
         times = [f"{one[key]:.0f}" for key in ("training_seconds", "scratch_training_seconds")]
-        took = f", in {times[0]} s of training instead of about {times[1]}"
-        found.append(
-            f"{one['method']} with {one['examples']:,} examples is {only} training from scratch with "
-            f"{from_scratch(one)}{'' if one['scratch_at_most'] or times[0] == times[1] else took}."
+        time = f", in {times[0]} s of training instead of about {times[1]}"
+        lines.append(
+            f"{one['method']} with {one['examples']:,} examples is {comparison} training from scratch with "
+            f"{from_scratch(one)}{'' if one['scratch_at_most'] or times[0] == times[1] else time}."
         )
-    if found and report["draws"] < FEWEST_DRAWS:
+    if lines and report["draws"] < FEWEST_DRAWS:
         number = "One draw" if report["draws"] == 1 else f"{report['draws']} draws"
-        found.append(f"{number} of each size: chance may have decided this.")
+        lines.append(f"{number} of each size: this may be due to chance.")
     for method, ahead in report["forecast"].items():
         shown = {key: format_metric(value, report["metric"]) for key, value in ahead.items()}
-        between = f"between {shown['low']} and {shown['high']}, " if "low" in ahead else ""
-        found.append(
+        interval = f"between {shown['low']} and {shown['high']}, " if "low" in ahead else ""
+        lines.append(
             f"{method}: another {ahead['examples'] // 2:,} labels would probably bring {report['metric_name']} from "
-            f"{shown['now']} to {shown['value']} ({between}if the curve goes on as it did)."
+            f"{shown['now']} to {shown['value']} ({interval}if the curve continues in the same way)."
         )
-    return found
+    return lines
 
 
 def from_scratch(one: Mapping[str, Any]) -> str:
-    """How many examples training from scratch takes to be as good, as far as it was measured."""
+    """Return how many examples training from scratch needs to be as good, as far as it was measured."""
     if one["scratch_examples"] is None:
         return f"more than {one['scratch_measured']:,}"
     return f"{one['scratch_examples']:,} or fewer" if one["scratch_at_most"] else f"about {one['scratch_examples']:,}"
 
 
-def worth_telling(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """For each method one size: the largest that training from scratch still equals, or else the smallest."""
-    told = []
+def _one_size_by_method(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """For each method the largest size that training from scratch can equal; the smallest size if there is none."""
+    chosen = []
     for method in dict.fromkeys(one["method"] for one in report["worth"]):
-        own = [one for one in report["worth"] if one["method"] == method]
-        equalled = [one for one in own if one["scratch_examples"] is not None]
-        told.append((equalled or own)[-1 if equalled else 0])
-    return told
+        sizes = [one for one in report["worth"] if one["method"] == method]
+        equalled = [one for one in sizes if one["scratch_examples"] is not None]
+        chosen.append(equalled[-1] if equalled else sizes[0])
+    return chosen

@@ -1,4 +1,4 @@
-"""Experiment trackers (``--report_to``): TensorBoard, trackio and wandb get a run's curves, and then its results."""
+"""Logs a run's curves and results to experiment trackers (``--report_to``): TensorBoard, trackio and wandb."""
 
 import contextlib
 import io
@@ -25,13 +25,13 @@ from hf_transfer.reporting.page import report_page
 from hf_transfer.reporting.publishing import published_arguments, published_report
 from hf_transfer.reporting.run_files import LOG_FOLDER
 
-# Those that get results; transformers' other trackers get what Trainer gives them.
+# Trackers that get results, too; transformers' other trackers get only what Trainer logs.
 TRACKERS = ("tensorboard", "trackio", "wandb")
 
 
 @contextlib.contextmanager
 def tracking(arguments: Arguments, output: OutputFolder) -> Iterator["Tracking"]:
-    """What tells the run's trackers of it; none of them is left open after the block.
+    """Set up the trackers of a run; all of them are closed after the block.
 
     Raises:
         InputError: a tracker is unknown, or its package is not installed.
@@ -39,25 +39,25 @@ def tracking(arguments: Arguments, output: OutputFolder) -> Iterator["Tracking"]
     training = arguments.training
     callbacks = {name: _callback(name) for name in training.report_to or ()}
     others = [name for name in callbacks if name not in TRACKERS]
-    mine = {name: callback for name, callback in callbacks.items() if name in TRACKERS and not training.process_index}
-    made = Tracking(mine, others, arguments, output)
+    ours = {name: callback for name, callback in callbacks.items() if name in TRACKERS and not training.process_index}
+    tracking = Tracking(ours, others, arguments, output)
     try:
-        yield made
+        yield tracking
     finally:
-        for name in list(mine):
-            made.drop(name)
+        for name in list(ours):
+            tracking.drop(name)
 
 
 class Tracking(TrainerCallback):
-    """Trainer's own callbacks for trackers, held open from the first step until the results are in.
+    """Calls the trackers' callbacks of transformers, and keeps their runs open until the results are logged.
 
-    Trainer would end a tracker's run with the last step, and log every split that is predicted as ``test``.
+    Trainer would end a tracker's run at the last step, and log each split that is predicted as ``test``.
 
     Args:
-        callbacks: by tracker; none on processes that are not the main one.
-        others: trackers that Trainer sees to by itself.
+        callbacks: by tracker; empty on processes other than the main one.
+        others: trackers that Trainer calls itself.
         arguments: of the run.
-        output: where it works, and where the logs lie in the end.
+        output: the working folder and the output folder, for the logs.
     """
 
     def __init__(self, callbacks: dict[str, Any], others: list[str], arguments: Arguments, output: OutputFolder):
@@ -73,11 +73,11 @@ class Tracking(TrainerCallback):
         for name, callback in self.callbacks.items():
             try:
                 with _quietly(name), self.with_all_modules():
-                    again = name in self.open  # out of memory, and training begins anew
-                    place = self._begin(callback, again, args, state, control, **kwargs)
-                    places += [] if again else [place]
+                    is_open = name in self.open  # training was restarted when memory ran out
+                    place = self._begin(callback, is_open, args, state, control, **kwargs)
+                    places += [] if is_open else [place]
                     self.open.add(name)
-            except Exception as error:  # whatever the tracker or the network raises
+            except Exception as error:  # trackers and networks raise errors of any kind
                 raise InputError(
                     f"--report_to {name}: the tracker cannot be started: {_reason(error)}. Training has not begun."
                 ) from error
@@ -85,44 +85,44 @@ class Tracking(TrainerCallback):
             logger.info("Tracked as %s: %s", self.name, "; ".join(places))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        finite = _numbers(logs or {})
-        self._tell(lambda callback: callback.on_log(args, state, control, logs=finite, **kwargs))
+        finite = _finite_numbers(logs or {})
+        self._call(lambda callback: callback.on_log(args, state, control, logs=finite, **kwargs))
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._tell(lambda callback: callback.on_save(args, state, control, **kwargs))
+        self._call(lambda callback: callback.on_save(args, state, control, **kwargs))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if "tensorboard" in self.callbacks:  # its files are about to move
+        if "tensorboard" in self.callbacks:  # its files will be moved
             self.callbacks["tensorboard"].on_train_end(args, state, control, **kwargs)
 
     def report(self, trainer: Any, report: Mapping[str, Any]) -> None:
-        """Give the results to the trackers, and end their runs there; the run goes on whatever they do.
+        """Log the results to the trackers and end their runs; an error of a tracker is only logged.
 
         Metrics are ``before/NAME`` at step 0 and ``after/NAME`` at the last step, of the test split;
         ``source/before/NAME`` of the source examples and ``groups/GROUP/before/NAME`` of each group, and so on.
         """
-        told, step = self.arguments.as_dict(), trainer.state.global_step
+        arguments, step = self.arguments.as_dict(), trainer.state.global_step
         published = published_report(report)
 
-        def finish(callback: Any) -> None:
+        def log_results(callback: Any) -> None:
             if isinstance(callback, TensorBoardCallback):
                 writer = _writer(self._logs(callback, self.output.path))
                 for when, at in (("before", 0), ("after", step)):
                     for key, value in metrics(report, when).items():
                         writer.add_scalar(key, value, at)
                 where = f"The whole report: `{self.output.path.resolve() / 'report.html'}`"
-                writer.add_text("results", f"{_results(published, told)}\n\n{where}", step)
+                writer.add_text("results", f"{_results(published, arguments)}\n\n{where}", step)
                 writer.close()
             elif isinstance(callback, TrackioCallback):
                 import trackio
 
-                page = trackio.Html(report_page(published, published_arguments(told, report), []), inject=False)
+                page = trackio.Html(report_page(published, published_arguments(arguments, report), []), inject=False)
                 trackio.log({**metrics(report, "before"), "train/global_step": 0}, step=0)
                 trackio.log({**metrics(report, "after"), "report": page, "train/global_step": step})
             elif isinstance(callback, WandbCallback):
                 import wandb
 
-                page = report_page(published, published_arguments(told, report), [])
+                page = report_page(published, published_arguments(arguments, report), [])
                 page = wandb.Html(io.StringIO(page), inject=False)
                 wandb.log({**metrics(report, "before"), "train/global_step": 0})
                 wandb.log({**metrics(report, "after"), "report": page, "train/global_step": step})
@@ -135,11 +135,11 @@ class Tracking(TrainerCallback):
 
         for name in list(self.callbacks):
             with _quietly(name):
-                self._tell(finish, name)
+                self._call(log_results, name)
         self.callbacks.clear()
 
     def drop(self, name: str) -> None:
-        """End a tracker's run as it is."""
+        """Close a tracker's run without results."""
         callback = self.callbacks.pop(name, None)
         if name not in self.open:
             return
@@ -155,23 +155,24 @@ class Tracking(TrainerCallback):
 
                 wandb.finish(exit_code=1)
 
-    def _tell(self, event: Callable[[Any], None], *names: str) -> None:
+    def _call(self, event: Callable[[Any], None], *names: str) -> None:
+        """Call `event` with the callbacks of some trackers, or of all; drop those that raise an error."""
         for name in names or list(self.callbacks):
             try:
                 event(self.callbacks[name])
-            except Exception as error:  # whatever the tracker or the network raises: the run is worth more
+            except Exception as error:  # a tracker's error does not end the run
                 logger.warning("--report_to %s: %s. The run goes on without it.", name, _reason(error))
                 self.drop(name)
 
-    def _begin(self, callback: Any, again: bool, args: Any, state: Any, control: Any, **kwargs: Any) -> str:
-        """Open the tracker's run unless that was done, or go on with that of a checkpoint; where it can be seen."""
-        told, goes_on = published_arguments(self.arguments.as_dict()), again or state.global_step > 0
+    def _begin(self, callback: Any, is_open: bool, args: Any, state: Any, control: Any, **kwargs: Any) -> str:
+        """Open a tracker's run, or continue that of a checkpoint; return where the user can see it."""
+        told, continues = published_arguments(self.arguments.as_dict()), is_open or state.global_step > 0
         if isinstance(callback, TensorBoardCallback):
-            if not goes_on:
+            if not continues:
                 shutil.rmtree(self.output.work / LOG_FOLDER, ignore_errors=True)
-            # Steps that were logged after the checkpoint come again.
+            # Steps after the checkpoint are logged again.
             callback.tb_writer = _writer(
-                self._logs(callback, self.output.work), purge_step=state.global_step + 1 if goes_on else None
+                self._logs(callback, self.output.work), purge_step=state.global_step + 1 if continues else None
             )
             callback.on_train_begin(args, state, control, **kwargs)
             rows = "\n".join(f"| {key} | {cell(value)} |" for key, value in told.items())
@@ -183,12 +184,12 @@ class Tracking(TrainerCallback):
         if isinstance(callback, TrackioCallback):
             import trackio
 
-            if not again:
+            if not is_open:
                 trackio.init(
                     project=args.project, name=self.name, space_id=args.trackio_space_id,
                     bucket_id=args.trackio_bucket_id, private=args.hub_private_repo, config=told,
-                    # Its callback would go on with any run of that name.
-                    resume="allow" if goes_on else "never", embed=False,
+                    # trackio's callback would continue any run of that name.
+                    resume="allow" if continues else "never", embed=False,
                 )  # fmt: skip
                 callback._space_id, callback._initialized = trackio.context_vars.current_space_id.get(), True
             if callback._space_id:
@@ -196,11 +197,11 @@ class Tracking(TrainerCallback):
             return f'trackio show --project "{args.project}"'
         import wandb
 
-        if not again:
+        if not is_open:
             wandb.init(
                 project=os.environ.get("WANDB_PROJECT") or args.project, name=self.name,
-                id=self._identity(goes_on), resume="allow",
-                # The metadata hold the command line, which may hold a token; what is printed is nobody's business.
+                id=self._wandb_id(continues), resume="allow",
+                # wandb would upload the command line, which may hold a token, and what is printed.
                 settings=wandb.Settings(silent=True, console="off", x_disable_meta=True),
             )  # fmt: skip
         callback.on_train_begin(args, state, control, **kwargs)
@@ -208,33 +209,33 @@ class Tracking(TrainerCallback):
         return str(wandb.run.url or wandb.run.dir)
 
     def _logs(self, callback: Any, folder: Path) -> Path:
-        """TensorBoard's folder for this run, while the run's own folder is `folder`."""
+        """The folder of TensorBoard's logs inside the run's working folder or output folder."""
         if os.environ.get("TENSORBOARD_LOGGING_DIR"):
             return Path(callback.logging_dir)
         return folder / LOG_FOLDER / (re.sub(r"[^\w.-]+", "-", self.name).strip(".") or "run")
 
-    def _identity(self, goes_on: bool) -> str:
-        """What wandb knows the run by; kept for when it is gone on with."""
+    def _wandb_id(self, continues: bool) -> str:
+        """The id of the run at wandb; it is saved so that a resumed run continues it."""
         file = self.output.work / "wandb-id"
-        if not (goes_on and file.is_file()):
+        if not (continues and file.is_file()):
             file.write_text(uuid.uuid4().hex, encoding="utf-8")
         return file.read_text(encoding="utf-8")
 
 
 def metrics(report: Mapping[str, Any], when: str) -> dict[str, float]:
-    """The metrics of a report by their names in trackers, without what is not finite.
+    """Return the metrics of a report by their names in trackers, without NaN and infinities.
 
     Args:
         report: as in ``report.json``.
         when: ``before`` or ``after``.
     """
     key, suffix = ("baseline", "_before") if when == "before" else ("metrics", "")
-    found = {f"{when}/{name}": value for name, value in report[key].items()}
+    named = {f"{when}/{name}": value for name, value in report[key].items()}
     if "source" in report:
-        found |= {f"source/{when}/{name}": value for name, value in report["source"][key].items()}
+        named |= {f"source/{when}/{name}": value for name, value in report["source"][key].items()}
     for group, of in report["groups"].items():
-        found |= {f"groups/{group}/{when}/{name}": of[name + suffix] for name in report["headline"]}
-    return _numbers(found)
+        named |= {f"groups/{group}/{when}/{name}": of[name + suffix] for name in report["headline"]}
+    return _finite_numbers(named)
 
 
 def _results(report: dict[str, Any], arguments: dict[str, Any]) -> str:
@@ -243,16 +244,17 @@ def _results(report: dict[str, Any], arguments: dict[str, Any]) -> str:
     return rest.partition("\n## ")[0].strip()
 
 
-def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+def _finite_numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {key: value for key, value in values.items() if isinstance(value, (int, float)) and math.isfinite(value)}
 
 
-def _callback(name: str) -> Any:
+def _callback(name: str) -> TrainerCallback:
+    """The callback that transformers has for a tracker."""
     try:
         (callback,) = get_reporting_integration_callbacks([name])
         with _quietly(name):
             if name == "tensorboard":
-                import torch.utils.tensorboard  # noqa: F401 (its callback would take tensorboardX as well)
+                import torch.utils.tensorboard  # noqa: F401 (the callback would use tensorboardX instead)
             return callback()
     except ValueError as error:
         raise InputError(f"--report_to {name}: {_reason(error)}.") from error
@@ -265,7 +267,7 @@ def _callback(name: str) -> Any:
 def _writer(folder: Path, purge_step: int | None = None) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
-    # Files are read in the order of their names: by the second they were begun in, and within it by process.
+    # TensorBoard reads files by name: by the second of their start, then by process. A second must not be used twice.
     while purge_step is not None and list(folder.glob(f"events.out.tfevents.{int(time.time())}.*")):
         time.sleep(0.05)
     return SummaryWriter(str(folder), purge_step=purge_step)
@@ -273,7 +275,7 @@ def _writer(folder: Path, purge_step: int | None = None) -> Any:
 
 @contextlib.contextmanager
 def _quietly(name: str) -> Iterator[None]:
-    """Without what a tracker prints; the first of its warnings as one line."""
+    """Hide what a tracker prints, and log the first of its warnings as one line."""
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
@@ -283,4 +285,5 @@ def _quietly(name: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
+    """The message of an error on one line, or its type."""
     return (" ".join(str(error).split())[:300] or type(error).__name__).rstrip(".")
