@@ -18,7 +18,6 @@ from hf_transfer.data.splits import find_column
 from hf_transfer.data.units import unit_names, unit_numbers_of_split
 from hf_transfer.errors import InputError, logger
 from hf_transfer.evaluation.bootstrap import ResampledMetrics
-from hf_transfer.evaluation.metrics import Array
 from hf_transfer.targets.labels.classification_intervals import (
     classification_intervals,
     resampled_metrics_of_records,
@@ -216,7 +215,7 @@ class LabelTarget:
         id2label = dict(enumerate(label_names(splits["train"])))
         return match_head_to_labels(loaded, old, id2label, new) if pretrained else []
 
-    def prepare_base(self, model: Any, name: str, revision: str) -> None:
+    def prepare_base(self, model: PreTrainedModel, name: str, revision: str) -> None:
         """Do nothing: the base model needs no preparation."""
 
     def encoding(self, split: Dataset, processor: Any, config: PretrainedConfig) -> LabelEncoding:
@@ -228,29 +227,29 @@ class LabelTarget:
         """Return label ids [batch], or vectors of 0 and 1 [batch, num_labels]."""
         return pad_labels(labels)
 
-    def loss_function(self, train: Dataset, model: Any, label_smoothing: float) -> ClassificationLoss:
+    def loss_function(self, train: Dataset, model: PreTrainedModel, label_smoothing: float) -> ClassificationLoss:
         weights = _balanced_weights(train) if self.settings.class_weights == "balanced" else None
         return ClassificationLoss(is_multi_label(train), label_smoothing, weights)
 
-    def readout(self, processor: Any, model: Any) -> Readout:
+    def readout(self, processor: Any, model: PreTrainedModel) -> Readout:
         """Return the function that takes the logits [num_labels] of each example from a batch's outputs."""
         return lambda outputs, batch: list(outputs["logits"].float().cpu().numpy())
 
-    def finalised(self, model: Any) -> AbstractContextManager[None]:
+    def finalised(self, model: PreTrainedModel) -> AbstractContextManager[None]:
         return nullcontext()
 
     # --- quality ----------------------------------------------------------------------------------------------
 
     def decide(
         self,
-        outputs: Sequence[Array] | None,
+        outputs: np.ndarray | None,
         split: Dataset | None,
         config: PretrainedConfig,
         identities: Sequence[str] | None,
     ) -> dict[str, Any]:
         """Fit temperature and threshold on the validation split, and store them in the config."""
         return fit_decision(
-            None if outputs is None else np.stack(outputs),
+            None if outputs is None else _logits(outputs),
             None if split is None else reference_labels(split),
             config,
             multi_label=getattr(config, "problem_type", None) == "multi_label_classification",
@@ -260,16 +259,16 @@ class LabelTarget:
         )
 
     def compute_metrics(
-        self, outputs: Sequence[Array], split: Dataset, config: PretrainedConfig | None
+        self, outputs: np.ndarray, split: Dataset, config: PretrainedConfig | None
     ) -> dict[str, float]:
-        return compute_metrics(np.stack(outputs), reference_labels(split), _decision(split, config))
+        return compute_metrics(_logits(outputs), reference_labels(split), _decision(split, config))
 
     def intervals(
-        self, before: Sequence[Array], after: Sequence[Array], split: Dataset, config: PretrainedConfig, seed: int
+        self, before: np.ndarray, after: np.ndarray, split: Dataset, config: PretrainedConfig, seed: int
     ) -> dict[str, Any]:
         return classification_intervals(
-            np.stack(before),
-            np.stack(after),
+            _logits(before),
+            _logits(after),
             reference_labels(split),
             _decision(split, config),
             seed,
@@ -277,19 +276,19 @@ class LabelTarget:
         )
 
     def error_analysis(
-        self, outputs: Sequence[Array], split: Dataset, config: PretrainedConfig
+        self, outputs: np.ndarray, split: Dataset, config: PretrainedConfig
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        logits, references, decision = np.stack(outputs), reference_labels(split), _decision(split, config)
+        logits, references, decision = _logits(outputs), reference_labels(split), _decision(split, config)
         worst = worst_examples(logits, references, decision, label_names(split))
         return error_analysis(logits, references, decision, unit_names(split)), worst
 
     def remarks(self, report: Mapping[str, Any]) -> list[str]:
         return result_remarks(report)
 
-    def records(self, outputs: Sequence[Array], split: Dataset, config: PretrainedConfig) -> list[dict[str, Any]]:
+    def records(self, outputs: np.ndarray, split: Dataset, config: PretrainedConfig) -> list[dict[str, Any]]:
         """Return for each example ``label``, ``prediction``, its ``score``, and the ``scores`` of all labels."""
         decision, names = _decision(split, config), label_names(split)
-        records = prediction_records(decision.probabilities(np.stack(outputs)), decision, names)
+        records = prediction_records(decision.probabilities(_logits(outputs)), decision, names)
         return [
             {"label": [names[k] for k in label] if decision.multi_label else names[label]}
             | {"prediction": record.pop("label"), **record}
@@ -303,6 +302,11 @@ class LabelTarget:
 def _model_labels(config: PretrainedConfig | None) -> list[str] | None:
     """Return the labels of a fine-tuned model, by id."""
     return None if config is None else [config.id2label[i] for i in range(config.num_labels)]
+
+
+def _logits(outputs: np.ndarray) -> np.ndarray:
+    """Return the outputs as one array, [n, num_labels]."""
+    return np.stack(list(outputs))
 
 
 def _decision(split: Dataset, config: PretrainedConfig | None) -> Decision:

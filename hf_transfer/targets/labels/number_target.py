@@ -170,7 +170,7 @@ class NumberTarget:
         standardise_head(loaded, scale)
         return []
 
-    def prepare_base(self, model: Any, name: str, revision: str) -> None:
+    def prepare_base(self, model: PreTrainedModel, name: str, revision: str) -> None:
         """Do nothing: the base model needs no preparation."""
 
     def encoding(self, split: Dataset, processor: Any, config: PretrainedConfig) -> LabelEncoding:
@@ -182,25 +182,25 @@ class NumberTarget:
         """Return the numbers of a batch, [batch]."""
         return pad_labels(labels)
 
-    def loss_function(self, train: Dataset, model: Any, label_smoothing: float) -> SquaredErrorLoss:
+    def loss_function(self, train: Dataset, model: PreTrainedModel, label_smoothing: float) -> SquaredErrorLoss:
         if label_smoothing:
             raise InputError(
                 "--label_smoothing_factor is for classes, and --problem_type regression learns numbers. Leave it out."
             )
         return SquaredErrorLoss()
 
-    def readout(self, processor: Any, model: Any) -> Readout:
+    def readout(self, processor: Any, model: PreTrainedModel) -> Readout:
         """Return the function that takes from outputs the number of each example, in the unit of the labels."""
         return lambda outputs, batch: predicted_numbers(outputs["logits"], model.config).tolist()
 
-    def finalised(self, model: Any) -> AbstractContextManager[None]:
+    def finalised(self, model: PreTrainedModel) -> AbstractContextManager[None]:
         return in_label_unit(model)
 
     # --- quality ----------------------------------------------------------------------------------------------
 
     def decide(
         self,
-        outputs: Sequence[float] | None,
+        outputs: np.ndarray | None,
         split: Dataset | None,
         config: PretrainedConfig,
         identities: Sequence[str] | None,
@@ -209,12 +209,12 @@ class NumberTarget:
         return {"added": LabelScale.read(config).mean}
 
     def compute_metrics(
-        self, outputs: Sequence[float], split: Dataset, config: PretrainedConfig | None
+        self, outputs: np.ndarray, split: Dataset, config: PretrainedConfig | None
     ) -> dict[str, float]:
         return regression.compute_metrics(_as_floats(outputs), _as_floats(split["label"][:]))
 
     def intervals(
-        self, before: Sequence[float], after: Sequence[float], split: Dataset, config: PretrainedConfig, seed: int
+        self, before: np.ndarray, after: np.ndarray, split: Dataset, config: PretrainedConfig, seed: int
     ) -> dict[str, Any]:
         references = _as_floats(split["label"][:])
         return regression.regression_intervals(
@@ -222,7 +222,7 @@ class NumberTarget:
         )
 
     def error_analysis(
-        self, outputs: Sequence[float], split: Dataset, config: PretrainedConfig
+        self, outputs: np.ndarray, split: Dataset, config: PretrainedConfig
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         numbers, references = _as_floats(outputs), _as_floats(split["label"][:])
         return regression.error_analysis(numbers, references), regression.worst_examples(numbers, references)
@@ -239,7 +239,7 @@ class NumberTarget:
         verdict = f" That is {'better' if error > always_mean[name] else 'as good'}: do not ship this."
         return [remark + ("" if error < always_mean[name] else verdict)]
 
-    def records(self, outputs: Sequence[float], split: Dataset, config: PretrainedConfig) -> list[dict[str, Any]]:
+    def records(self, outputs: np.ndarray, split: Dataset, config: PretrainedConfig) -> list[dict[str, Any]]:
         """Return for each example its ``label`` and the ``prediction``."""
         labels = split["label"][:]
         return [{"label": label, "prediction": float(number)} for label, number in zip(labels, outputs, strict=True)]

@@ -1,6 +1,6 @@
 """Mixin for pipelines whose model predicts labels or a number: turns logits into scores and predicted labels."""
 
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -9,6 +9,13 @@ from transformers import PreTrainedModel
 from hf_transfer.targets.labels.decision import Decision
 from hf_transfer.targets.labels.error_analysis import prediction_records
 from hf_transfer.targets.labels.number_target import PROBLEM_TYPE, predicted_numbers
+
+
+class LabelScore(TypedDict):
+    """A label with its calibrated probability; of a model that predicts a number, the number is the score."""
+
+    label: str
+    score: float
 
 
 class LabelPipelineMixin:
@@ -31,7 +38,7 @@ class LabelPipelineMixin:
         """The label names, by id."""
         return [self.model.config.id2label[i] for i in range(self.model.config.num_labels)]
 
-    def label_scores(self, logits: torch.Tensor) -> list[dict[str, Any]]:
+    def label_scores(self, logits: torch.Tensor) -> list[LabelScore]:
         """Return ``label`` and ``score`` of every label, the most likely first; or the number as the only score.
 
         Args:
@@ -44,13 +51,13 @@ class LabelPipelineMixin:
         by_name = dict(zip(self.label_names, probabilities[0].tolist(), strict=True))
         return [{"label": name, "score": score} for name, score in sorted(by_name.items(), key=lambda item: -item[1])]
 
-    def predicted_labels(self, scores: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def predicted_labels(self, scores: list[LabelScore]) -> list[LabelScore]:
         """Return those of the `label_scores` that are predicted: one, or any number with several labels."""
         (record,) = self.prediction_records([scores])
         predicted = record["label"] if self.decision.multi_label else [record["label"]]
         return [score for score in scores if score["label"] in predicted]
 
-    def prediction_records(self, scores: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    def prediction_records(self, scores: list[list[LabelScore]]) -> list[dict[str, Any]]:
         """Return what ``predict`` writes for each input: ``label``, ``score`` and ``scores``; or ``prediction``.
 
         Args:
