@@ -188,7 +188,7 @@ def test_output_folder_that_holds_something_else(recipe, tiny, tmp_path):
         (["--method", "frozen", "--trainable_layers", "9"], "the model has 3 layers"),
         (["--max_length", "5000"], ["5000", "64 tokens"]),
         (["--threshold", "high"], "expected best_f1 or a probability"),
-        (["--threshold", "best_f1"], ["4 validation examples", "--validation_file"]),
+        (["--threshold", "best_f1"], ["validation split, but it has 4 examples", "--validation_file"]),
         (["--test_size", "1.5"], "--test_size is 1.5: expected a number, 0 to 0.99"),
         (["--learning_rate", "nan"], "--learning_rate is nan"),
         (["--num_train_epochs", "0"], "--num_train_epochs is 0"),
@@ -299,7 +299,8 @@ def test_single_and_several_labels_do_not_mix(refused, tmp_path):
     train = table(tmp_path, "\n".join(json.dumps({"text": f"t {i}", "label": ["a", "b"][: i % 3]}) for i in range(40)),
                   "m.jsonl")  # fmt: skip
     test = write_csv(tmp_path / "t.csv", [{"text": "t", "label": "a"}] * 3)
-    refused("--train_file", train, "--test_file", test, says=["test split are one label a row", "--label_separator"])
+    refused("--train_file", train, "--test_file", test,
+            says=["test split holds single labels; expected lists of labels", "--label_separator"])  # fmt: skip
 
 
 def test_json_rows_that_lack_a_label_are_named(refused, tmp_path):
@@ -312,7 +313,7 @@ def test_json_rows_that_lack_a_label_are_named(refused, tmp_path):
 def test_a_threshold_needs_both_labels_in_validation(refused, tmp_path):
     validation = write_csv(tmp_path / "v.csv", [{"text": f"t {i}", "label": "ham"} for i in range(60)])
     refused("--train_file", write_csv(tmp_path / "m.csv", ROWS), "--validation_file", validation, "--threshold",
-            "best_f1", says="60 validation examples with 1 labels")  # fmt: skip
+            "best_f1", says="validation split, but it has 60 examples with 1 labels")  # fmt: skip
 
 
 def test_evaluation_without_a_validation_split(refused, tmp_path):
