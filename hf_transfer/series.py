@@ -1,4 +1,4 @@
-"""A series of runs in one folder: what `compare()` and `study()` share."""
+"""The folder and the log of a series of runs, for `compare()` and `study()`."""
 
 import contextlib
 import dataclasses
@@ -7,10 +7,10 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from filelock import FileLock, Timeout
 
 from hf_transfer.arguments.run import NO_EFFECT_ON_RESULT, differing_arguments
@@ -20,210 +20,244 @@ from hf_transfer.reporting.atomic_writes import atomic_file
 from hf_transfer.reporting.json_files import as_json
 from hf_transfer.reporting.page import render
 from hf_transfer.run_folders import remove_empty_folders
+from hf_transfer.tasks.task import Task
 
 METHODS = ("full", "lora", "frozen", "scratch")
-LOCK = ".lock"
-RECORD = "arguments.yaml"
-FILES = ("train_file", "validation_file", "test_file", "source_file", "dataset_name")
+SeriesKind = Literal["a comparison", "a study"]
+_LOCK = ".lock"
+_RECORD = "arguments.yaml"
+# Arguments that name files or folders, whose content must stay the same when a series continues.
+_DATA_ARGUMENTS = ("train_file", "validation_file", "test_file", "source_file", "dataset_name")
 
 
 def checked_methods(methods: Sequence[str]) -> list[str]:
-    """The methods of a list, or of a string as the command takes it.
+    """Check the names of methods, and return them as a list.
+
+    Args:
+        methods: a sequence, or a string with commas.
 
     Raises:
-        InputError: something is no method, or named twice.
+        InputError: a name is not a method, or is given twice.
     """
     methods = methods.replace(",", " ").split() if isinstance(methods, str) else list(methods)
     if not methods or not set(methods) <= set(METHODS):
         raise InputError(f"--methods {','.join(methods)}: expected some of {', '.join(METHODS)}.")
     if len(set(methods)) < len(methods):
-        raise InputError(f"--methods {','.join(methods)}: one is named twice.")
+        raise InputError(f"--methods {','.join(methods)}: a method is named twice. Name each once.")
     return methods
 
 
 @contextlib.contextmanager
-def claimed(task: Any, values: Mapping[str, Any], own: Mapping[str, Any], dataset: Any, what: str) -> Iterator[Path]:
-    """The folder to work in: new, or one where the same was begun on the same data.
+def series_folder(
+    task: Task,
+    values: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    dataset: DatasetDict | Dataset | None,
+    kind: SeriesKind,
+) -> Iterator[Path]:
+    """Lock the folder of a series: a new one, or one in which the same series was begun with the same data.
 
-    Nothing is left of a new one if the block ends before any run has kept something.
+    If the block fails before a run has written anything, the folder is left as it was.
 
     Args:
-        task: whose settings belong to the runs.
+        task: the task of the runs, with its settings.
         values: the other arguments of the runs, by flag name.
-        own: those of the series.
-        dataset: splits in memory, if there are any.
-        what: it is, for messages.
+        settings: of the series itself, such as its methods.
+        dataset: splits in memory, or None.
+        kind: of the series; it is also used in messages.
+
+    Yields:
+        The folder.
 
     Raises:
         InputError: the folder holds something else, or the arguments do not fit a series.
     """
-    _fit_for_a_series(values, what)
+    _check_arguments(values, kind)
     if "method" in values:
-        logger.info("--method %s is left aside: the methods of %s are %s (--methods).",
-                    values["method"], what, ", ".join(own["methods"]))  # fmt: skip
+        logger.info(
+            "--method %s is ignored: the methods of %s are %s (--methods).",
+            values["method"], kind, ", ".join(settings["methods"]),
+        )  # fmt: skip
     folder = Path(str(values["output_dir"]))
-    told = _told(task, values, own, dataset, folder, what)
-    new = not folder.exists()
-    lock = _locked(folder, what)
+    record = _series_record(task, values, settings, dataset, folder, kind)
+    is_new = not folder.exists()
+    lock = _acquire_lock(folder, kind)
     try:
-        _begin_or_go_on(folder, told, values, what)
+        _begin_or_continue(folder, record, values, kind)
         try:
             yield folder
         except BaseException as error:
-            if not _kept_in(folder):
+            if not _files_of_runs(folder):
                 for path in folder.iterdir():
                     if path.is_dir():
                         remove_empty_folders(path)
-                (folder / RECORD).unlink()
+                (folder / _RECORD).unlink()
             elif isinstance(error, Interrupted):
-                logger.info("The same command goes on with %s in %s.", what.replace("a ", "the ", 1), folder)
+                logger.info("The same command continues %s in %s.", kind.replace("a ", "the ", 1), folder)
             raise
     finally:
-        # In this order: whoever asks from now on locks a file of their own.
-        (folder / LOCK).unlink(missing_ok=True)
+        # Removed before it is released: a process that waits for it would otherwise hold a lock on a removed file.
+        (folder / _LOCK).unlink(missing_ok=True)
         lock.release()
-        if new and not any(folder.iterdir()):
+        if is_new and not any(folder.iterdir()):
             folder.rmdir()
 
 
-def _kept_in(folder: Path) -> list[Path]:
-    """What runs have left there."""
-    own = (folder / RECORD, folder / LOCK)
-    return [path for path in folder.rglob("*") if path not in own and not path.is_dir()]
+def _files_of_runs(folder: Path) -> list[Path]:
+    """Return the files that runs have left in the folder."""
+    of_series = (folder / _RECORD, folder / _LOCK)
+    return [path for path in folder.rglob("*") if path not in of_series and not path.is_dir()]
 
 
-def _told(
-    task: Any, values: Mapping[str, Any], own: Mapping[str, Any], dataset: Any, folder: Path, what: str
+def _series_record(
+    task: Task,
+    values: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    dataset: DatasetDict | Dataset | None,
+    folder: Path,
+    kind: SeriesKind,
 ) -> dict[str, Any]:
-    """All that decides a series, and what its data were; never a token."""
-    data = {name: _state(Path(str(values[name])), folder) for name in FILES if values.get(name)}
+    """Return the arguments of a series and the state of its data, without a token."""
+    data = {name: _data_state(Path(str(values[name])), folder) for name in _DATA_ARGUMENTS if values.get(name)}
     if dataset is not None:
-        data["dataset"] = {name: split._fingerprint for name, split in _splits(dataset).items()}
-    told = {**own, **values, **dataclasses.asdict(task), "data": data, "series": what}
-    # As it is read back: tuples are lists there.
-    return json.loads(json.dumps({key: told[key] for key in sorted(told) if key != "hub_token"}, default=str))
+        data["dataset"] = {name: split._fingerprint for name, split in _dataset_splits(dataset).items()}
+    record = {**settings, **values, **dataclasses.asdict(task), "data": data, "series": kind}
+    # Through JSON, as the record is compared with one that was read: tuples are lists there.
+    return json.loads(json.dumps({name: record[name] for name in sorted(record) if name != "hub_token"}, default=str))
 
 
-def _locked(folder: Path, what: str) -> FileLock:
-    """The folder's lock, held; the folder is made if it is not there."""
+def _acquire_lock(folder: Path, kind: SeriesKind) -> FileLock:
+    """Make the folder if there is none, and lock it."""
     if folder.is_file():
-        raise InputError(f"--output_dir {folder}: there is a file of that name. Name a new folder for {what}.")
+        raise InputError(f"--output_dir {folder}: a file has that name. Name a new folder for {kind}.")
     if folder.is_dir():
-        _require_record_or_nothing(folder, what)  # before a lock is written into a folder that is another's
+        _check_is_empty_or_series(folder, kind)  # before a lock is written into a folder of others
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK, timeout=0)
+        lock = FileLock(folder / _LOCK, timeout=0)
         lock.acquire()
     except Timeout as error:
-        raise InputError(f"--output_dir {folder}: another process is working there at this moment.") from error
+        raise InputError(
+            f"--output_dir {folder}: another process is working there now. Wait for it, or name another folder."
+        ) from error
     except OSError as error:
         raise InputError(f"--output_dir {folder}: the folder cannot be made: {error.strerror}.") from error
     return lock
 
 
-def _begin_or_go_on(folder: Path, told: Mapping[str, Any], values: Mapping[str, Any], what: str) -> None:
-    """Note what is begun in an empty folder; what was begun in another has the arguments and the data of today."""
-    record = folder / RECORD
-    _require_record_or_nothing(folder, what)
-    if record.is_file():
-        _require_the_same(folder, _record_of(folder), told, values, what)
+def _begin_or_continue(folder: Path, record: Mapping[str, Any], values: Mapping[str, Any], kind: SeriesKind) -> None:
+    """Write the record of a new series, or check that the series in the folder is the same."""
+    file = folder / _RECORD
+    _check_is_empty_or_series(folder, kind)
+    if file.is_file():
+        _check_is_same_series(folder, _read_record(folder), record, values, kind)
     else:
-        record.write_text(yaml.safe_dump(told, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        file.write_text(yaml.safe_dump(record, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def _require_record_or_nothing(folder: Path, what: str) -> None:
-    held = [path.name for path in folder.iterdir() if path.name != LOCK or path.stat().st_size]
-    if held and not (_record_of(folder) and not (folder / "report.json").exists()):
-        shown = ", ".join(sorted(held)[:5])
+def _check_is_empty_or_series(folder: Path, kind: SeriesKind) -> None:
+    names = [path.name for path in folder.iterdir() if path.name != _LOCK or path.stat().st_size]
+    if names and not (_read_record(folder) and not (folder / "report.json").exists()):
+        shown = ", ".join(sorted(names)[:5])
         raise InputError(
-            f"--output_dir {folder}: there is something of that name ({shown}). Name a new folder for {what}."
+            f"--output_dir {folder}: the folder exists and holds other files ({shown}). Name a new folder for {kind}."
         )
 
 
-def _record_of(folder: Path) -> dict[str, Any]:
-    """What was noted of the series in a folder; nothing where that is no series' folder."""
+def _read_record(folder: Path) -> dict[str, Any]:
+    """Return the record of the series in a folder; an empty one if there is none."""
     try:
-        told = yaml.safe_load((folder / RECORD).read_text(encoding="utf-8"))
+        record = yaml.safe_load((folder / _RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return {}
-    return told if isinstance(told, dict) and "series" in told else {}
+    return record if isinstance(record, dict) and "series" in record else {}
 
 
-def _fit_for_a_series(values: Mapping[str, Any], what: str) -> None:
+def _check_arguments(values: Mapping[str, Any], kind: SeriesKind) -> None:
     if not values.get("output_dir"):
         raise InputError("--output_dir is missing: expected the folder to write the result to.")
     if values.get("push_to_hub"):
-        raise InputError(f"--push_to_hub: {what} has many models; push the one that you take: hf-transfer push FOLDER")
+        raise InputError(f"--push_to_hub: {kind} makes several models. Push the best one: hf-transfer push FOLDER")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError(f"{what[0].upper()}{what[1:]} runs in one process: start it without `accelerate launch`.")
+        raise InputError(f"{kind[0].upper()}{kind[1:]} runs in one process: start it without `accelerate launch`.")
 
 
-def _require_the_same(
-    folder: Path, before: Mapping[str, Any], told: Mapping[str, Any], values: Mapping[str, Any], what: str
+def _check_is_same_series(
+    folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], values: Mapping[str, Any], kind: SeriesKind
 ) -> None:
-    if before.get("series") != what:
+    """Check that the series in a folder has the arguments and the data of the present one.
+
+    Raises:
+        InputError: it has others.
+    """
+    if before.get("series") != kind:
         other = before.get("series", "something else")
-        raise InputError(f"--output_dir {folder}: {other} lies there. Name another folder.")
-    then = before.get("data", {})
-    files = [
+        raise InputError(f"--output_dir {folder}: the folder holds {other}. Name another folder.")
+    data_before = before.get("data", {})
+    changed_data = [
         values.get(name, name)
-        for name, state in told["data"].items()
-        if before.get(name) == told.get(name) and then.get(name, state) != state
+        for name, state in now["data"].items()
+        if before.get(name) == now.get(name) and data_before.get(name, state) != state
     ]
-    if files:
+    if changed_data:
         raise InputError(
-            f"--output_dir {folder}: {', '.join(map(str, files))} has changed since {what} was begun "
+            f"--output_dir {folder}: {', '.join(map(str, changed_data))} has changed since {kind} was begun "
             "there. Restore it, or name another folder."
         )
-    # Of data by other names, the names tell.
-    changed = differing_arguments(before, told, (*NO_EFFECT_ON_RESULT, "disable_tqdm", "report_to", "data"))
+    # Data are left out: if other data are named, the names differ.
+    changed = differing_arguments(before, now, (*NO_EFFECT_ON_RESULT, "disable_tqdm", "report_to", "data"))
     if changed:
-        shown = ", ".join(f"{key} {old!r}, not {now!r}" for key, (old, now) in list(changed.items())[:3])
+        shown = ", ".join(f"{name} {old!r}, not {new!r}" for name, (old, new) in list(changed.items())[:3])
         raise InputError(
-            f"--output_dir {folder}: {what} with other arguments or data lies there ({shown[:300]}). Name another "
-            "folder."
+            f"--output_dir {folder}: the folder holds {kind} with other arguments or data ({shown[:300]}). Name "
+            "another folder."
         )
 
 
-def _splits(dataset: Any) -> Mapping[str, Any]:
+def _dataset_splits(dataset: DatasetDict | Dataset) -> Mapping[str, Dataset]:
     splits = dataset if isinstance(dataset, Mapping) else {"train": dataset}
     return {name: split for name, split in splits.items() if isinstance(split, Dataset)}
 
 
-def _state(path: Path, output: Path) -> Any:
-    """What changes with the data at a path, beside the output; nothing for the name of a dataset on the Hub."""
+def _data_state(path: Path, output: Path) -> str | dict[str, list[int]]:
+    """Return a value that changes with the data at a path: a file's digest, or sizes and times of a folder's files.
+
+    It is empty for the name of a dataset on the Hub. Files of the output folder are not counted.
+    """
     if path.is_file():
         return file_digest(path)
-    own = output.resolve()
-    files = [file for file in sorted(path.rglob("*")) if file.is_file() and own not in file.resolve().parents]
+    output = output.resolve()
+    files = [file for file in sorted(path.rglob("*")) if file.is_file() and output not in file.resolve().parents]
     return {str(file.relative_to(path)): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
 
 
-def write_record(folder: Path, name: str, report: Mapping[str, Any], template: str, **shown: Any) -> None:
-    """The result as JSON and as a page, each whole or absent."""
+def write_series_report(
+    folder: Path, name: str, report: Mapping[str, Any], template: str, **template_values: Any
+) -> None:
+    """Write the report of a series as JSON and as report.html, each atomically."""
     with atomic_file(folder / name) as stream:
         stream.write(as_json(report))
     with atomic_file(folder / "report.html") as stream:
-        stream.write(render(template, title=folder.name, report=report, **shown))
+        stream.write(render(template, title=folder.name, report=report, **template_values))
 
 
 @contextlib.contextmanager
-def said_once() -> Iterator[None]:
-    """Inside the block, what one run has said of data and model is not said again by the next; warnings are."""
-    heard: set[str] = set()
+def log_once() -> Iterator[None]:
+    """Inside the block, log a message of several runs only once; warnings and progress are always logged."""
+    logged: set[str] = set()
 
-    def new(record: logging.LogRecord) -> bool:
+    def is_new(record: logging.LogRecord) -> bool:
         if record.levelno >= logging.WARNING or getattr(record, "progress", False):
             return True
         if getattr(record, "of_one_run", False):
-            return False  # the series says how it goes on
-        text = record.getMessage()
-        known = text in heard
-        heard.add(text)
-        return not known
+            return False  # a hint for a single run, such as how to resume it; the series logs its own
+        message = record.getMessage()
+        is_repeated = message in logged
+        logged.add(message)
+        return not is_repeated
 
-    logger.addFilter(new)
+    logger.addFilter(is_new)
     try:
         yield
     finally:
-        logger.removeFilter(new)
+        logger.removeFilter(is_new)

@@ -1,4 +1,4 @@
-"""`study()`: how quality grows with the number of labelled examples, and what pretraining is worth on these data."""
+"""`study()`: learning curves over the number of training examples, with and without pretraining."""
 
 import dataclasses
 import json
@@ -22,21 +22,23 @@ from hf_transfer.reporting.publishing import local_name
 from hf_transfer.reporting.report import notebook_html, training_seconds
 from hf_transfer.reporting.run_files import remove_run_folder
 from hf_transfer.reporting.study import from_scratch, sentences, summary
-from hf_transfer.series import checked_methods, claimed, said_once, write_record
+from hf_transfer.series import checked_methods, log_once, series_folder, write_series_report
+from hf_transfer.tasks.task import Task
 
-# One line a finished run: what a study that goes on has done already.
-KEPT = "runs.jsonl"
-RECORD = "study.json"
-FEWEST = 8
+# A record of each run, one a line. A study that is continued does not repeat them.
+_RUNS = "runs.jsonl"
+_REPORT = "study.json"
+# The smallest number of training examples by default.
+_SMALLEST_SIZE = 8
 
 
 @dataclass(frozen=True)
 class Studied:
-    """A finished study; a notebook shows its ``report.html``.
+    """The result of `study()`; a notebook shows its ``report.html``.
 
     Attributes:
-        folder: with ``study.json``, ``report.html`` and ``runs.jsonl``.
-        report: what ``study.json`` holds.
+        folder: contains ``study.json``, ``report.html`` and ``runs.jsonl``.
+        report: the content of ``study.json``.
     """
 
     folder: Path
@@ -50,7 +52,7 @@ class Studied:
 
 
 def study(
-    task: Any,
+    task: Task,
     *,
     methods: Sequence[str] = ("frozen",),
     sizes: Sequence[int | str] | None = None,
@@ -58,168 +60,202 @@ def study(
     dataset: DatasetDict | Dataset | None = None,
     **keywords: Any,
 ) -> Studied:
-    """Fine-tune on more and more of the training examples, drawn several times, all measured on the same test split.
+    """Fine-tune on growing random subsets of the training examples, and measure all runs on the same test split.
 
-    ``scratch`` is always among the methods, as the control. Without a validation split of its own a study makes none,
-    unless the task chooses something on it: labels that are chosen and calibrated on are labels, too. Called again
-    with the same arguments, a study that was interrupted goes on with the runs that are missing.
+    ``scratch`` is always among the methods, as the control without pretraining. A validation split is drawn only if
+    the task needs one, because its examples cost labels, too. Called again with the same arguments, an interrupted
+    study continues.
 
     Args:
         task: as for `finetune()`.
-        methods: to study.
-        sizes: numbers of training examples, or ``all``; 8, 16, 32 and so on by default.
-        draws: how often each number of examples is drawn.
+        methods: the methods to study.
+        sizes: numbers of training examples, or ``all``; None: 8, 16, 32 and so on, and all.
+        draws: number of random subsets of each size.
         dataset: as for `finetune()`.
         **keywords: as for `finetune()`.
 
     Raises:
         InputError: the arguments are wrong, or the folder holds something else.
-        Failure: a run failed.
+        Failure: the first run failed; later runs that fail are in the report.
     """
     values = keyword_arguments(task, keywords)
     seed = int(values.setdefault("seed", 42))
     values.setdefault("split_seed", seed)
     if task.target.requires_validation_split:
-        logger.info("What is chosen on validation examples takes labels that are not among those counted here.")
+        logger.info("The labels of the validation split are used as well, and are not counted in the sizes.")
     elif "validation_file" not in values:
         values.setdefault("validation_size", 0.0)
     methods = checked_methods(methods)
     methods = [*methods, *(["scratch"] if "scratch" not in methods else [])]
-    wanted = _sizes(sizes)
+    checked_sizes = _checked_sizes(sizes)
     if draws < 1:
         raise InputError(f"--draws is {draws}: expected 1 or more.")
     if "max_train_samples" in values:
-        raise InputError("--max_train_samples is what a study varies: name numbers of examples with --sizes.")
-    own = {"methods": methods, "sizes": wanted, "draws": draws}
-    with claimed(task, values, own, dataset, "a study") as folder, said_once():
-        measured = _Runs(task, values, dataset, folder)
-        logger.info("All examples come first: how many there are decides the numbers that follow.")
-        whole = measured(methods[0], None, 0)
-        # Everything cannot be drawn in two ways; its seeds differ in the order of examples and the new head.
+        raise InputError("--max_train_samples is what a study varies: give numbers of examples with --sizes.")
+    settings = {"methods": methods, "sizes": checked_sizes, "draws": draws}
+    with series_folder(task, values, settings, dataset, "a study") as folder, log_once():
+        series = _Runs(task, values, dataset, folder)
+        logger.info("The first run uses all examples, as their number decides the sizes that follow.")
+        on_all_examples = series.run(methods[0], None, 0)
+        # All examples can be drawn in one way only; these draws differ in the order of examples and in the new head.
         planned = [
             (method, size, draw)
-            for size in _up_to(wanted, whole["examples"])
+            for size in _sizes_to_run(checked_sizes, on_all_examples["examples"])
             for method in methods
             for draw in range(draws)
         ]
-        runs = [measured(*one, place=f"{i} of {len(planned)}: ") for i, one in enumerate(planned, start=1)]
-        report = _report(task, whole, runs, draws, seed)
-        write_record(folder, RECORD, report, "study.html", sentences=sentences(report), from_scratch=from_scratch)
+        records = [
+            series.run(method, size, draw, progress=f"{i} of {len(planned)}: ")
+            for i, (method, size, draw) in enumerate(planned, start=1)
+        ]
+        report = _report(task, on_all_examples, records, draws, seed)
+        write_series_report(
+            folder, _REPORT, report, "study.html", sentences=sentences(report), from_scratch=from_scratch
+        )
     return Studied(folder, report)
 
 
 class _Runs:
-    """The runs of a study: those that are kept, and those that are still to be done."""
+    """The runs of a study, each of which is done once.
 
-    def __init__(self, task: Any, values: Mapping[str, Any], dataset: Any, folder: Path):
+    Args:
+        task: as for `study()`.
+        values: the other arguments of the runs, by flag name.
+        dataset: splits in memory, or None.
+        folder: of the study.
+    """
+
+    def __init__(self, task: Task, values: Mapping[str, Any], dataset: DatasetDict | Dataset | None, folder: Path):
         self.task, self.values, self.dataset, self.folder = task, values, dataset, folder
-        self.done = _read(folder / KEPT)
+        self.records = _read_records(folder / _RUNS)
 
-    def __call__(self, method: str, size: int | None, draw: int, place: str = "") -> dict[str, Any]:
-        """What is kept of a run, done now if it has not been."""
-        found = self.done.get((method, size, draw))
-        if found is None:
-            found = self.done[method, size, draw] = self._run(method, size, draw)
-            with (self.folder / KEPT).open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(found) + "\n")
-        said = found.get("failed")
-        if said is None:
-            said = f"{found['metric_name']} {format_metric(found['metrics'][found['metric']], found['metric'])}"
-        logger.info("%s%s, %s examples, draw %d: %s", place, method, size or "all", draw + 1, said)
-        return found
+    def run(self, method: str, size: int | None, draw: int, progress: str = "") -> dict[str, Any]:
+        """Return the record of a run; the run is done now unless the study has its record.
 
-    def _run(self, method: str, size: int | None, draw: int) -> dict[str, Any]:
-        work = self.folder / "run"
-        for left in (work, work.with_name("run.partial")):  # by a study that was stopped
-            remove_run_folder(left)
-        own = {
+        Args:
+            method: of training.
+            size: number of training examples; None for all.
+            draw: number of the random subset, from 0.
+            progress: beginning of the log line.
+        """
+        record = self.records.get((method, size, draw))
+        if record is None:
+            record = self.records[method, size, draw] = self._finetune(method, size, draw)
+            with (self.folder / _RUNS).open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(record) + "\n")
+        outcome = record.get("failed")
+        if outcome is None:
+            metric = record["metric"]
+            outcome = f"{record['metric_name']} {format_metric(record['metrics'][metric], metric)}"
+        logger.info("%s%s, %s examples, draw %d: %s", progress, method, size or "all", draw + 1, outcome)
+        return record
+
+    def _finetune(self, method: str, size: int | None, draw: int) -> dict[str, Any]:
+        run_folder = self.folder / "run"
+        for leftover in (run_folder, run_folder.with_name("run.partial")):  # of a study that was interrupted
+            remove_run_folder(leftover)
+        of_run = {
             "method": method,
             "seed": self.values["seed"] + draw,
-            "output_dir": str(work),
+            "output_dir": str(run_folder),
             "run_name": f"{self.values.get('run_name', self.folder.name)}/{method}-{size or 'all'}-{draw + 1}",
             **({} if size is None else {"max_train_samples": size}),
         }
-        arguments = build_arguments(type(self.task), {**arguments_for_method(self.values, method), **own})
+        arguments = build_arguments(type(self.task), {**arguments_for_method(self.values, method), **of_run})
         try:
             result = finetune(self.task, dataclasses.replace(arguments, task=self.task), dataset=self.dataset)
         except Failure as error:
-            if not self.done:
+            if not self.records:
                 raise
             return {"method": method, "size": size, "draw": draw, "failed": str(error)}
-        remove_run_folder(work)
-        return _kept(result.report, method, size, draw)
+        remove_run_folder(run_folder)
+        return _record(result.report, method, size, draw)
 
 
 def _report(
-    task: Any, whole: Mapping[str, Any], all_runs: list[dict[str, Any]], draws: int, seed: int
+    task: Task, on_all_examples: Mapping[str, Any], records: list[dict[str, Any]], draws: int, seed: int
 ) -> dict[str, Any]:
-    failed = [run for run in all_runs if "failed" in run]
-    runs = [run for run in all_runs if "failed" not in run]
+    """Return the content of study.json."""
+    failed = [record for record in records if "failed" in record]
+    runs = [record for record in records if "failed" not in record]
+    metric = on_all_examples["metric"]
     return {
         "task": task.pipeline_tag,
-        "source": local_name(whole["source"]),
-        "metric": whole["metric"],
-        "metric_name": whole["metric_name"],
-        "greater_is_better": greater_is_better(whole["metric"]),
-        "test_examples": whole["test_examples"],
-        "train_examples": whole["examples"],
+        "source": local_name(on_all_examples["source"]),
+        "metric": metric,
+        "metric_name": on_all_examples["metric_name"],
+        "greater_is_better": greater_is_better(metric),
+        "test_examples": on_all_examples["test_examples"],
+        "train_examples": on_all_examples["examples"],
         "draws": draws,
-        "untrained": whole["untrained"],
-        "device": whole["device"],
+        "untrained": on_all_examples["untrained"],
+        "device": on_all_examples["device"],
         "runs": runs,
         "failed": failed,
-        **describe_curves(runs, whole["metric"], greater_is_better=greater_is_better(whole["metric"]), seed=seed),
+        **describe_curves(runs, metric, greater_is_better=greater_is_better(metric), seed=seed),
     }
 
 
-def _sizes(given: Sequence[int | str] | None) -> list[int | str] | None:
-    """Checked: whole numbers, and perhaps ``all``."""
-    if given is None:
+def _checked_sizes(sizes: Sequence[int | str] | None) -> list[int | str] | None:
+    """Check numbers of examples, and return them as integers and ``all``."""
+    if sizes is None:
         return None
-    sizes: list[int | str] = []
-    for one in given:
-        text = str(one).strip().lower()
+    checked: list[int | str] = []
+    for size in sizes:
+        text = str(size).strip().lower()
         if text != "all" and not (text.isdecimal() and int(text) > 0):
-            raise InputError(f"--sizes {one}: expected numbers of examples, 1 or more, separated by commas, or all.")
-        sizes.append("all" if text == "all" else int(text))
-    return sizes
+            raise InputError(f"--sizes {size}: expected numbers of examples, 1 or more, separated by commas, or all.")
+        checked.append("all" if text == "all" else int(text))
+    return checked
 
 
-def _up_to(wanted: list[int | str] | None, there: int) -> list[int | None]:
-    """The numbers of examples to draw, in ascending order; None for all of them."""
-    if wanted is None:
-        doubled = [FEWEST * 2**k for k in range(max(0, math.ceil(math.log2(there / FEWEST))))]
-        return [*doubled, None]
-    numbers = sorted({size for size in wanted if isinstance(size, int) and size < there})
-    too_many = [size for size in wanted if isinstance(size, int) and size >= there]
-    if too_many:
-        logger.info("There are %d training examples: %s is taken as all.", there, ", ".join(map(str, too_many)))
-    return [*numbers, *([None] if too_many or "all" in wanted else [])]
+def _sizes_to_run(sizes: list[int | str] | None, available: int) -> list[int | None]:
+    """Return the numbers of examples to draw, in ascending order; None for all of them.
+
+    Args:
+        sizes: checked, or None for the default.
+        available: number of training examples.
+    """
+    if sizes is None:
+        doublings = max(0, math.ceil(math.log2(available / _SMALLEST_SIZE)))
+        return [*(_SMALLEST_SIZE * 2**k for k in range(doublings)), None]
+    smaller = sorted({size for size in sizes if isinstance(size, int) and size < available})
+    too_large = [size for size in sizes if isinstance(size, int) and size >= available]
+    if too_large:
+        logger.info(
+            "There are %d training examples: all of them are used for size %s.",
+            available, ", ".join(map(str, too_large)),
+        )  # fmt: skip
+    return [*smaller, *([None] if too_large or "all" in sizes else [])]
 
 
-def _read(file: Path) -> dict[tuple[str, int | None, int], dict[str, Any]]:
-    """Finished runs; one that failed, or whose line was cut off when a study was killed, is done again."""
-    found = {}
+def _read_records(file: Path) -> dict[tuple[str, int | None, int], dict[str, Any]]:
+    """Return the records of finished runs, by method, size and draw.
+
+    Lines of failed runs, and one that was cut off when the study was killed, are removed from the file: these runs
+    are repeated.
+    """
+    records = {}
     if file.is_file():
-        whole, text = [], file.read_text(encoding="utf-8")
-        for line in text.splitlines():
+        finished, content = [], file.read_text(encoding="utf-8")
+        for line in content.splitlines():
             try:
-                one = json.loads(line)
+                record = json.loads(line)
             except ValueError:
                 continue
-            if "failed" in one:
+            if "failed" in record:
                 continue
-            whole.append(line)
-            found[one["method"], one["size"], one["draw"]] = one
-        rest = "".join(f"{line}\n" for line in whole)
-        if rest != text:
+            finished.append(line)
+            records[record["method"], record["size"], record["draw"]] = record
+        new_content = "".join(f"{line}\n" for line in finished)
+        if new_content != content:
             with atomic_file(file) as stream:
-                stream.write(rest)
-    return found
+                stream.write(new_content)
+    return records
 
 
-def _kept(report: Mapping[str, Any], method: str, size: int | None, draw: int) -> dict[str, Any]:
-    """What a study keeps of a run."""
+def _record(report: Mapping[str, Any], method: str, size: int | None, draw: int) -> dict[str, Any]:
+    """Return the line of runs.jsonl about a finished run."""
     metric, name = report["data"]["answer"]
     return {
         "method": method,

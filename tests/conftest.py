@@ -20,7 +20,7 @@ from processes import ROOT
 from speech import build_speech_model, write_clips
 
 import hf_transfer.comparing
-import hf_transfer.finetuning
+import hf_transfer.result_writing
 import hf_transfer.studying
 import hf_transfer.training.cost
 
@@ -51,7 +51,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 DATA = Path(os.environ.get("HF_TRANSFER_TEST_DATA", ROOT.parent / "shared" / "data"))
-WRITE_PAGE, COUNT_ARITHMETIC = hf_transfer.finetuning._write_page, hf_transfer.training.cost._flops_an_epoch
+WRITE_PAGE, COUNT_ARITHMETIC = hf_transfer.result_writing._write_page, hf_transfer.training.cost._flops_an_epoch
 WORDS = [
     "a",
     "an",
@@ -249,7 +249,7 @@ def lean() -> Iterator[None]:
     gc.collect()
     gc.freeze()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf_transfer.finetuning._write_page", lambda *_: None)
+        patch.setattr("hf_transfer.result_writing._write_page", lambda *_: None)
         patch.setattr("hf_transfer.training.cost._flops_an_epoch", lambda *_: None)
         yield
 
@@ -257,7 +257,7 @@ def lean() -> Iterator[None]:
 @pytest.fixture
 def with_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page nevertheless, in a module of ``lean`` runs."""
-    monkeypatch.setattr("hf_transfer.finetuning._write_page", WRITE_PAGE)
+    monkeypatch.setattr("hf_transfer.result_writing._write_page", WRITE_PAGE)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import hf_transfer.finetuning
+import hf_transfer.result_writing
 import hf_transfer.training.cost
 import hf_transfer.training.speed.packed_layers
 from hf_transfer import SpeechRecognition, TextClassification, finetune
@@ -35,7 +35,7 @@ ACCUMULATED = [("text", "lora"), *((task, method) for task in TASKS for method i
 def main(settings: Path, output: Path, *wanted: str) -> None:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     # Neither page nor arithmetic is compared, and they are half of a tiny run; packing is left out of short ones.
-    hf_transfer.finetuning._write_page = lambda *_: None
+    hf_transfer.result_writing._write_page = lambda *_: None
     hf_transfer.training.cost._flops_an_epoch = lambda *_: None
     hf_transfer.training.speed.packed_layers.STEPS_WORTH_TRYING = 0
     for task, own in json.loads(settings.read_text()).items():

@@ -35,7 +35,7 @@ def arguments_of(monkeypatch, tmp_path):
         seen.append(arguments)
         raise Reached
 
-    monkeypatch.setattr(hf_transfer.finetuning, "_prepare", stop)
+    monkeypatch.setattr(hf_transfer.finetuning, "prepare_run", stop)
 
     def started(start):
         with pytest.raises(Reached):

@@ -14,7 +14,7 @@ from speech import write_clips
 
 from hf_transfer import InputError, TextClassification, compare, study
 from hf_transfer.arguments.parsing import parse_arguments
-from hf_transfer.comparing import _measured
+from hf_transfer.comparing import _comparison_metric
 from hf_transfer.evaluation.bootstrap import ResampledMetrics
 from hf_transfer.evaluation.run_comparison import compare_runs, recommend
 from hf_transfer.targets.labels import regression
@@ -143,7 +143,7 @@ def test_another_comparison_is_not_mixed_with_this(compared):
     found, arguments = compared
     with pytest.raises(InputError, match="other arguments"):
         compare(TextClassification(), methods=["full"], seeds=2, **arguments)
-    with pytest.raises(InputError, match="a comparison lies there"):
+    with pytest.raises(InputError, match="the folder holds a comparison"):
         study(TextClassification(), **arguments)
     own = {"methods": ["full", "lora", "frozen"], "seeds": 2, "trainable_layers": 1}
     other = write_csv(found.folder.parent / "other.csv", message_rows(40))
@@ -266,7 +266,7 @@ def test_a_method_beside_methods_is_said_to_be_left_aside(tiny, tmp_path, caplog
     with caplog.at_level("INFO", "hf_transfer"):
         compare(TextClassification(), methods=["frozen"], seeds=1, method="lora", model_name_or_path=str(tiny()),
                 train_file=str(file), output_dir=str(tmp_path / "out"), **STEPS)  # fmt: skip
-    assert "--method lora is left aside: the methods of a comparison are frozen" in caplog.text
+    assert "--method lora is ignored: the methods of a comparison are frozen" in caplog.text
 
 
 def test_chance_and_difference_are_told_apart():
@@ -336,7 +336,7 @@ def test_what_no_test_example_tells_is_not_compared_by(tiny, tmp_path, caplog):
     }
     with caplog.at_level("INFO", "hf_transfer"):
         found = compare(TextClassification(), methods=["frozen"], seeds=1, output_dir=str(tmp_path / "out"), **own)
-    assert "Spam F1 is not told by the test examples: the comparison is by accuracy." in caplog.text
+    assert "Spam F1 is not defined on the test examples: runs are compared by accuracy." in caplog.text
     assert found.report["metric"] == "accuracy"
     assert (tmp_path / "out" / "comparison.json").is_file()
 
@@ -358,7 +358,7 @@ def test_what_one_of_the_runs_does_not_tell_is_not_compared_by():
         way: [as_resampled([of_ham(i == alarm) for i in range(12)]) for alarm in alarms]
         for way, alarms in (("full", (3, None)), ("frozen", (None, None)))
     }
-    assert _measured(("f1", "Spam F1"), ("accuracy", "f1"), runs) == ("accuracy", "accuracy")
+    assert _comparison_metric(("f1", "Spam F1"), ("accuracy", "f1"), runs) == ("accuracy", "accuracy")
 
 
 def test_of_a_correlation_that_never_varies_nothing_is_known():

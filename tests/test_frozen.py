@@ -83,7 +83,7 @@ def of_clips(model, accents, output, task=None, **arguments):
 def unwritten():
     """A run that has trained, and ends before anything is written but its checkpoints."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf_transfer.finetuning.model_card", lambda *_: 1 / 0)
+        patch.setattr("hf_transfer.result_writing.model_card", lambda *_: 1 / 0)
         try:
             yield
         except ZeroDivisionError:

@@ -12,7 +12,20 @@ from hf_transfer.training.trainer import TransferTrainer
 
 PACKAGE = ROOT / "hf_transfer"
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if "demo" not in file.parts)
-RUN = ("finetuning", "inference", "recipe", "comparing", "studying", "series", "parity", "arguments.parsing", "cli")
+RUN = (
+    "finetuning",
+    "preparation",
+    "result_writing",
+    "inference",
+    "recipe",
+    "comparing",
+    "studying",
+    "series",
+    "parity",
+    "arguments.parsing",
+    "cli",
+    "command_flags",
+)
 # Rooms, and what none of their files imports.
 UNKNOWN = {
     "data": ("evaluation", "inputs", "targets", "tasks", "methods", "models", "training", "reporting", *RUN),

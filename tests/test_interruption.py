@@ -84,7 +84,12 @@ def test_a_signal_in_an_evaluation_ends_within_a_batch_and_nothing_is_lost(setti
 
 
 @pytest.mark.parametrize(
-    ("moment", "method"), [("measure_before_and_after", "full"), ("_write_model", "lora"), ("model_card", "frozen")]
+    ("moment", "method"),
+    [
+        ("finetuning.measure_before_and_after", "full"),
+        ("result_writing._write_model", "lora"),
+        ("result_writing.model_card", "frozen"),
+    ],
 )
 def test_a_number_is_finished_once_wherever_the_run_is_stopped(settings, tmp_path, monkeypatch, method, moment):
     """The head is written in the unit of the labels in the end: a checkpoint is from before that."""
@@ -94,7 +99,7 @@ def test_a_number_is_finished_once_wherever_the_run_is_stopped(settings, tmp_pat
     task = TextClassification(problem_type="regression")
     whole = finetune(task, **settings, output_dir=str(tmp_path / "whole")).report
     with monkeypatch.context() as patch:
-        patch.setattr(f"hf_transfer.finetuning.{moment}", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        patch.setattr(f"hf_transfer.{moment}", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(Interrupted, match="SIGTERM"):
             finetune(task, **settings, output_dir=str(tmp_path / "out"))
     again = finetune(task, **settings, output_dir=str(tmp_path / "out"), resume_from_checkpoint="true").report
@@ -220,7 +225,7 @@ def test_a_stopped_study_names_one_way_to_go_on(tiny, tmp_path, monkeypatch, cap
     with pytest.raises(Interrupted):
         study(TextClassification(), methods=["scratch"], sizes=[16], draws=1, train_file=str(file), max_steps=4,
               model_name_or_path=str(tiny()), output_dir=str(tmp_path / "studied"), disable_tqdm=True)  # fmt: skip
-    assert "The same command goes on with the study" in caplog.text
+    assert "The same command continues the study" in caplog.text
     assert "--resume_from_checkpoint" not in caplog.text
 
 

@@ -136,7 +136,7 @@ def test_a_full_disk_is_one_sentence_however_it_is_wrapped(train, monkeypatch):
         except OSError as error:
             raise datasets.exceptions.DatasetGenerationError("An error occurred") from error
 
-    monkeypatch.setattr("hf_transfer.finetuning.load_splits", full)
+    monkeypatch.setattr("hf_transfer.preparation.load_splits", full)
     with pytest.raises(Failure, match=r"^The disk is full.*HF_HOME for caches.*No checkpoint has been written\.$"):
         train()
     done = start("-c", "from hf_transfer.errors import *\n"

@@ -236,7 +236,7 @@ def test_the_result_is_on_the_disk_before_it_appears(train, tmp_path, monkeypatc
 @pytest.mark.parametrize("of_an_unused_token", [False, True])
 def test_a_reloaded_model_that_differs_fails_the_run(train, tmp_path, monkeypatch, of_an_unused_token):
     """Also where no example shows it: the embedding of a token that is in none of them."""
-    import hf_transfer.finetuning as run
+    import hf_transfer.result_writing as run
 
     honest = run._write_model
 

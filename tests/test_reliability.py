@@ -83,7 +83,7 @@ def run_of(output, model, settings):
 def leave_unfinished(output, model, settings):
     """A run that has trained, and ends before anything is written."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf_transfer.finetuning.model_card", lambda *_: 1 / 0)
+        patch.setattr("hf_transfer.result_writing.model_card", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run_of(output, model, settings)
 

@@ -12,8 +12,8 @@ from speech import write_clips
 from hf_transfer import InputError, SpeechRecognition, TextClassification, finetune
 from hf_transfer.arguments.parsing import make_arguments
 from hf_transfer.data.holdout import hold_out
-from hf_transfer.finetuning import _prepare_splits
 from hf_transfer.inference import evaluate
+from hf_transfer.preparation import prepare_splits
 from hf_transfer.targets.labels.classification_intervals import proportion_interval
 
 
@@ -23,7 +23,7 @@ def splits_of(table, task=None, **arguments):
     given = {"dataset": table} if isinstance(table, (Dataset, DatasetDict)) else {}
     files = {} if given else {"train_file": str(table)}
     made = make_arguments(task, {"output_dir": "x", "model_name_or_path": "m", **files, **arguments})
-    return _prepare_splits(task, made, given.get("dataset"))
+    return prepare_splits(task, made, given.get("dataset"))
 
 
 def texts(split):

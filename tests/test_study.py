@@ -90,7 +90,7 @@ def test_the_command_studies(tiny, tmp_path):
                 "--methods", "frozen", "--sizes", "8,100", "--draws", "1", "--max_steps", "2",
                 "--output_dir", tmp_path / "o")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "100 is taken as all" in done.stderr
+    assert "all of them are used for size 100" in done.stderr
     assert {run["examples"] for run in json.loads((tmp_path / "o" / "study.json").read_text())["runs"]} == {8, 48}
 
 

@@ -109,7 +109,7 @@ def test_what_takes_the_results_place_while_it_trains_costs_neither(train, with_
         (tmp_path / "exp" / "thesis.tex").write_text("mine")
         return "<p>a page</p>"
 
-    monkeypatch.setattr("hf_transfer.finetuning.report_page", late)
+    monkeypatch.setattr("hf_transfer.result_writing.report_page", late)
     with pytest.raises(Failure, match=r"It is in .*result: move it from"):
         train()
     assert contents(tmp_path / "exp") == {"thesis.tex": b"mine"}
