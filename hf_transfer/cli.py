@@ -85,7 +85,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     from hf_transfer.inference import columns_as_trained, load_finetuned, predict, task_class_of
     from hf_transfer.reporting.atomic_writes import atomic_file
 
-    errors.signals.follow()
+    errors.signals.raise_if_received()
     _check_predict_arguments(arguments)
     first_rows: list[dict[str, Any]] = []
     if arguments.file:
@@ -209,7 +209,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from hf_transfer.reporting.atomic_writes import atomic_file
     from hf_transfer.reporting.json_files import as_json
 
-    errors.signals.follow()
+    errors.signals.raise_if_received()
     not_settings = ("command", "usage_hint", "model", "test_file", "output")
     settings = {key: value for key, value in vars(arguments).items() if key not in not_settings and value is not None}
     _check_output(arguments.output, arguments.model, [arguments.test_file])

@@ -1,4 +1,4 @@
-"""What reaches a person when something goes wrong, and the exit codes of every command."""
+"""Errors for the user, and how commands print them, handle signals and exit."""
 
 import difflib
 import errno
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 logger = logging.getLogger("hf_transfer")
 
@@ -26,14 +26,14 @@ class InputError(ValueError):
 
 
 class Failure(RuntimeError):
-    """The run cannot go on, and neither input nor arguments are at fault: a full disk, a Hub that does not answer.
+    """The run cannot continue for another reason than its input: a full disk, a Hub that does not answer.
 
-    The message says what is safe and how to go on. Commands end with exit code 1 and this message alone.
+    The message says what has been saved and how to continue. Commands end with exit code 1 and this message alone.
     """
 
 
 class Interrupted(KeyboardInterrupt):
-    """A polite stop was asked for by a signal; what had to be saved has been saved."""
+    """The run was stopped by a signal, after what it needs to resume was saved."""
 
     def __init__(self, signal_number: int):
         super().__init__(signal.Signals(signal_number).name)
@@ -41,66 +41,66 @@ class Interrupted(KeyboardInterrupt):
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
-    """`` Did you mean …?`` for the candidate most like `name`, or an empty string."""
+    """Return `` Did you mean …?`` with the candidate that is most similar to `name`, or an empty string."""
     match = difflib.get_close_matches(str(name), list(candidates), n=1, cutoff=0.6)
     return f" Did you mean {match[0]}?" if match else ""
 
 
 def short_path(path: str | Path) -> str:
-    """A path as it is short to read: from this folder, or from home."""
-    whole = Path(path)
+    """Return a path relative to the current folder or to the home folder (``~``) if it is inside one of them."""
+    absolute = Path(path)
     with suppress(OSError):  # the current folder has been removed
-        if whole.is_absolute() and whole.is_relative_to(Path.cwd()):
-            return str(whole.relative_to(Path.cwd()))
+        if absolute.is_absolute() and absolute.is_relative_to(Path.cwd()):
+            return str(absolute.relative_to(Path.cwd()))
     with suppress(RuntimeError):  # there is no home folder
-        if whole.is_relative_to(Path.home()):
-            return f"~/{whole.relative_to(Path.home())}"
+        if absolute.is_relative_to(Path.home()):
+            return f"~/{absolute.relative_to(Path.home())}"
     return str(path)
 
 
 def strerror(error: Exception) -> str:
-    """What the system says of an error, without its number and the file."""
+    """Return the operating system's message of an error, without its number and its file."""
     return getattr(error, "strerror", None) or " ".join(str(error).split())
 
 
 @contextmanager
 def reading(path: str | Path) -> Iterator[None]:
-    """Explain that a file or folder which the user named cannot be read.
+    """Turn errors of reading a file or folder that the user named into an `InputError`.
 
     Raises:
-        InputError: the system refused; the message has its reason.
+        InputError: it cannot be read; the message has the system's reason.
     """
     try:
         yield
     except OSError as error:
-        inside = error.filename and os.path.normpath(error.filename) != os.path.normpath(path)
-        where = f"{error.filename}: " if inside else ""
+        is_other_file = error.filename and os.path.normpath(error.filename) != os.path.normpath(path)
+        where = f"{error.filename}: " if is_other_file else ""
         raise InputError(
-            f"{path} cannot be read: {where}{strerror(error)}. Make it readable for this user, or name another one."
+            f"{path} cannot be read: {where}{strerror(error)}. Make it readable for this user, or name another."
         ) from error
 
 
-# What the system says where a disk is full, or a folder is not to be written.
-FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
+# Error numbers of a full disk, and of missing permission.
+_DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+_NOT_PERMITTED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-def disk_trouble(error: BaseException | None) -> str | None:
-    """A sentence on the full disk or the read-only folder that an error comes from; None where it comes from neither.
+def disk_error_message(error: BaseException | None) -> str | None:
+    """Return a message if an error was caused by a full disk or by missing permission, else None.
 
-    Libraries wrap what the system says in errors of their own; some give its words alone.
+    Libraries wrap the operating system's errors in their own, some with its message only.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         where = f" ({getattr(error, 'filename', None)})" if getattr(error, "filename", None) else ""
         number = getattr(error, "errno", None)
-        if number in FULL or any(os.strerror(each) in str(error) for each in FULL):
+        if number in _DISK_FULL or any(os.strerror(disk_full) in str(error) for disk_full in _DISK_FULL):
             return (
                 f"The disk is full{where}. Free some space, or name folders on another disk: HF_HOME for caches, "
                 "--output_dir or --output for the result, TMPDIR for temporary files."
             )
-        if isinstance(error, OSError) and number in FORBIDDEN and where:
+        if isinstance(error, OSError) and number in _NOT_PERMITTED and where:
             return (
                 f"{error.filename}: {error.strerror}. Make it accessible, or name another folder: HF_HOME for caches, "
                 "TMPDIR for temporary files."
@@ -110,32 +110,32 @@ def disk_trouble(error: BaseException | None) -> str | None:
 
 
 def show(text: str) -> None:
-    """Print what a finished command has to say; where that cannot be printed, the command is no less finished."""
+    """Print the result of a finished command; if that fails, log a warning, as the work is done."""
     try:
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
     except OSError as error:
-        _to_nowhere(sys.stdout)
-        if not isinstance(error, BrokenPipeError):  # a reader that went away does not want to know
-            logger.warning("All is done; it could not be printed: %s.", strerror(error))
+        _discard_output(sys.stdout)
+        if not isinstance(error, BrokenPipeError):  # a closed pipe (`| head`) is no error
+            logger.warning("The command is finished, but its result could not be printed: %s.", strerror(error))
 
 
-def _complain(message: str) -> None:
+def _print_error(message: str) -> None:
     with suppress(OSError):
         sys.stderr.write(f"error: {message}\n")
 
 
-def _to_nowhere(stream: Any) -> None:
-    """Have what a stream still holds be lost quietly."""
+def _discard_output(stream: TextIO) -> None:
+    """Redirect a stream to the null device, so that flushing its buffer at exit raises nothing."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _prepare_streams() -> None:
-    """Standard streams that were closed lead nowhere; letters that one cannot print are written as escapes."""
+    """Open closed standard streams on the null device; print characters that a stream cannot encode as escapes."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
-            # A file that is opened later would take its number, and get what is printed.
+            # Otherwise the next file that is opened gets this number, and what is printed is written into it.
             descriptor = os.open(os.devnull, os.O_RDWR)
             if descriptor != number:
                 os.dup2(descriptor, number)
@@ -146,121 +146,125 @@ def _prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-# Launchers and `timeout` send a signal twice at once; a person takes longer.
-AGAIN_SECONDS = 0.3
+# A signal that comes again within this time is the same one: launchers and `timeout` send it twice.
+_REPEAT_SECONDS = 0.3
 
 
 class Signals:
-    """The signals that have come since a program, or a run in a notebook, began; the second SIGINT ends it at once.
+    """The signals that a program, or a run in a notebook, has received; a second SIGINT stops it at once.
 
-    What is being written then is absent afterwards: files and folders are renamed into place when they are whole.
+    No unfinished file is left then, as files and folders are renamed into place when they are complete.
 
     Args:
-        program: whether the process is the program's own, and may end; otherwise the second one is an exception.
+        is_program: whether the process may be ended; if not, as in a notebook, the second SIGINT raises `Interrupted`.
+
+    Attributes:
+        number: of the first signal; 0 if none was received.
+        first_time: `time.monotonic` when it was received.
     """
 
-    def __init__(self, *, program: bool):
-        self.program = program
+    def __init__(self, *, is_program: bool):
+        self.is_program = is_program
         self.number = 0
-        self.first = 0.0
+        self.first_time = 0.0
 
     def note(self, number: int) -> None:
-        """A signal has come.
+        """Record a signal that was received.
 
         Raises:
-            Interrupted: SIGINT came again, and the process is not the program's own.
+            Interrupted: it is a second SIGINT, and the process is not a program of its own.
         """
-        if self.number and number == signal.SIGINT and time.monotonic() - self.first >= AGAIN_SECONDS:
-            if not self.program:
+        if self.number and number == signal.SIGINT and time.monotonic() - self.first_time >= _REPEAT_SECONDS:
+            if not self.is_program:
                 raise Interrupted(number)
             with suppress(OSError):
                 os.write(2, b"Stopped at once by a second SIGINT.\n")
             os._exit(128 + number)
-        self.number, self.first = self.number or number, self.first or time.monotonic()
+        self.number, self.first_time = self.number or number, self.first_time or time.monotonic()
 
-    def follow(self) -> None:
-        """End the program where a signal has come and what it raised was swallowed, as C code does in imports.
+    def raise_if_received(self) -> None:
+        """Raise `Interrupted` if a signal was received whose exception was lost, as C extensions do while imported.
 
         Raises:
-            Interrupted: one has.
+            Interrupted: a signal was received.
         """
         if self.number:
             raise Interrupted(self.number)
 
     def stop(self, number: int, _: FrameType | None) -> None:
-        """Handler that ends the program wherever it is: in its imports, say."""
+        """Signal handler that ends the program wherever it is, even while it imports modules."""
         self.note(number)
         raise Interrupted(number)
 
 
-# Of the program that this process is, where it is one.
-signals = Signals(program=False)
+# The signals of this process.
+signals = Signals(is_program=False)
 
 
 @contextmanager
-def _handled(number_of: Iterable[int]) -> Iterator[None]:
-    """Inside the block, the signals of the program end it quietly."""
+def _signal_handlers(numbers: Iterable[int]) -> Iterator[None]:
+    """Inside the block, these signals end the program without a traceback."""
     global signals
-    outer, signals = signals, Signals(program=True)
-    before = {}
+    outer_signals, signals = signals, Signals(is_program=True)
+    previous_handlers = {}
     with suppress(ValueError):  # only the main thread may set handlers
-        before = {number: signal.signal(number, signals.stop) for number in number_of}
+        previous_handlers = {number: signal.signal(number, signals.stop) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous_handlers.items():
             signal.signal(number, handler)
-        signals = outer
+        signals = outer_signals
 
 
 def shell_quoted(path: str | Path) -> str:
-    """A path as an argument of a command in a shell, whatever it holds or begins with."""
+    """Quote a path as an argument of a shell command; one that begins with ``-`` is not read as a flag."""
     text = str(path)
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def run_command(command: Callable[[], Any]) -> NoReturn:
-    """Run `command` as a program: say what it decides on standard error and end with the contract's exit code.
+    """Run a function as the program: print errors on standard error, and exit.
 
-    0 done; 2 the input or the arguments are wrong; 128 + signal after a polite stop; 1 anything else.
+    Exit codes: 0 done; 2 the input or the arguments are wrong; 128 + signal after SIGTERM or SIGINT; 1 anything else.
     """
     _prepare_streams()
-    with _handled((signal.SIGINT, signal.SIGTERM)):
-        code = _code_of(command)
-    sys.exit(_flushed(code))
+    with _signal_handlers((signal.SIGINT, signal.SIGTERM)):
+        code = _exit_code_of(command)
+    sys.exit(_exit_code_after_flush(code))
 
 
-def _code_of(command: Callable[[], Any]) -> int:
-    """Run the command, say what is wrong if anything is, and return the exit code."""
+def _exit_code_of(command: Callable[[], Any]) -> int:
+    """Run the command, print its error if there is one, and return the exit code."""
     if not logger.handlers:
         logger.addHandler(logging.StreamHandler(sys.stderr))
     logger.setLevel(logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.ERROR)
     try:
         command()
     except InputError as error:
-        if signals.number:  # it was to end before: see `Signals.follow`
+        if signals.number:  # it was stopped before; the error may come from that
             return 128 + signals.number
-        # Several processes meet the same error: one message is enough.
+        # All processes of a run have the same error: one prints it.
         if int(os.environ.get("RANK", "0")) == 0:
-            _complain(str(error))
+            _print_error(str(error))
         code = 2
     except Failure as error:
-        _complain(str(error))
+        _print_error(str(error))
         code = 1
     except Interrupted as stop:
         code = 128 + stop.signal_number
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
     except BrokenPipeError:
-        _to_nowhere(sys.stdout)  # the reader went away (`| head`)
+        _discard_output(sys.stdout)  # as by `| head`
         code = 1
     except SystemExit as end:  # --help
         code = int(end.code or 0)
     except Exception as error:
-        if signals.number:  # a library has made something else of the interrupt
+        if signals.number:  # a library has turned the interrupt into another error
             code = 128 + signals.number
-        elif (trouble := disk_trouble(error)) is not None:
-            _complain(trouble)
+        elif (message := disk_error_message(error)) is not None:
+            _print_error(message)
             code = 1
         else:
             raise
@@ -269,17 +273,17 @@ def _code_of(command: Callable[[], Any]) -> int:
     return code
 
 
-def _flushed(code: int) -> int:
-    """The exit code once the streams are flushed: 1 where something of what a finished command printed is lost."""
+def _exit_code_after_flush(code: int) -> int:
+    """Flush the standard streams, and return the exit code: 1 if output of a finished command was lost."""
     try:
         sys.stdout.flush()
     except OSError as error:
-        _to_nowhere(sys.stdout)
+        _discard_output(sys.stdout)
         if code == 0 and not isinstance(error, BrokenPipeError):
-            _complain(f"standard output could not be written: {strerror(error)}.")
+            _print_error(f"standard output could not be written: {strerror(error)}.")
         code = code or 1
     try:
         sys.stderr.flush()
     except OSError:
-        _to_nowhere(sys.stderr)  # or the interpreter ends with a code of its own
+        _discard_output(sys.stderr)  # otherwise Python exits with another code
     return code

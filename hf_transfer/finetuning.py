@@ -12,7 +12,7 @@ from hf_transfer import hub
 from hf_transfer.arguments import Arguments, TransferTrainingArguments
 from hf_transfer.arguments.parsing import make_arguments
 from hf_transfer.caches import ensure_writable_caches
-from hf_transfer.errors import Failure, InputError, disk_trouble, logger
+from hf_transfer.errors import Failure, InputError, disk_error_message, logger
 from hf_transfer.evaluation.before_after import measure_before_and_after
 from hf_transfer.methods.trainable import apply_method, count_parameters
 from hf_transfer.models import quiet
@@ -203,7 +203,7 @@ def _clean_up(output: OutputFolder, training: TransferTrainingArguments) -> Iter
                 "does not change the result (--auto_find_batch_size true does both by itself), lower "
                 f"--per_device_eval_batch_size, or use --bf16. ({' '.join(str(error).split())[:200]})"
             ) from error
-        disk_error = None if isinstance(error, (InputError, Failure)) else disk_trouble(error)
+        disk_error = None if isinstance(error, (InputError, Failure)) else disk_error_message(error)
         if disk_error is not None:
             raise Failure(f"{disk_error} {describe_last_checkpoint(output.work)}") from error
         raise

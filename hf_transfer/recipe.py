@@ -1,4 +1,4 @@
-"""A recipe: a task fine-tuned as flags say, with defaults of its own."""
+"""`run_recipe()`: the body of a recipe script, from its flags to the printed summary."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,24 +7,25 @@ from hf_transfer.arguments.parsing import parse_arguments
 from hf_transfer.errors import show
 from hf_transfer.finetuning import finetune
 from hf_transfer.reporting.report import next_command
+from hf_transfer.tasks.task import Task
 
 
 def run_recipe(
-    task_class: Any,
+    task_class: type[Task],
     argv: Sequence[str] | None = None,
     *,
     defaults: Mapping[str, Any] | None = None,
     defaults_without_data: Mapping[str, Any] | None = None,
     description: str | None = None,
 ) -> None:
-    """Fine-tune, and print the summary and the command that tries the model; in one process of several alone.
+    """Fine-tune a task with the flags of the command line, and print the summary and a command to try the model.
 
     Args:
         task_class: `TextClassification`, `SpeechRecognition`, ...
-        argv: see `parse_arguments`, as all that follows.
-        defaults: see there.
-        defaults_without_data: see there.
-        description: see there.
+        argv: the command line without the program's name; `sys.argv[1:]` if None.
+        defaults: the recipe's defaults by flag name.
+        defaults_without_data: further defaults for users who name no data, such as a dataset and its columns.
+        description: first paragraph of ``--help``.
 
     Raises:
         InputError: the input or the arguments are wrong; nothing is written.

@@ -13,7 +13,7 @@ from speech import write_clips
 
 from hf_transfer import InputError, SpeechRecognition, TextClassification, finetune
 from hf_transfer.arguments.parsing import make_arguments
-from hf_transfer.hub import _published, repository_name, require_repository, write_merged
+from hf_transfer.hub import _published_files, repository_name, require_repository, write_merged
 from hf_transfer.reporting.publishing import without_paths
 
 # Reads a model from the Hub with plain transformers and with load_finetuned.
@@ -149,7 +149,7 @@ def test_adapters_are_pushed_as_they_are_or_merged_and_leave_nothing_to_the_next
     pushed = fork("-c", PUSH_SEVERAL, *trained)
     assert pushed.returncode == 0, pushed.stderr
     assert "--base_model tester/no: there is no such model on the Hub" in pushed.stdout
-    assert "Not uploaded, as the run has not written it: .env, .git" in pushed.stderr
+    assert "Not uploaded, because the run did not write them: .env, .git" in pushed.stderr
     assert not [name for files in hub.repositories.values() for name in OTHERS if name in files]
     assert "adapter_model.safetensors" in hub.repositories["tester/adapter"]
     assert "model.safetensors" not in hub.repositories["tester/adapter"]
@@ -189,7 +189,7 @@ def test_an_adapter_of_a_local_base_model_is_named_merged_or_refused(trained, co
             "output_dir": "x",
         },
     )
-    with pytest.raises(InputError, match="which nobody else has"):
+    with pytest.raises(InputError, match="which others cannot load"):
         require_repository(arguments)
 
 
@@ -232,7 +232,7 @@ def test_no_byte_of_a_push_tells_of_the_machine_or_of_the_test_texts(at_home, wh
     if which == "merged":
         source = home / "merged"
         write_merged(folder, source)
-    files = _published(source, "tester/x", ("tester/base", "c" * 40) if which == "adapter" else None)
+    files = _published_files(source, "tester/x", ("tester/base", "c" * 40) if which == "adapter" else None)
     written = set(json.loads((source / "report.json").read_text())["files"])
     assert set(files) == written - {"predictions.jsonl"}
     assert not set(OTHERS) & written
@@ -272,7 +272,7 @@ def test_paths_of_other_systems_stay_at_home_too(at_home, tmp_path):
     (folder / "tokenizer_config.json").write_text(
         json.dumps({**config, "name_or_path": "C:/Users/Anna M/models/bert"})
     )
-    files = _published(folder, "tester/x", None)
+    files = _published_files(folder, "tester/x", None)
     for name, content in files.items():
         content = content if isinstance(content, bytes) else content.read_bytes()
         for hidden in (b"Anna M", b"data\\", b"server", b"runs\\", b"Users"):
@@ -344,7 +344,7 @@ def test_labels_that_look_like_paths_are_published_as_they_are(tiny, tmp_path):
     task = TextClassification(positive_label="/r/spam")
     folder = finetune(task, train_file=str(file), output_dir=str(tmp_path / "o"), model_name_or_path=str(tiny()),
                       method="frozen", group_column_name="channel", max_steps=1, disable_tqdm=True).folder  # fmt: skip
-    files = _published(folder, "tester/x", None)
+    files = _published_files(folder, "tester/x", None)
     report = json.loads(files["report.json"])
     assert set(report["data"]["labels"]) == {"/r/ham", "/r/spam"}
     assert "/home/channel" in report["groups"]

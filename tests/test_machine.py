@@ -18,7 +18,7 @@ from processes import start
 from hf_transfer import Failure, InputError, TextClassification, finetune
 from hf_transfer.arguments.parsing import parse_arguments
 from hf_transfer.caches import ensure_writable_caches
-from hf_transfer.errors import disk_trouble, short_path
+from hf_transfer.errors import disk_error_message, short_path
 from hf_transfer.fsync import fsync_path
 
 pytestmark = pytest.mark.usefixtures("lean")
@@ -55,7 +55,12 @@ def test_letters_that_a_terminal_cannot_print_are_escaped(encoding):
 @pytest.mark.parametrize(
     ("program", "streams", "code", "says"),
     [
-        (SHOWN, "> /dev/full", 0, "All is done; it could not be printed: No space left on device."),
+        (
+            SHOWN,
+            "> /dev/full",
+            0,
+            "The command is finished, but its result could not be printed: No space left on device.",
+        ),
         (PRINTED, "> /dev/full", 1, "error: standard output could not be written: No space left on device."),
         (SHOWN, ">&-", 0, ""),
         (SHOWN, "2>&-", 0, ""),
@@ -144,7 +149,7 @@ def test_a_full_disk_is_one_sentence_however_it_is_wrapped(train, monkeypatch):
     assert done.returncode == 1
     assert done.stderr.startswith("error: The disk is full")
     assert len(done.stderr.splitlines()) == 1
-    assert disk_trouble(ValueError("of another kind")) is None
+    assert disk_error_message(ValueError("of another kind")) is None
 
 
 def test_a_folder_that_takes_no_fsync_is_no_failure(monkeypatch, tmp_path):

@@ -19,7 +19,7 @@ from hf_transfer.data.delimited import examine_delimited
 from hf_transfer.data.encodings import examine_text
 from hf_transfer.data.json_tables import json_rows, jsonl_rows
 from hf_transfer.data.values import as_text, is_missing, storable
-from hf_transfer.errors import Failure, InputError, disk_trouble, logger, nearest, reading
+from hf_transfer.errors import Failure, InputError, disk_error_message, logger, nearest, reading
 
 # Raised whenever rows are read differently, so that cached tables of older versions are read again.
 READER_VERSION = 3
@@ -162,7 +162,9 @@ def load_tables(
             cause = cause.__cause__ or cause.__context__
         if isinstance(cause, InputError):
             raise cause from None
-        raise Failure(f"{paths[0]} could not be converted: {disk_trouble(error) or f'{cause or error}.'}") from error
+        raise Failure(
+            f"{paths[0]} could not be converted: {disk_error_message(error) or f'{cause or error}.'}"
+        ) from error
 
 
 def _load_parquet(paths: list[Path]) -> Dataset:
@@ -176,7 +178,7 @@ def _load_parquet(paths: list[Path]) -> Dataset:
         while cause.__cause__ is not None:
             cause = cause.__cause__
         if isinstance(cause, OSError) and cause.errno is not None:
-            raise Failure(f"{paths[0]} could not be converted: {disk_trouble(error) or f'{cause}.'}") from error
+            raise Failure(f"{paths[0]} could not be converted: {disk_error_message(error) or f'{cause}.'}") from error
         raise InputError(
             f"{', '.join(map(str, paths[:3]))} cannot be used: {str(cause).splitlines()[0]} Leave out or convert such "
             "columns."

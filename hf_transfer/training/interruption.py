@@ -28,8 +28,8 @@ Handler = Callable[[int, FrameType | None], None]
 @contextlib.contextmanager
 def raise_interrupted() -> Iterator[None]:
     """Turn SIGTERM and SIGINT into `Interrupted` inside the block, so that unfinished files are removed."""
-    signals = errors.signals if errors.signals.program else errors.Signals(program=False)
-    signals.follow()
+    signals = errors.signals if errors.signals.is_program else errors.Signals(is_program=False)
+    signals.raise_if_received()
 
     def handler(number: int, _: FrameType | None) -> None:
         signals.note(number)
@@ -141,7 +141,7 @@ class StopCallback(TrainerCallback):
     def __init__(self, timeout: timedelta):
         self.signal_number = 0
         self.process_id = os.getpid()
-        self.signals = errors.signals if errors.signals.program else errors.Signals(program=False)
+        self.signals = errors.signals if errors.signals.is_program else errors.Signals(is_program=False)
         self.group = _gloo_group(timeout)
 
     def note_signal(self, number: int, _: FrameType | None) -> None:
