@@ -1,4 +1,4 @@
-"""Adapt a speech recogniser to an accent, and see what it gains there and forgets elsewhere.
+"""Adapt a speech recogniser to an accent, and measure what it gains there and forgets elsewhere.
 
     python recipes/accent.py --output_dir accent                             # the packaged model and accents
     python recipes/accent.py --dataset_name my_clips/ --output_dir accent    # wav2vec2-base-960h, from the Hub
@@ -24,7 +24,7 @@ DATASET = {
 
 
 def main() -> None:
-    # Here, as they take seconds: Ctrl-C ends the recipe without a traceback then too.
+    # Imported here, as it takes seconds: if Ctrl-C is pressed meanwhile, the recipe ends without a traceback, too.
     from hf_transfer import SpeechRecognition, run_recipe
 
     run_recipe(SpeechRecognition, defaults_without_data=DATASET, description=__doc__)

@@ -1,4 +1,4 @@
-"""Fine-tune wav2vec2 to tell sounds apart: spoken commands, accents, calls.
+"""Fine-tune wav2vec2 to classify sounds: spoken commands, accents, calls.
 
     python recipes/command.py --output_dir command                          # six accents, packaged
     python recipes/command.py --train_file clips.csv --label_column_name command --output_dir command
@@ -20,7 +20,7 @@ DATASET = {
 
 
 def main() -> None:
-    # Here, as they take seconds: Ctrl-C ends the recipe without a traceback then too.
+    # Imported here, as it takes seconds: if Ctrl-C is pressed meanwhile, the recipe ends without a traceback, too.
     from hf_transfer import AudioClassification, run_recipe
 
     run_recipe(AudioClassification, defaults_without_data=DATASET, description=__doc__)

@@ -1,4 +1,4 @@
-"""Fine-tune a BERT-like encoder to tell praise from complaint.
+"""Fine-tune a BERT-like encoder to classify reviews as positive or negative.
 
     python recipes/sentiment.py --output_dir sentiment                      # bert-base on SST-2, from the Hub
     python recipes/sentiment.py --train_file reviews.csv --method lora --output_dir sentiment
@@ -16,7 +16,7 @@ DATASET = {
 
 
 def main() -> None:
-    # Here, as they take seconds: Ctrl-C ends the recipe without a traceback then too.
+    # Imported here, as it takes seconds: if Ctrl-C is pressed meanwhile, the recipe ends without a traceback, too.
     from hf_transfer import TextClassification, run_recipe
 
     run_recipe(TextClassification, defaults_without_data=DATASET, description=__doc__)

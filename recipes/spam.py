@@ -1,4 +1,4 @@
-"""Fine-tune a BERT-like encoder to tell spam from ham.
+"""Fine-tune a BERT-like encoder to recognise spam messages.
 
     python recipes/spam.py --output_dir spam                                     # bert-base on SMS Spam, from the Hub
     python recipes/spam.py --train_file messages.csv --method lora --output_dir spam
@@ -13,7 +13,7 @@ DATASET = {"dataset_name": "ucirvine/sms_spam"}
 
 
 def main() -> None:
-    # Here, as they take seconds: Ctrl-C ends the recipe without a traceback then too.
+    # Imported here, as it takes seconds: if Ctrl-C is pressed meanwhile, the recipe ends without a traceback, too.
     from hf_transfer import TextClassification, run_recipe
 
     run_recipe(TextClassification, defaults_without_data=DATASET, description=__doc__)
