@@ -172,7 +172,7 @@ def test_what_was_given_in_memory_is_noticed_too(compared, tmp_path):
     compare(TextClassification(), methods=["frozen"], seeds=1, dataset=Dataset.from_list(message_rows(40)), **own)
     begun = tmp_path / "out" / "frozen" / "seed-42"
     assert "the data were given in memory" in (begun / "report.html").read_text()
-    with pytest.raises(InputError, match="data were given in memory"):
+    with pytest.raises(InputError, match="were given in memory"):
         parse_arguments(TextClassification, ["--config", str(begun / "arguments.yaml"), "--output_dir", "x"])
     with pytest.raises(InputError, match="dataset has changed since"):
         compare(TextClassification(), methods=["frozen"], seeds=1, dataset=Dataset.from_list(message_rows(41)), **own)
