@@ -362,7 +362,7 @@ def test_the_split_by_which_a_run_was_measured_is_in_report_card_and_arguments(t
     }  # fmt: skip
     # Each half is of too few wards to tell how much they differ: over examples it would be far too narrow.
     assert [group["confidence"] for group in result.report["groups"].values()] == [{}, {}]
-    assert "Groups of too few values of" in (tmp_path / "out" / "report.html").read_text()
+    assert "Groups with too few values of" in (tmp_path / "out" / "report.html").read_text()
     assert "whole values of 'ward'" in (tmp_path / "out" / "README.md").read_text()
     assert "whole values of &#39;ward&#39;" in (tmp_path / "out" / "report.html").read_text()
     assert "split_by: ward\n" in (tmp_path / "out" / "arguments.yaml").read_text()

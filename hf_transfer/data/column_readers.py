@@ -164,22 +164,22 @@ def refuse_or_leave_out(
         InputError: there are such rows and `drop` is False, or no other rows are left.
     """
     rows = [i for i, problem in enumerate(problems) if problem]
-    found = [problem for problem in problems if problem]
+    messages = [problem for problem in problems if problem]
     if len(rows) == len(problems):
         for reader in readers.values():
-            message = reader.unusable_column_message(split, found[0])
-            if message and all(reader.unusable_column_message(split, problem) for problem in found):
+            message = reader.unusable_column_message(split, messages[0])
+            if message and all(reader.unusable_column_message(split, problem) for problem in messages):
                 raise InputError(message)
     if rows and not drop:
         first = "; ".join(f"row {i + 1}: {problems[i]}" for i in rows[:5])
         or_leave_out = ", or leave them out with --drop_incomplete" if len(rows) < len(problems) else ""
-        hints = "".join(reader.hint(found, contents[standard]) for standard, reader in readers.items())
+        hints = "".join(reader.hint(messages, contents[standard]) for standard, reader in readers.items())
         raise InputError(
             f"{len(rows)} of {len(problems)} rows in the {split} split cannot be used ({first}; rows counted from 1, "
             f"without the header). Correct them{or_leave_out}.{hints}"
         )
     if rows:
-        kinds = Counter(problem.split(":")[0] for problem in found)
+        kinds = Counter(problem.split(":")[0] for problem in messages)
         counts = ", ".join(f"{n} x {kind}" for kind, n in kinds.items())
         logger.info("Left out of %s: %s (--drop_incomplete).", split, counts)
     if len(rows) == len(problems):

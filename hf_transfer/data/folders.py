@@ -76,14 +76,14 @@ def _files_below(folder: Path) -> list[Path]:
     Raises:
         InputError: a folder in it cannot be read; its files would be missing from the data without a message.
     """
-    found: list[Path] = []
+    paths: list[Path] = []
     for parent, folders, files in os.walk(folder):
         require_readable(Path(parent))
         folders[:] = filter(_is_visible, folders)
         for subfolder in folders:
             require_readable(Path(parent, subfolder))
-        found += [Path(parent, file) for file in files if _is_visible(file)]
-    return sorted(found)
+        paths += [Path(parent, file) for file in files if _is_visible(file)]
+    return sorted(paths)
 
 
 def _is_visible(name: str) -> bool:

@@ -125,8 +125,8 @@ def canonical_names(names: Iterable[str]) -> dict[str, str]:
 def _without_zeros(number: str) -> str:
     """Return a number without the zeros behind its point, and 0 for -0."""
     match = _ENDS_IN_ZEROS.fullmatch(number)
-    whole = match.group(1) if match else number
-    return "0" if whole == "-0" else whole
+    without_zeros = match.group(1) if match else number
+    return "0" if without_zeros == "-0" else without_zeros
 
 
 def names_by_canonical_form(names: Iterable[str]) -> dict[str, str]:
