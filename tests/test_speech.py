@@ -335,7 +335,7 @@ def test_damaged_audio_is_decoded_again(speech_model, tmp_path, caplog, damage):
 
 
 def test_smoothed_labels_are_refused(speech_model, accents, tmp_path):
-    with pytest.raises(InputError, match="--label_smoothing_factor is of labels"):
+    with pytest.raises(InputError, match="--label_smoothing_factor does not work with CTC"):
         train(tmp_path / "out", speech_model(), dataset_name=str(accents), label_smoothing_factor=0.1)
 
 
