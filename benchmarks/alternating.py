@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 
 def compare(runs: Mapping[str, Callable[[], object]], work: float, unit: str, rounds: int) -> None:
-    """Time each of `runs` once a round; print their rates, and how many times as fast as the others the last one is.
+    """Time each function in `runs` once a round, and print their rates and how many times as fast the last one is.
 
     Args:
         runs: functions to time; the last one is this package's.
@@ -32,7 +32,7 @@ def compare(runs: Mapping[str, Callable[[], object]], work: float, unit: str, ro
 
 
 def argument_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the flags that all such benchmarks have."""
+    """Return a parser with the flags that all such benchmarks have: rounds, device and bf16."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")

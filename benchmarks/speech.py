@@ -27,7 +27,7 @@ RATE = 16_000
 
 
 def write_clips_of(folder: Path, lengths: list[float]) -> Path:
-    """Write clips of the given lengths in seconds; return the table that lists them."""
+    """Write clips of the given lengths in seconds to a folder, and return the path of the table that lists them."""
     import numpy as np
     import soundfile
 
@@ -43,7 +43,7 @@ def write_clips_of(folder: Path, lengths: list[float]) -> Path:
 
 
 def write_clips(folder: Path, count: int, seconds: float) -> Path:
-    """Write `count` clips, which are one file under many names; return the table that lists them."""
+    """Write `count` clips, one file under many names, and return the path of the table that lists them."""
     import numpy as np
     import soundfile
 
@@ -61,7 +61,7 @@ def write_clips(folder: Path, count: int, seconds: float) -> Path:
 
 
 def write_model(folder: Path, **changes: int) -> Path:
-    """Write a CTC model of the size of wav2vec2-base with random weights, and its processor; return the folder."""
+    """Write a random CTC model of the size of wav2vec2-base and its processor to a folder; return the folder."""
     import torch
     from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC, Wav2Vec2Processor
 
@@ -90,7 +90,7 @@ def decode(file: Path, model: Path) -> None:
 
 
 def preprocessing(hours: float) -> None:
-    """Decode this many hours of audio in this process, and print its peak memory."""
+    """Decode this many hours of audio in this process, and print its peak memory in MB."""
     import datasets
 
     with tempfile.TemporaryDirectory() as name:
@@ -120,7 +120,7 @@ def again(hours: float) -> None:
 
 
 class StockExamples:
-    """Dataset of run_speech_recognition_ctc.py: inputs are arrays, padded to the longest of a batch."""
+    """Dataset of run_speech_recognition_ctc.py, whose inputs are arrays, padded to the longest of a batch."""
 
     def __init__(self, processor: Any, table: list[dict[str, str]], folder: Path):
         import soundfile
@@ -149,7 +149,7 @@ class StockExamples:
 
 
 def training(args: argparse.Namespace) -> None:
-    """Train a base-sized model by one method, as the example script does and as finetune() does; print both speeds."""
+    """Train a base-sized model by one method, as the example script and as finetune() do, and print both speeds."""
     import datasets
 
     from hf_transfer.models import quiet
@@ -173,7 +173,7 @@ def training(args: argparse.Namespace) -> None:
 
 
 def load_model(args: argparse.Namespace, folder: Path) -> tuple[Any, Any]:
-    """Load the model with its weights set to trainable as the method needs it; return it and its anatomy."""
+    """Return the model in a folder, its weights set to trainable as the method needs it, and its anatomy."""
     import torch
     from transformers import AutoModelForCTC
 
@@ -191,7 +191,7 @@ def load_model(args: argparse.Namespace, folder: Path) -> tuple[Any, Any]:
 def stock_training(
     args: argparse.Namespace, folder: Path, file: Path, settings: dict[str, Any]
 ) -> Callable[[], object]:
-    """Return the `train` method of transformers' Trainer."""
+    """Return the `train` method of transformers' Trainer for the clips of a table."""
     from transformers import Trainer, TrainingArguments, Wav2Vec2Processor
 
     with file.open() as stream:

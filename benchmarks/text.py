@@ -48,7 +48,7 @@ from hf_transfer.training.speed import packed_layers
 
 
 def load_model(name: str, method: MethodArguments) -> tuple[torch.nn.Module, Anatomy]:
-    """Load a classifier with its weights set to trainable as the method needs it."""
+    """Return a classifier with its weights set to trainable as the method needs it, and its anatomy."""
     model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=2, dtype=torch.float32)
     anatomy = Anatomy.of(model, ["classifier.weight", "classifier.bias"])
     return apply_method(model, anatomy, method, revision="main"), anatomy
@@ -61,7 +61,7 @@ def method_of(args: argparse.Namespace) -> MethodArguments:
 def stock_trainer(
     args: argparse.Namespace, table: Dataset, folder: str, settings: dict[str, Any], *, default_padding: bool
 ) -> Trainer:
-    """Return transformers' Trainer: with padding to 128 tokens by default, else with its best settings."""
+    """Return transformers' Trainer for a table: with padding to 128 tokens by default, else with its best settings."""
     tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
     padding = {"padding": "max_length", "max_length": 128} if default_padding else {"max_length": 128}
     examples = table.map(
@@ -107,7 +107,7 @@ def our_training(
 def whole_runs(
     args: argparse.Namespace, table: Dataset, folder: str, settings: dict[str, Any]
 ) -> tuple[dict[str, Callable[[], None]], dict[str, list[float]]]:
-    """Return the whole runs to time, and the lists that their accuracies are added to."""
+    """Return by name the functions that do whole runs to time, and the lists that they add their accuracies to."""
     test = table.select(range(args.test_examples))
     splits = DatasetDict(train=table.select(range(args.test_examples, len(table))), test=test)
     accuracies: dict[str, list[float]] = {"flags": [], "ours": []}
@@ -161,7 +161,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def load_messages(args: argparse.Namespace) -> Dataset:
-    """Return as many shuffled examples as are asked for, or all if the file has fewer."""
+    """Return as many shuffled examples of the training file as are asked for, or all if it has fewer."""
     table = load_table(args.train_file, column_names=args.column_names)
     wanted = args.examples + args.test_examples * args.whole
     table = table.shuffle(seed=0).select(range(min(wanted, len(table))))

@@ -9,7 +9,7 @@ from hf_transfer.errors import Failure, logger, strerror
 
 
 def ensure_writable_caches() -> None:
-    """Point `datasets`, `evaluate` and matplotlib to a temporary folder where their own caches cannot be written.
+    """Set the caches of `datasets`, `evaluate` and matplotlib that cannot be written to a temporary folder.
 
     In a container, the home folder may be read-only or absent. The temporary folder is removed when the process ends.
     The Hub's cache is left alone: models and datasets in it can be read without writing.

@@ -24,7 +24,7 @@ _FIRST_ROWS = 100
 
 
 def main() -> NoReturn:
-    """Entry point of the `hf-transfer` command."""
+    """Run the `hf-transfer` command with the arguments of this process, and exit with its exit code."""
     run_command(_command)
 
 
@@ -52,7 +52,7 @@ def _command() -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    """Fine-tune in this process, or in several that accelerate's launcher starts."""
+    """Fine-tune as the arguments of the command say, in this process or in several that accelerate starts."""
     from hf_transfer.tasks import task_class_for_tag
 
     task_class = task_class_for_tag(arguments.task)  # a wrong name is reported here once, not by every process
@@ -123,7 +123,9 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 
 def _check_predict_arguments(arguments: argparse.Namespace) -> None:
-    """Check what can be checked before anything is read.
+    """Raise an error if the arguments of `predict` do not fit together.
+
+    This is checked before anything is read.
 
     Raises:
         InputError: the arguments do not fit together.
@@ -144,7 +146,7 @@ def _check_predict_arguments(arguments: argparse.Namespace) -> None:
 
 
 def _given_settings(task_class: "type[Task]", arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings of the task that flags set."""
+    """Return by name the settings of the task that the command's flags set."""
     given = {name: getattr(arguments, name, None) for name in task_class.flags_for("prediction")}
     return {name: value for name, value in given.items() if value is not None}
 
@@ -152,7 +154,10 @@ def _given_settings(task_class: "type[Task]", arguments: argparse.Namespace) -> 
 def _inputs_of_rows(
     rows: Iterable[dict[str, Any]], task: "Task", columns: list[str], file: str
 ) -> Iterator[dict[str, Any]]:
-    """Yield the pipeline's inputs in the rows of a file; a row without an input gives a record with an error."""
+    """Yield the pipeline's inputs in each row of a file, by name.
+
+    A row without an input gives a record with an error.
+    """
     input_columns = task.input.input_columns(columns)
     for row in rows:
         yield {
@@ -161,7 +166,7 @@ def _inputs_of_rows(
 
 
 def _check_output(output: str | None, model: str, input_files: list[str]) -> None:
-    """Check that --output can be written, and overwrites neither an input nor a file of the model.
+    """Raise an error if --output cannot be written, or would overwrite an input or a file of the model.
 
     Raises:
         InputError: it cannot, or would.
@@ -190,7 +195,7 @@ def _chain(first: dict[str, Any], rest: Iterator[dict[str, Any]]) -> Iterator[di
 
 
 def _write_records(records: Iterator[dict[str, Any]], stream: IO[str], *, show_progress: bool) -> None:
-    """Write records as JSON lines."""
+    """Write records to a stream as JSON Lines, with a progress bar if that is asked for."""
     from tqdm import tqdm
 
     from hf_transfer.reporting.json_files import as_json_line
@@ -200,7 +205,10 @@ def _write_records(records: Iterator[dict[str, Any]], stream: IO[str], *, show_p
 
 
 def _is_unicode(stream: IO[str]) -> bool:
-    """Whether the stream's encoding has every character; for other streams JSON is written in ASCII."""
+    """Return whether the stream's encoding has every character.
+
+    For other streams JSON is written in ASCII.
+    """
     return codecs.lookup(getattr(stream, "encoding", None) or "utf-8").name.startswith("utf")
 
 
@@ -238,7 +246,10 @@ def _study(arguments: argparse.Namespace) -> None:
 
 
 def _task_and_arguments(arguments: argparse.Namespace, models: list[str]) -> tuple["Task", dict[str, Any]]:
-    """Return the task that model and arguments belong to, with its settings, and the other arguments of its runs."""
+    """Return the task that a command's model and arguments belong to, and the other arguments of its runs.
+
+    The task has its settings.
+    """
     from hf_transfer.arguments.parsing import argument_names, given_arguments, model_arguments
     from hf_transfer.tasks import task_class_for_model
 

@@ -21,14 +21,14 @@ TASK_USES: dict[str, Literal["prediction", "evaluation"]] = {"predict": "predict
 
 
 class CommandParser(argparse.ArgumentParser):
-    """An `ArgumentParser` whose errors are an `InputError` of one sentence."""
+    """`ArgumentParser` that raises an `InputError` of one sentence where arguments are wrong."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message[:1].upper()}{message[1:]}. See {self.prog} --help.")
 
 
 def command_parser() -> CommandParser:
-    """Return the parser of all commands.
+    """Return the parser of the `hf-transfer` command with all its subcommands.
 
     What it parses has ``command``, the name; ``finetuning`` for commands that also take the flags of a run, which are
     parsed elsewhere; and for the others ``usage_hint``, a sentence about their positional arguments.
@@ -45,7 +45,7 @@ def command_parser() -> CommandParser:
 
 
 def add_task_flags(parser: argparse.ArgumentParser, command: str, model: str) -> None:
-    """Add the flags of the model's task to a command."""
+    """Add to the parser of a command the flags of the task that a fine-tuned model is for."""
     from hf_transfer.arguments.parsing import settings_parser
     from hf_transfer.inference import task_class_of
 
@@ -153,5 +153,5 @@ def _add_run_flags(command: CommandParser, default: str) -> None:
 
 
 def split_list(text: str) -> list[str]:
-    """Return the parts of a list that is separated by commas."""
+    """Return the parts of a text that lists them, separated by commas."""
     return [part.strip() for part in text.split(",") if part.strip()]

@@ -32,7 +32,7 @@ RECORD = "comparison.json"
 
 
 class Candidate(NamedTuple):
-    """A model and a method that are compared with others."""
+    """Named tuple of a model and a method that are compared with others."""
 
     model: str | None
     method: str
@@ -40,7 +40,7 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class Compared:
-    """The result of `compare()`; a notebook shows its ``report.html``.
+    """Dataclass of the result of `compare()`; a notebook shows its ``report.html``.
 
     Attributes:
         folder: contains ``comparison.json``, ``report.html`` and the output folder of each run.
@@ -66,7 +66,7 @@ def compare(
     dataset: DatasetDict | Dataset | None = None,
     **keywords: Any,
 ) -> Compared:
-    """Fine-tune with each method (and model) and several seeds, and recommend one.
+    """Fine-tune with each method (and model) and several seeds, compare the results, and recommend one.
 
     All runs share the validation and test splits, whatever their seed; each seed draws its own training examples
     (``max_train_samples``, ``replay``). Each run is one of `finetune()`, in its own folder inside ``output_dir``.
@@ -118,7 +118,7 @@ def compare(
 def _run_all(
     task: Task, runs: Sequence[tuple[str, Arguments]], dataset: DatasetDict | Dataset | None
 ) -> tuple[dict[str, list[Finetuned]], list[dict[str, Any]]]:
-    """Run `finetune()` with each arguments.
+    """Run `finetune()` with each of the arguments, and return the results and the failures.
 
     Returns:
         The results by the candidate's name; and the candidate, the seed and the reason of each run that failed.
@@ -141,7 +141,7 @@ def _run_all(
 
 
 def _run_arguments(task: Task, values: Mapping[str, Any], candidate: Candidate, folder: Path, seed: int) -> Arguments:
-    """Return the arguments of one run; a run that was interrupted is resumed."""
+    """Return the `Arguments` of one run of a comparison; a run that was interrupted is resumed."""
     is_begun = folder.exists() or folder.with_name(f"{folder.name}.partial").exists()
     series = values.get("run_name", folder.parent.parent.name)
     of_run = {"model_name_or_path": candidate.model, "method": candidate.method, "seed": seed,
@@ -156,7 +156,7 @@ def _run_arguments(task: Task, values: Mapping[str, Any], candidate: Candidate, 
 
 
 def _candidates(methods: Sequence[str], models: Sequence[str | None]) -> dict[str, Candidate]:
-    """Return the candidates by the names of the folders of their runs."""
+    """Return a `Candidate` for each model and method, by the name of the folder of its runs."""
     if len(set(models)) < len(models):
         raise InputError(f"--models {','.join(map(str, models))}: a model is named twice. Name each once.")
     names = [str(model).rstrip("/").split("/")[-1] for model in models]
@@ -175,7 +175,7 @@ def _metric_and_time(report: Mapping[str, Any]) -> str:
 
 
 def _source_metric(reports: list[dict[str, Any]], metric: str) -> dict[str, float] | None:
-    """Return the metric on the source examples before and after training, averaged over seeds."""
+    """Return a metric on the source examples before and after training, averaged over seeds, or None without any."""
     if "source" not in reports[0]:
         return None
     return {
@@ -185,7 +185,7 @@ def _source_metric(reports: list[dict[str, Any]], metric: str) -> dict[str, floa
 
 
 def _has_improved(gains: list[list[float] | None], metric: str) -> bool:
-    """Whether training improved the metric by more than chance, over all seeds.
+    """Return whether training improved the metric by more than chance, over all seeds.
 
     Seeds share the test examples, so the interval of their mean is at most as wide as their intervals on average.
     """
@@ -207,7 +207,7 @@ def _test_predictions(task: Task, result: Finetuned) -> tuple[ResampledMetrics[A
 def _predictions_by_candidate(
     task: Task, finished: Mapping[str, list[Finetuned]]
 ) -> dict[str, list[ResampledMetrics[Any]]]:
-    """Return the test metrics of all runs for resampling.
+    """Return by candidate the test metrics of its runs for resampling.
 
     Raises:
         InputError: a run was measured on other test examples than the first.
@@ -232,7 +232,9 @@ def _comparison_metric(
     headline: Sequence[str],
     predictions: Mapping[str, Sequence[ResampledMetrics[str]]],
 ) -> tuple[str, str]:
-    """Return the metric by which runs are compared: the main one, or the first that is defined on the test examples.
+    """Return the key and the name of the metric by which runs are compared.
+
+    It is the main metric, or the first that is defined on the test examples.
 
     Args:
         main_metric: its key and its name.
@@ -264,7 +266,7 @@ def _report(
     failed: list[dict[str, Any]],
     seed: int,
 ) -> dict[str, Any]:
-    """Return the content of comparison.json."""
+    """Return the content of comparison.json: all candidates' metrics and costs, and the recommended one."""
     reports = {name: [result.report for result in results] for name, results in finished.items()}
     first = next(iter(reports.values()))
     data = first[0]["data"]
@@ -311,7 +313,7 @@ def _report(
 
 
 def _costs(reports: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Any]:
-    """Return what a candidate costs: share of weights trained, seconds (medians over seeds), memory, size on disk.
+    """Return what a candidate costs: share of weights trained, median seconds, peak memory and disk space in bytes.
 
     Args:
         reports: of its runs.

@@ -18,7 +18,7 @@ logger = logging.getLogger("hf_transfer")
 
 
 class InputError(ValueError):
-    """The input or the arguments are wrong.
+    """Exception: the input or the arguments are wrong.
 
     The message says what was expected, what was found and where, and what to do. Commands end with exit
     code 2 and this message alone.
@@ -26,14 +26,14 @@ class InputError(ValueError):
 
 
 class Failure(RuntimeError):
-    """The run cannot continue for another reason than its input: a full disk, a Hub that does not answer.
+    """Exception: the run cannot continue for another reason than its input, such as a full disk or a silent Hub.
 
     The message says what has been saved and how to continue. Commands end with exit code 1 and this message alone.
     """
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was stopped by a signal, after what it needs to resume was saved."""
+    """Exception: the run was stopped by a signal, after what it needs to resume was saved."""
 
     def __init__(self, signal_number: int):
         super().__init__(signal.Signals(signal_number).name)
@@ -47,7 +47,7 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
 
 
 def short_path(path: str | Path) -> str:
-    """Return a path relative to the current folder or to the home folder (``~``) if it is inside one of them."""
+    """Return a path as text, relative to the current or the home folder (``~``) if it is inside one of them."""
     absolute = Path(path)
     with suppress(OSError):  # the current folder has been removed
         if absolute.is_absolute() and absolute.is_relative_to(Path.cwd()):
@@ -59,13 +59,13 @@ def short_path(path: str | Path) -> str:
 
 
 def strerror(error: Exception) -> str:
-    """Return the operating system's message of an error, without its number and its file."""
+    """Return the operating system's message of an error as text, without its number and its file."""
     return getattr(error, "strerror", None) or " ".join(str(error).split())
 
 
 @contextmanager
 def reading(path: str | Path) -> Iterator[None]:
-    """Turn errors of reading a file or folder that the user named into an `InputError`.
+    """Context manager: turn errors of reading a file or folder that the user named into an `InputError`.
 
     Raises:
         InputError: it cannot be read; the message has the system's reason.
@@ -126,13 +126,13 @@ def _print_error(message: str) -> None:
 
 
 def _discard_output(stream: TextIO) -> None:
-    """Redirect a stream to the null device, so that flushing its buffer at exit raises nothing."""
+    """Redirect a stream to the null device, so that flushing its buffer at exit raises no error."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _prepare_streams() -> None:
-    """Open closed standard streams on the null device; print characters that a stream cannot encode as escapes."""
+    """Open closed standard streams on the null device, and make streams escape what they cannot encode."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             # Otherwise the next file that is opened gets this number, and what is printed is written into it.
@@ -151,7 +151,7 @@ _REPEAT_SECONDS = 0.3
 
 
 class Signals:
-    """The signals that a program, or a run in a notebook, has received; a second SIGINT stops it at once.
+    """Record of the signals that a program, or a run in a notebook, has received; a second SIGINT stops it at once.
 
     No unfinished file is left then, as files and folders are renamed into place when they are complete.
 
@@ -169,7 +169,7 @@ class Signals:
         self.first_time = 0.0
 
     def note(self, number: int) -> None:
-        """Record a signal that was received.
+        """Record a signal that was received, and stop at once if it is a second SIGINT.
 
         Raises:
             Interrupted: it is a second SIGINT, and the process is not a program of its own.
@@ -183,7 +183,9 @@ class Signals:
         self.number, self.first_time = self.number or number, self.first_time or time.monotonic()
 
     def raise_if_received(self) -> None:
-        """Raise `Interrupted` if a signal was received whose exception was lost, as C extensions do while imported.
+        """Raise `Interrupted` if a signal was received whose exception was lost.
+
+        C extensions lose it while they are imported.
 
         Raises:
             Interrupted: a signal was received.
@@ -192,7 +194,10 @@ class Signals:
             raise Interrupted(self.number)
 
     def stop(self, number: int, _: FrameType | None) -> None:
-        """Signal handler that ends the program wherever it is, even while it imports modules."""
+        """Record a signal and raise `Interrupted`, which ends the program wherever it is (a signal handler).
+
+        It does so even while the program imports modules.
+        """
         self.note(number)
         raise Interrupted(number)
 
@@ -203,7 +208,7 @@ signals = Signals(is_program=False)
 
 @contextmanager
 def _signal_handlers(numbers: Iterable[int]) -> Iterator[None]:
-    """Inside the block, these signals end the program without a traceback."""
+    """Context manager: let these signals end the program without a traceback inside the block."""
     global signals
     outer_signals, signals = signals, Signals(is_program=True)
     previous_handlers = {}
@@ -218,13 +223,13 @@ def _signal_handlers(numbers: Iterable[int]) -> Iterator[None]:
 
 
 def shell_quoted(path: str | Path) -> str:
-    """Quote a path as an argument of a shell command; one that begins with ``-`` is not read as a flag."""
+    """Return a path quoted as an argument of a shell command; one that begins with ``-`` is not read as a flag."""
     text = str(path)
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def run_command(command: Callable[[], Any]) -> NoReturn:
-    """Run a function as the program: print errors on standard error, and exit.
+    """Run a function as the program: print its errors on standard error, and exit with a code.
 
     Exit codes: 0 done; 2 the input or the arguments are wrong; 128 + signal after SIGTERM or SIGINT; 1 anything else.
     """
@@ -274,7 +279,7 @@ def _exit_code_of(command: Callable[[], Any]) -> int:
 
 
 def _exit_code_after_flush(code: int) -> int:
-    """Flush the standard streams, and return the exit code: 1 if output of a finished command was lost."""
+    """Flush the standard streams, and return `code`, or 1 if output of a finished command was lost."""
     try:
         sys.stdout.flush()
     except OSError as error:

@@ -36,7 +36,7 @@ from hf_transfer.training.resuming import agreed_checkpoint, checkpoint_to_resum
 def finetune(
     task: Task, arguments: Arguments | None = None, *, dataset: DatasetDict | Dataset | None = None, **keywords: Any
 ) -> Finetuned:
-    """Fine-tune a pretrained model, measure it before and after training, and write the result to a folder.
+    """Fine-tune a pretrained model, measure it before and after, write it to a folder, and return the report.
 
     Args:
         task: what to learn, with the task's own settings: `TextClassification(max_length=128)`.
@@ -74,7 +74,7 @@ def _run(
     meter: Meter,
     trackers: Tracking,
 ) -> dict[str, Any]:
-    """Prepare, measure, train, measure again, write and push. Return the report."""
+    """Prepare, measure, train, measure again, write and push a model, and return the report."""
     task, method, training = arguments.task, arguments.method, arguments.training
     with training.main_process_first(desc="preparation"):
         run = prepare_run(arguments, dataset, output, meter)
@@ -132,7 +132,9 @@ def _results(
     measured: Mapping[str, Dataset],
     model: PreTrainedModel,
 ) -> dict[str, Any]:
-    """Fit the decision on the validation split, and return the report's results of the test and the source split.
+    """Fit the decision (such as a threshold) on the validation split, and return metrics before and after training.
+
+    They are of the test and the source split.
 
     Args:
         run: what the run was prepared with.
@@ -180,7 +182,7 @@ def _run_facts(run: PreparedRun) -> dict[str, Any]:
 
 
 def _push(arguments: Arguments, output: OutputFolder) -> None:
-    """Upload the output folder if --push_to_hub is given, from one process."""
+    """Upload the output folder to the Hub if --push_to_hub is given, from one process."""
     training = arguments.training
     if training.push_to_hub and training.should_save:
         repository = hub.repository_name(training.hub_model_id, output.path)
@@ -189,7 +191,7 @@ def _push(arguments: Arguments, output: OutputFolder) -> None:
 
 @contextlib.contextmanager
 def _clean_up(output: OutputFolder, training: TransferTrainingArguments) -> Iterator[None]:
-    """Remove unfinished files when the run ends with an error, and turn errors of memory and disk into messages."""
+    """Context manager: if a run fails, remove unfinished files, and raise a `Failure` for a full memory or disk."""
     try:
         with quiet(), raise_interrupted():
             ensure_writable_caches()

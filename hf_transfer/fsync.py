@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def fsync_path(path: Path) -> None:
-    """Flush a file, or the names in a folder, to the disk.
+    """Flush a file, or the names in a folder, to the disk (fsync).
 
     Folders are flushed where the system can: Windows does not open folders, and some network file systems refuse to
     fsync them.

@@ -39,12 +39,12 @@ _MODEL_FILE = re.compile(
 
 
 def repository_name(hub_model_id: str | None, output_dir: str | Path) -> str:
-    """Return the repository that a run is pushed to: --hub_model_id, or the name of its output folder."""
+    """Return the Hub repository that a run is pushed to: --hub_model_id, or the name of its output folder."""
     return hub_model_id or Path(output_dir).resolve().name
 
 
 def require_repository(arguments: Arguments) -> None:
-    """Create the repository before training, so that a missing login is reported before and not after it.
+    """Create a run's repository on the Hub before training; raise an error if that fails, as without a login.
 
     Raises:
         InputError: the Hub refuses or cannot be reached, or the adapter's base model is a local folder.
@@ -78,7 +78,7 @@ def push(
     merge: bool = False,
     base_model: str | None = None,
 ) -> str:
-    """Upload an output folder to the Hub in one commit. Return the commit's address.
+    """Upload an output folder to the Hub in one commit, and return the commit's address.
 
     Only files that the run has written are uploaded, without test examples and without paths of this machine.
 
@@ -124,7 +124,7 @@ def push(
 def _commit_folder(
     api: HfApi, source: Path, hub_model_id: str, *, private: bool | None, base_model: str | None
 ) -> CommitInfo:
-    """Create the repository if there is none, and commit the files of a folder."""
+    """Create the repository if there is none, commit the files of a folder to it, and return the commit."""
     base = None if base_model is None else _base_on_hub(api, base_model)
     repository = api.create_repo(hub_model_id, private=private, exist_ok=True).repo_id
     files = _published_files(source, repository, base)

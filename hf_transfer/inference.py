@@ -40,7 +40,7 @@ def load_finetuned(
     merge: bool = False,
     trust_remote_code: bool = False,
 ) -> Pipeline:
-    """Load a fine-tuned model as a `transformers.Pipeline`, with or without an adapter.
+    """Return a fine-tuned model, with or without an adapter, as a `transformers.Pipeline`.
 
     Args:
         path_or_hub_id: an output folder, or a repository on the Hub.
@@ -85,7 +85,7 @@ def load_finetuned(
 
 
 def task_class_of(path_or_hub_id: str) -> type[Task]:
-    """Return the task class of a fine-tuned model, from its config.
+    """Return the task class of a fine-tuned model, read from its config.
 
     Raises:
         InputError: there is no fine-tuned model of that name.
@@ -96,7 +96,7 @@ def task_class_of(path_or_hub_id: str) -> type[Task]:
 
 
 def predict(pipeline: Any, rows: Iterable[Mapping[str, Any]], *, batch_size: int = 32) -> Iterator[dict[str, Any]]:
-    """Predict any number of rows, in order; only some of them are in memory at a time.
+    """Yield a prediction for each of any number of rows, in order; only some rows are in memory at a time.
 
     Args:
         pipeline: from `load_finetuned`.
@@ -133,7 +133,9 @@ def _text_length(row: Mapping[str, Any]) -> int:
 
 
 def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dict[str, Any]:
-    """Measure a fine-tuned model on new labelled data, with the decision (threshold, temperature) of its run.
+    """Measure a fine-tuned model on new labelled data, and return metrics, their intervals and counts.
+
+    The model decides as in its run (threshold, temperature).
 
     Args:
         path_or_hub_id: an output folder, or a repository on the Hub.
@@ -183,7 +185,7 @@ def evaluate(path_or_hub_id: str | Path, test_file: str, **settings: Any) -> dic
 def _task_and_table(
     path_or_hub_id: str | Path, config: PretrainedConfig, test_file: str, settings: Mapping[str, Any]
 ) -> tuple[Task, DataArguments, Dataset]:
-    """Return the task and the settings of the data as they are for this table, and its rows to measure on.
+    """Return the task, the settings of the data as they are for a table, and the table's rows to measure on.
 
     Raises:
         InputError: a setting is unknown, or the table cannot be read.
@@ -223,7 +225,7 @@ def _test_rows(table: Dataset, file: str) -> Dataset:
 
 
 def columns_as_trained(path_or_hub_id: str | Path, task_class: type[Task], columns: Sequence[str]) -> dict[str, Any]:
-    """Return the settings that name the table's columns and describe its labels, as the model was trained with them.
+    """Return the settings that name a table's columns and describe its labels, as the model was trained with them.
 
     --column_names and --delimiter are not among them: they describe a file, not the model.
 

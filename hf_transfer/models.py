@@ -19,7 +19,7 @@ from hf_transfer.errors import InputError, reading
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers' progress bars, loading tables and deprecation warnings inside the block.
+    """Context manager: silence transformers' progress bars, loading tables and deprecation warnings in the block.
 
     What a user has to know of them is logged by this package, in one line.
     """
@@ -39,7 +39,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def explain_loading_errors(name: str, what: str) -> Iterator[None]:
-    """Turn any error of the block into one sentence: what could not be loaded, and where it was looked for.
+    """Context manager: turn any error of loading a model into an `InputError` that says what and where.
 
     Args:
         name: the model's folder, or its repository on the Hub.
@@ -64,7 +64,7 @@ def explain_loading_errors(name: str, what: str) -> Iterator[None]:
 
 
 def _describe_place(name: str) -> str:
-    """Return a sentence about the place where the model was looked for."""
+    """Return a sentence about the folder, or the Hub, where a model was looked for."""
     if not Path(name).exists() and Path(f"{name}.partial").is_dir():
         return f"The run in {name}.partial is not finished: continue it with --resume_from_checkpoint true."
     if Path(name).is_dir():
@@ -76,7 +76,7 @@ def _describe_place(name: str) -> str:
 
 
 def pin_to_commit(model: ModelArguments) -> tuple[ModelArguments, str | None]:
-    """Replace a branch or tag on the Hub by the commit that it points to today.
+    """Return model arguments with a branch or tag on the Hub replaced by its commit of today, and that commit.
 
     Returns:
         The arguments with that commit as ``model_revision``, and the commit. For a local folder, and where neither
@@ -91,7 +91,7 @@ def pin_to_commit(model: ModelArguments) -> tuple[ModelArguments, str | None]:
 
 
 def load_config(model: ModelArguments, auto_model: Any, **settings: Any) -> PretrainedConfig:
-    """Load a model's config.
+    """Return a pretrained model's config; raise an error if `auto_model` has no class for this type of model.
 
     Args:
         model: which checkpoint.
@@ -118,7 +118,9 @@ def load_config(model: ModelArguments, auto_model: Any, **settings: Any) -> Pret
 def load_pretrained(
     auto_model: Any, model: ModelArguments, *, pretrained: bool, **settings: Any
 ) -> tuple[PreTrainedModel, list[str]]:
-    """Load a model in float32; weights that the checkpoint lacks, or has in another shape, are newly initialised.
+    """Load a model in float32, and return it and the names of the newly initialised parameters.
+
+    Newly initialised are weights that the checkpoint lacks, or has in another shape.
 
     Args:
         auto_model: an `AutoModelFor...` class.
@@ -166,7 +168,10 @@ def load_pretrained(
 
 
 def _check_weights_fit(model: PreTrainedModel, newly_initialised: list[str], name: str) -> None:
-    """Refuse a checkpoint that lacks more than half of the trunk's parameters: it is of another type of model."""
+    """Raise an error if a checkpoint lacks more than half of the trunk's parameters.
+
+    It is of another type of model then.
+    """
     prefix = f"{model.base_model_prefix}."
     expected = [key for key, _ in model.named_parameters() if key.startswith(prefix)]
     missing = [key for key in newly_initialised if key.startswith(prefix)]
@@ -183,7 +188,7 @@ def unwrap_peft(model: torch.nn.Module) -> PreTrainedModel:
 
 
 def trunk_name(model: PreTrainedModel) -> str:
-    """Return the name of the trunk (base model) inside a model with a head.
+    """Return the module name of the trunk (base model) inside a model with a head.
 
     It is ``base_model_prefix``, or the largest child where the model has no child of that name, as in Whisper's
     classifier.
@@ -196,13 +201,13 @@ def trunk_name(model: PreTrainedModel) -> str:
 
 
 def output_tensors(outputs: Any) -> list[torch.Tensor]:
-    """Return the floating-point tensors among a model's outputs, each [batch, ...]."""
+    """Return the floating-point tensors among a model's outputs, each [batch, ...], as a list."""
     values = outputs.values() if isinstance(outputs, Mapping) else outputs
     return [value for value in values if isinstance(value, torch.Tensor) and value.is_floating_point()]
 
 
 def output_lengths(model: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return the function from input lengths [batch] to numbers of output positions (frames) [batch].
+    """Return a model's function from input lengths [batch] to numbers of output positions (frames) [batch].
 
     Raises:
         InputError: the model's class has no such function.

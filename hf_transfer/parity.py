@@ -31,9 +31,10 @@ def check_parity(
     adapter: bool,
     trust_remote_code: bool,
 ) -> dict[str, float]:
-    """Load the saved model, and compare its weights and outputs with those of the trained model in memory.
+    """Load the saved model, raise an error if it differs from the trained one, and return the differences.
 
-    An adapter is compared once more after it is merged into its base model.
+    Weights and outputs are compared with those of the trained model in memory. An adapter is compared once more after
+    it is merged into its base model.
 
     Args:
         model: the trained model.
@@ -74,7 +75,7 @@ def check_parity(
 
 
 def _require_same_weights(model: PreTrainedModel, reloaded: PreTrainedModel, *, trained_only: bool) -> None:
-    """Compare the weights that both models have under the same name.
+    """Raise an error if a weight that both models have under the same name has different values.
 
     Args:
         model: the trained model.
@@ -95,7 +96,7 @@ def _require_same_weights(model: PreTrainedModel, reloaded: PreTrainedModel, *, 
 
 
 def _outputs(model: PreTrainedModel, batches: Sequence[Mapping[str, Any]]) -> torch.Tensor:
-    """All output values of the model for some batches, as one flat tensor."""
+    """Return all output values of the model for some batches, as one flat tensor."""
     model.eval()
     with torch.inference_mode():
         outputs = [output for batch in batches for output in output_tensors(model(**to_device(model.device, batch)))]

@@ -37,7 +37,7 @@ from hf_transfer.training.resuming import describe_run
 
 @dataclass(frozen=True)
 class PreparedRun(PreparedData):
-    """Data, untrained model and facts of a run, once everything has been checked.
+    """Dataclass of the data, the untrained model and the facts of a run, once everything has been checked.
 
     Attributes:
         facts: the report's ``data``.
@@ -61,7 +61,7 @@ class PreparedRun(PreparedData):
 def prepare_run(
     arguments: Arguments, dataset: DatasetDict | Dataset | None, output: OutputFolder, meter: Meter
 ) -> PreparedRun:
-    """Load data and model, and check all that can be checked before anything slow begins.
+    """Load data and model, check all that can be checked before slow work begins, and return a `PreparedRun`.
 
     Args:
         arguments: of the run; default training arguments are filled in.
@@ -129,7 +129,7 @@ def _commits(arguments: Arguments, model: str | None, dataset: str | None) -> di
 def prepare_splits(
     task: Task, arguments: Arguments, dataset: DatasetDict | Dataset | None
 ) -> tuple[DatasetDict, dict[str, Any]]:
-    """Load, check and complete the splits.
+    """Load, check and complete the splits of a run, and return them and facts about them.
 
     Args:
         task: what is learned.
@@ -186,7 +186,7 @@ def prepare_splits(
 
 
 def _example_counts(splits: DatasetDict) -> dict[str, Any]:
-    """Return the number of examples of each split and of each group, and of replayed source examples."""
+    """Return the numbers of examples of each split and of each group, and of replayed source examples."""
     group_counts = {name: Counter(split["group"]) for name, split in splits.items() if "group" in split.column_names}
     train = splits["train"]
     return {

@@ -29,7 +29,7 @@ def write_result(
     output: OutputFolder,
     meter: Meter,
 ) -> None:
-    """Write the files of a finished run, check them, and move the folder into place.
+    """Write the files of a finished run, check the saved weights, and move the folder into place.
 
     Args:
         arguments: of the run.
@@ -88,7 +88,7 @@ def _write_model(folder: Path, model: Any, processor: Any) -> None:
 def prediction_records(
     task: Task, outputs: Mapping[str, Any], measured: Mapping[str, Dataset], config: Any
 ) -> list[dict[str, Any]]:
-    """Return a record for each evaluated example; those of other splits than test have the field ``split``."""
+    """Return a record (dictionary) for each evaluated example; outside the test split it has the field ``split``."""
     return [
         {"split": name, **record} if name != "test" else record
         for name, split in measured.items()

@@ -14,7 +14,7 @@ MANIFEST = "manifest.json"
 
 
 def write_run_marker(folder: Path) -> None:
-    """Write the file that marks a folder as made by a run."""
+    """Write into a folder the file that marks it as made by a run."""
     (folder / RUN_MARKER).write_text(
         "hf-transfer-learning works in this folder, and removes its files when the result is complete.\n",
         encoding="utf-8",
@@ -22,7 +22,7 @@ def write_run_marker(folder: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder that a run has made.
+    """Remove a folder that a run has made, except for files that its manifest does not list.
 
     If the folder has a manifest, only the files that it lists are removed; if others remain, the folder and its
     manifest stay.
@@ -59,7 +59,7 @@ def remove_entries(folder: Path, name_pattern: str) -> None:
 
 
 def remove_empty_folders(folder: Path) -> None:
-    """Remove a folder and all folders in it that hold no files."""
+    """Remove a folder and the folders in it, except those that hold files."""
     for subfolder, _, _ in os.walk(folder, topdown=False):
         with contextlib.suppress(OSError):  # the folder is not empty
             os.rmdir(subfolder)

@@ -31,7 +31,7 @@ _DATA_ARGUMENTS = ("train_file", "validation_file", "test_file", "source_file", 
 
 
 def checked_methods(methods: Sequence[str]) -> list[str]:
-    """Check the names of methods, and return them as a list.
+    """Return the names of training methods as a list; raise an error if one is unknown or given twice.
 
     Args:
         methods: a sequence, or a string with commas.
@@ -55,9 +55,10 @@ def series_folder(
     dataset: DatasetDict | Dataset | None,
     kind: SeriesKind,
 ) -> Iterator[Path]:
-    """Lock the folder of a series: a new one, or one in which the same series was begun with the same data.
+    """Context manager: lock and yield the folder of a series of runs, which is new or holds the same series.
 
-    If the block fails before a run has written anything, the folder is left as it was.
+    The same series was begun with the same arguments and data, and continues. If the block fails before a run has
+    written anything, the folder is left as it was.
 
     Args:
         task: the task of the runs, with its settings.
@@ -104,7 +105,7 @@ def series_folder(
 
 
 def _files_of_runs(folder: Path) -> list[Path]:
-    """Return the files that runs have left in the folder."""
+    """Return the paths of the files that runs have left in the folder of a series."""
     of_series = (folder / _RECORD, folder / _LOCK)
     return [path for path in folder.rglob("*") if path not in of_series and not path.is_dir()]
 
@@ -117,7 +118,7 @@ def _series_record(
     folder: Path,
     kind: SeriesKind,
 ) -> dict[str, Any]:
-    """Return the arguments of a series and the state of its data, without a token."""
+    """Return a dictionary of the arguments of a series and the state of its data, without a token."""
     data = {name: _data_state(Path(str(values[name])), folder) for name in _DATA_ARGUMENTS if values.get(name)}
     if dataset is not None:
         data["dataset"] = {name: split._fingerprint for name, split in _dataset_splits(dataset).items()}
@@ -127,7 +128,7 @@ def _series_record(
 
 
 def _acquire_lock(folder: Path, kind: SeriesKind) -> FileLock:
-    """Make the folder if there is none, and lock it."""
+    """Make the folder of a series if there is none, lock it, and return the lock."""
     if folder.is_file():
         raise InputError(f"--output_dir {folder}: a file has that name. Name a new folder for {kind}.")
     if folder.is_dir():
@@ -146,7 +147,7 @@ def _acquire_lock(folder: Path, kind: SeriesKind) -> FileLock:
 
 
 def _begin_or_continue(folder: Path, record: Mapping[str, Any], values: Mapping[str, Any], kind: SeriesKind) -> None:
-    """Write the record of a new series, or check that the series in the folder is the same."""
+    """Write the record of a new series, or raise an error if the folder holds another series."""
     file = folder / _RECORD
     _check_is_empty_or_series(folder, kind)
     if file.is_file():
@@ -165,7 +166,7 @@ def _check_is_empty_or_series(folder: Path, kind: SeriesKind) -> None:
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
-    """Return the record of the series in a folder; an empty one if there is none."""
+    """Return the record of the series in a folder, a dictionary; an empty one if there is none."""
     try:
         record = yaml.safe_load((folder / _RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
@@ -185,7 +186,7 @@ def _check_arguments(values: Mapping[str, Any], kind: SeriesKind) -> None:
 def _check_is_same_series(
     folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], values: Mapping[str, Any], kind: SeriesKind
 ) -> None:
-    """Check that the series in a folder has the arguments and the data of the present one.
+    """Raise an error if the series in a folder has other arguments or data than the present one.
 
     Raises:
         InputError: it has others.
@@ -234,7 +235,7 @@ def _data_state(path: Path, output: Path) -> str | dict[str, list[int]]:
 def write_series_report(
     folder: Path, name: str, report: Mapping[str, Any], template: str, **template_values: Any
 ) -> None:
-    """Write the report of a series as JSON and as report.html, each atomically."""
+    """Write the report of a series as JSON and as report.html, each of them complete or not at all."""
     with atomic_file(folder / name) as stream:
         stream.write(as_json(report))
     with atomic_file(folder / "report.html") as stream:
@@ -243,7 +244,7 @@ def write_series_report(
 
 @contextlib.contextmanager
 def log_once() -> Iterator[None]:
-    """Inside the block, log a message of several runs only once; warnings and progress are always logged."""
+    """Context manager: log a message of several runs only once; warnings and progress are always logged."""
     logged: set[str] = set()
 
     def is_new(record: logging.LogRecord) -> bool:

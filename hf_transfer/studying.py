@@ -34,7 +34,7 @@ _SMALLEST_SIZE = 8
 
 @dataclass(frozen=True)
 class Studied:
-    """The result of `study()`; a notebook shows its ``report.html``.
+    """Dataclass of the result of `study()`; a notebook shows its ``report.html``.
 
     Attributes:
         folder: contains ``study.json``, ``report.html`` and ``runs.jsonl``.
@@ -60,11 +60,11 @@ def study(
     dataset: DatasetDict | Dataset | None = None,
     **keywords: Any,
 ) -> Studied:
-    """Fine-tune on growing random subsets of the training examples, and measure all runs on the same test split.
+    """Fine-tune on growing random subsets of the training examples, and return the learning curves.
 
-    ``scratch`` is always among the methods, as the control without pretraining. A validation split is drawn only if
-    the task needs one, because its examples cost labels, too. Called again with the same arguments, an interrupted
-    study continues.
+    All runs are measured on the same test split. ``scratch`` is always among the methods, as the control without
+    pretraining. A validation split is drawn only if the task needs one, because its examples cost labels, too. Called
+    again with the same arguments, an interrupted study continues.
 
     Args:
         task: as for `finetune()`.
@@ -116,7 +116,7 @@ def study(
 
 
 class _Runs:
-    """The runs of a study, each of which is done once.
+    """Runner of the runs of a study, each of which is done once.
 
     Args:
         task: as for `study()`.
@@ -130,7 +130,7 @@ class _Runs:
         self.records = _read_records(folder / _RUNS)
 
     def run(self, method: str, size: int | None, draw: int, progress: str = "") -> dict[str, Any]:
-        """Return the record of a run; the run is done now unless the study has its record.
+        """Return the record of a run, a dictionary; the run is done now unless the study has its record.
 
         Args:
             method: of training.
@@ -175,7 +175,7 @@ class _Runs:
 def _report(
     task: Task, on_all_examples: Mapping[str, Any], records: list[dict[str, Any]], draws: int, seed: int
 ) -> dict[str, Any]:
-    """Return the content of study.json."""
+    """Return the content of study.json: all runs and the learning curves."""
     failed = [record for record in records if "failed" in record]
     runs = [record for record in records if "failed" not in record]
     metric = on_all_examples["metric"]
@@ -197,7 +197,7 @@ def _report(
 
 
 def _checked_sizes(sizes: Sequence[int | str] | None) -> list[int | str] | None:
-    """Check numbers of examples, and return them as integers and ``all``."""
+    """Return numbers of examples as integers and ``all``; raise an error if one is neither."""
     if sizes is None:
         return None
     checked: list[int | str] = []
@@ -230,7 +230,7 @@ def _sizes_to_run(sizes: list[int | str] | None, available: int) -> list[int | N
 
 
 def _read_records(file: Path) -> dict[tuple[str, int | None, int], dict[str, Any]]:
-    """Return the records of finished runs, by method, size and draw.
+    """Return the records of finished runs in a file, by method, size and draw.
 
     Lines of failed runs, and one that was cut off when the study was killed, are removed from the file: these runs
     are repeated.
@@ -255,7 +255,7 @@ def _read_records(file: Path) -> dict[tuple[str, int | None, int], dict[str, Any
 
 
 def _record(report: Mapping[str, Any], method: str, size: int | None, draw: int) -> dict[str, Any]:
-    """Return the line of runs.jsonl about a finished run."""
+    """Return the line of runs.jsonl about a finished run, as a dictionary."""
     metric, name = report["data"]["answer"]
     return {
         "method": method,

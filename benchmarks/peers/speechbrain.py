@@ -32,7 +32,7 @@ class Recogniser(sb.Brain):
 
 
 def read(file: str, encoder: sb.dataio.encoder.CTCTextEncoder) -> sb.dataio.dataset.DynamicItemDataset:
-    """Read the clips of a table, from short to long; they are decoded when they are needed."""
+    """Return the clips of a table as a dataset, from short to long; they are decoded when they are needed."""
     with open(file, newline="", encoding="utf-8") as stream:
         rows = {
             row["path"]: {"wav": str(Path(file).parent / "clips" / row["path"])} | row

@@ -11,7 +11,9 @@ Range = tuple[float, float | None]
 
 
 def check_choices(settings: Any) -> None:
-    """Check that fields annotated with `Literal` hold one of its values: Python keywords pass no parser.
+    """Raise an error if a field annotated with `Literal` holds a value that is not among its choices.
+
+    Python keywords pass no parser that would check them.
 
     Args:
         settings: a dataclass instance.
@@ -28,7 +30,7 @@ def check_choices(settings: Any) -> None:
 
 
 def check_ranges(settings: Any, ranges: dict[str, Range]) -> None:
-    """Check that numbers are within their ranges; None is not checked.
+    """Raise an error if a number in a dataclass is outside its range; None is not checked.
 
     Args:
         settings: a dataclass instance.

@@ -17,7 +17,7 @@ _RANGES: dict[str, Range] = {
 
 @dataclass
 class DataArguments:
-    """Which data are used, their columns and groups, and how splits are drawn."""
+    """Dataclass of the flags that name the data, their columns and groups, and say how splits are drawn."""
 
     _argument_group_name = "data"
 
@@ -115,11 +115,11 @@ class DataArguments:
     )
 
     def is_in_memory(self) -> bool:
-        """Whether the data were given in Python, as neither a file nor a dataset is named."""
+        """Return whether the data were given in Python, as neither a file nor a dataset is named."""
         return not (self.train_file or self.dataset_name)
 
     def check(self) -> None:
-        """Check ranges, and that the settings fit together.
+        """Raise an error if a value is out of its range, or the settings do not fit together.
 
         Raises:
             InputError: they do not.

@@ -29,7 +29,7 @@ _RANGES: dict[str, Range] = {
 
 @dataclass
 class MethodArguments:
-    """Which weights are trained, and how."""
+    """Dataclass of the flags of the training method: which weights are trained, and how."""
 
     _argument_group_name = "method"
 
@@ -75,11 +75,11 @@ class MethodArguments:
 
     @property
     def leaves_adapter(self) -> bool:
-        """Whether the run writes an adapter instead of plain weights."""
+        """Boolean: whether the run writes a LoRA adapter instead of plain weights."""
         return self.method == "lora" and not self.merge
 
     def check(self) -> None:
-        """Check ranges, and that every setting belongs to the method.
+        """Raise an error if a value is out of its range, or a setting does not belong to the method.
 
         Raises:
             InputError: a setting does not.
@@ -94,5 +94,5 @@ class MethodArguments:
 
 
 def arguments_for_method(values: Mapping[str, Any], method: str) -> dict[str, Any]:
-    """Return the arguments without those that only other methods take."""
+    """Return the arguments in `values`, by name, without those that only other methods take."""
     return {name: value for name, value in values.items() if method in METHODS_OF_SETTING.get(name, (method,))}

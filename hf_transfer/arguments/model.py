@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class ModelArguments:
-    """Which pretrained model is loaded, and whether its own code may run."""
+    """Dataclass of the flags that name the pretrained model and say whether its own code may run."""
 
     _argument_group_name = "model"
 

@@ -43,7 +43,7 @@ def parse_arguments(
     defaults_without_data: Mapping[str, Any] | None = None,
     description: str | None = None,
 ) -> Arguments:
-    """Parse a command line; flags win over the YAML file (``--config``), and that over the defaults.
+    """Return the `Arguments` of a command line; flags win over the YAML file (``--config``), that over defaults.
 
     Args:
         task_class: dataclass of the task, whose fields are flags as well.
@@ -73,7 +73,7 @@ def parse_arguments(
 def given_arguments(
     task_class: "type[Task]", argv: Sequence[str], command_flags: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Return the arguments that flags and a YAML file (``--config``) set, by name and without defaults; flags win.
+    """Return by name the arguments that flags and a YAML file (``--config``) set, without defaults; flags win.
 
     Args:
         task_class: dataclass of the task.
@@ -110,13 +110,13 @@ def given_arguments(
 
 
 def _drop_revision_of_other_model(values: dict[str, Any], flags: Mapping[str, Any]) -> None:
-    """Remove a YAML file's ``model_revision`` if a flag names another model than the file."""
+    """Remove a YAML file's ``model_revision`` from `values` if a flag names another model than the file."""
     if flags.get("model_name_or_path", values.get("model_name_or_path")) != values.get("model_name_or_path"):
         values.pop("model_revision", None)
 
 
 def settings_parser(task_class: "type[Task]", names: Sequence[str]) -> "_Parser":
-    """Return a parser of the flags of some of a task's settings, without defaults."""
+    """Return a parser of the flags of some of a task's settings, which are None where no flag is given."""
     hints = get_type_hints(task_class)
     fields = {each.name: each for each in dataclasses.fields(task_class)}
     subset = dataclasses.make_dataclass(
@@ -130,7 +130,7 @@ def settings_parser(task_class: "type[Task]", names: Sequence[str]) -> "_Parser"
 
 
 def model_arguments(argv: Sequence[str]) -> ModelArguments:
-    """Return the model that flags or their ``--config`` name, before the task and its other flags are known.
+    """Return the `ModelArguments` that flags or their ``--config`` set, before the task and other flags are known.
 
     Raises:
         InputError: they name none.
@@ -164,7 +164,7 @@ def _parser(task_class: "type[Task]", description: str | None = None) -> "_Parse
 
 
 def make_arguments(task: "Task", keywords: Mapping[str, Any]) -> Arguments:
-    """Return the `Arguments` that Python keywords, named like the flags, give for a task's instance.
+    """Return the `Arguments` of a run from a task's instance and Python keywords, named like the flags.
 
     Raises:
         InputError: a keyword is unknown or misspelt.
@@ -173,7 +173,7 @@ def make_arguments(task: "Task", keywords: Mapping[str, Any]) -> Arguments:
 
 
 def keyword_arguments(task: "Task", keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the names of Python keywords, and return their values with paths as text.
+    """Return Python keywords with paths as text; raise an error if the name of one is not a flag's.
 
     Raises:
         InputError: a keyword is unknown or misspelt.
@@ -195,7 +195,7 @@ def _argument_classes(task_class: "type[Task]") -> list[type]:
 
 
 def build_arguments(task_class: "type[Task]", values: Mapping[str, Any]) -> Arguments:
-    """Return the `Arguments` of values by flag name, with the task's defaults for the others.
+    """Return the `Arguments` made from values by flag name, with the task's defaults for the others.
 
     Raises:
         InputError: the values do not fit together.
@@ -211,13 +211,13 @@ def build_arguments(task_class: "type[Task]", values: Mapping[str, Any]) -> Argu
 
 
 class _Parser(HfArgumentParser):
-    """`HfArgumentParser` whose errors are one sentence, without 200 lines of usage."""
+    """`HfArgumentParser` that raises errors of one sentence, without 200 lines of usage."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message[:1].upper()}{message[1:]}. See --help.")
 
     def parse_given(self, argv: Sequence[str], where: str, command_flags: Sequence[str] = ()) -> dict[str, Any]:
-        """Return the arguments that `argv` sets, without defaults.
+        """Return by name the arguments that the flags in `argv` set, without defaults.
 
         Args:
             argv: the flags.
@@ -287,7 +287,7 @@ class _Parser(HfArgumentParser):
 
 
 def _is_null(key: str, value: Any) -> bool:
-    """Whether a YAML value means that the argument is not set."""
+    """Return whether a YAML value means that the argument is not set."""
     if not isinstance(value, YamlScalar) or not value.is_unquoted:
         return value is None or value == []
     return value == "" or (value in NULL_SCALARS and not key.endswith(_TEXT_ARGUMENTS))

@@ -48,7 +48,7 @@ _NEVER_RECORDED = {
 
 @dataclass
 class Arguments:
-    """All arguments of a run.
+    """Dataclass of all arguments of a run: the task, and those of model, data, method and training.
 
     Attributes:
         task: a task's instance, with its own settings.
@@ -73,7 +73,7 @@ class Arguments:
         self.method.check()
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the arguments that repeat the run, by flag name; a token is never among them."""
+        """Return by flag name the arguments that repeat the run; a Hub token is never among them."""
         values = {
             name: value
             for settings in (self.model, self.data, self.task, self.method)
@@ -97,7 +97,7 @@ class Arguments:
 def differing_arguments(
     before: Mapping[str, Any], now: Mapping[str, Any], ignored: tuple[str, ...]
 ) -> dict[str, tuple[Any, Any]]:
-    """Return the arguments whose values differ between two runs, with both values.
+    """Return by name the arguments whose values differ between two runs, with both values.
 
     Args:
         before: arguments of the earlier run, by flag name.

@@ -52,7 +52,7 @@ _WITHOUT_EFFECT = {
 
 @dataclass
 class TransferTrainingArguments(TrainingArguments):
-    """`transformers.TrainingArguments` with defaults for small datasets.
+    """`transformers.TrainingArguments` with defaults for small datasets, further flags and checks.
 
     Every flag works, or is refused with the reason.
     """
@@ -165,7 +165,7 @@ class TransferTrainingArguments(TrainingArguments):
             )
 
     def _choose_device(self, processes: int, has_accelerator: bool) -> None:
-        """Set ``use_cpu`` and ``bf16`` where they were left open.
+        """Set ``use_cpu`` and ``bf16`` to what suits the hardware where the user has not set them.
 
         Raises:
             InputError: what was asked for does not work with this device or with several processes.
@@ -190,7 +190,7 @@ class TransferTrainingArguments(TrainingArguments):
             self.use_cpu = True
 
     def _should_use_bf16(self, has_accelerator: bool) -> bool:
-        """Whether the GPU supports bf16 and no other precision was asked for."""
+        """Return whether the GPU supports bf16 and no other precision was asked for."""
         # `accelerate launch` sets "no" if no precision was given.
         other_precision = self.fp16 or os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no"
         if other_precision or not has_accelerator or not torch.cuda.is_available():
@@ -201,7 +201,10 @@ class TransferTrainingArguments(TrainingArguments):
         return True
 
     def _normalise_resume_from_checkpoint(self) -> None:
-        """Make truth values of the flag "true" (the newest checkpoint of the output folder) or None."""
+        """Set ``resume_from_checkpoint`` to "true" or None where it was given as a truth value.
+
+        "true" means the newest checkpoint of the output folder.
+        """
         value = str(getattr(self, "resume_from_checkpoint", None)).lower()
         if value in ("true", "yes", "on"):
             self.resume_from_checkpoint = "true"
@@ -215,7 +218,10 @@ class TransferTrainingArguments(TrainingArguments):
         self.load_best_model_at_end = True
 
     def _refuse_sharding(self) -> None:
-        """Refuse FSDP and DeepSpeed: evaluation and checkpoints do not support sharded models."""
+        """Raise an error if FSDP or DeepSpeed is asked for.
+
+        Evaluation and checkpoints do not support sharded models.
+        """
         if self.fsdp or self.fsdp_config or os.environ.get("ACCELERATE_USE_FSDP") == "true":
             raise InputError(
                 "FSDP is not supported: it has not been tested that a run with it gives the same result. Leave --fsdp "
@@ -233,7 +239,10 @@ class TransferTrainingArguments(TrainingArguments):
                 raise InputError(f"--{name} has no effect here: {reason}. Leave it out.")
 
     def _use_one_gpu_per_process(self) -> None:
-        """Keep Trainer from `torch.nn.DataParallel`: it is slow, and changes what a training step is."""
+        """Set the number of GPUs of this process to one if several are visible, and log how to use all.
+
+        Trainer would use `torch.nn.DataParallel`: it is slow, and changes what a training step is.
+        """
         if self.n_gpu > 1:
             logger.info(
                 "%d GPUs are visible and one is used (`accelerate launch --multi_gpu --num_processes %d` uses all).",

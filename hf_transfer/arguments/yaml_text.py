@@ -14,7 +14,7 @@ _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
 class YamlScalar(str):
-    """The text of a YAML scalar as it was written.
+    """String with the text of a YAML scalar as it was written.
 
     Attributes:
         is_unquoted: whether it was written without quotes.
@@ -24,7 +24,7 @@ class YamlScalar(str):
 
 
 class _TextLoader(yaml.SafeLoader):
-    """A `yaml.SafeLoader` that turns no unquoted scalar into a number, a truth value, a date or null."""
+    """`yaml.SafeLoader` that turns no unquoted scalar into a number, a truth value, a date or null."""
 
 
 # Only the merge key (``<<``) is still resolved.
@@ -41,7 +41,7 @@ _TextLoader.add_constructor("tag:yaml.org,2002:str", _construct_scalar)
 
 
 def read_yaml(file: str) -> dict[str, Any]:
-    """Read the mapping in a YAML file.
+    """Return the mapping in a YAML file of arguments, by name, with values as the text that was written.
 
     Args:
         file: path that the user gave as --config.

@@ -11,7 +11,7 @@ from hf_transfer.models import trunk_name
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Names of the parts of a model that the methods treat differently.
+    """Dataclass of the names of a model's parts that the training methods treat differently.
 
     Attributes:
         trunk: the base model.
@@ -31,7 +31,7 @@ class Anatomy:
 
     @classmethod
     def of(cls, model: PreTrainedModel, newly_initialised: list[str]) -> "Anatomy":
-        """Find the parts of a model.
+        """Return the `Anatomy` of a model: the names of its trunk, head, layers and fixed front.
 
         Args:
             model: without adapters, its fixed parameters with ``requires_grad`` off.
@@ -59,13 +59,13 @@ class Anatomy:
         return len(list(model.get_submodule(self.layers).children())) if self.layers else 0
 
     def last_layers(self, model: torch.nn.Module, count: int) -> list[str]:
-        """Return the names of the last `count` layers."""
+        """Return the module names of the model's last `count` layers."""
         depth = self.depth(model)
         return [f"{self.layers}.{i}" for i in range(depth - count, depth)]
 
 
 def is_inside(name: str, modules: Collection[str]) -> bool:
-    """Whether `name` is one of the named modules, or a module or parameter inside one of them."""
+    """Return whether `name` is one of the named modules, or a module or parameter inside one of them."""
     return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
@@ -86,7 +86,10 @@ def _has_parameters(module: torch.nn.Module) -> bool:
 
 
 def _layer_list_name(model: PreTrainedModel, trunk: str) -> str | None:
-    """The name of the largest `ModuleList` with as many entries as the config says that there are layers."""
+    """Return the name of the `ModuleList` of the trunk's layers, or None without one.
+
+    It is the largest with as many entries as the config says that there are layers.
+    """
     depth = getattr(model.config, "num_hidden_layers", None)
     candidates = [
         (sum(parameter.numel() for parameter in module.parameters()), name)

@@ -28,7 +28,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def add_adapters(model: PreTrainedModel, anatomy: Anatomy, arguments: MethodArguments, revision: str) -> PeftModel:
-    """Wrap a model so that adapters on the trunk's linear layers, and the whole head, are trained.
+    """Return the model wrapped so that adapters on the trunk's linear layers, and the whole head, are trained.
 
     Args:
         model: the base model.
@@ -58,7 +58,7 @@ def add_adapters(model: PreTrainedModel, anatomy: Anatomy, arguments: MethodArgu
 
 @contextlib.contextmanager
 def _without_conv1d_warnings() -> Iterator[None]:
-    """Silence peft's warning that it sets ``fan_in_fan_out`` for `Conv1D` layers by itself."""
+    """Context manager: silence peft's warning that it sets ``fan_in_fan_out`` for `Conv1D` layers by itself."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
         yield
@@ -89,7 +89,7 @@ def _is_adaptable(name: str, module: torch.nn.Module, anatomy: Anatomy) -> bool:
 
 
 def unreachable_layers(model: PreTrainedModel, anatomy: Anatomy, batch: Mapping[str, torch.Tensor]) -> frozenset[str]:
-    """Return the names of linear layers that adapters cannot change, as in WavLM's attention.
+    """Return the names of linear layers on which adapters have no effect, as in WavLM's attention.
 
     The model reads the weights of these layers directly and never calls the layers, so an adapter in their forward
     pass has no effect.
@@ -118,13 +118,13 @@ def unreachable_layers(model: PreTrainedModel, anatomy: Anatomy, batch: Mapping[
 
 
 def base_model_of(adapter: str, revision: str = "main") -> tuple[str, str]:
-    """Return the name of the base model of an adapter (a folder or a Hub repository), and its revision."""
+    """Return the name and the revision of the base model of an adapter (a folder or a Hub repository)."""
     config = PeftConfig.from_pretrained(adapter, revision=revision)
     return str(config.base_model_name_or_path), config.revision or "main"
 
 
 def load_adapter(model: PreTrainedModel, adapter: str, revision: str = "main", *, merge: bool) -> PreTrainedModel:
-    """Load an adapter into its base model for prediction.
+    """Load an adapter into its base model, and return that model for prediction.
 
     Args:
         model: the base model.
@@ -138,5 +138,5 @@ def load_adapter(model: PreTrainedModel, adapter: str, revision: str = "main", *
 
 
 def merged_copy(model: PeftModel) -> PreTrainedModel:
-    """Return a copy of a model with its adapters merged into plain weights; `model` itself does not change."""
+    """Return a copy of a `PeftModel` with its adapters merged into plain weights; `model` itself does not change."""
     return copy.deepcopy(model).merge_and_unload(safe_merge=True)

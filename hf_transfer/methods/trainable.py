@@ -29,7 +29,7 @@ def default_learning_rate(arguments: MethodArguments, config: PretrainedConfig, 
 
 
 def check_method_fits(model: PreTrainedModel, anatomy: Anatomy, arguments: MethodArguments) -> None:
-    """Check that the model has the layers that a method adapts or trains.
+    """Raise an error if the model lacks the layers that the training method adapts or trains.
 
     Raises:
         InputError: there are no linear layers to adapt, or fewer layers than are to be trained.
@@ -52,7 +52,7 @@ def check_method_fits(model: PreTrainedModel, anatomy: Anatomy, arguments: Metho
 def apply_method(
     model: PreTrainedModel, anatomy: Anatomy, arguments: MethodArguments, *, revision: str
 ) -> torch.nn.Module:
-    """Set ``requires_grad`` of every parameter as the method needs it.
+    """Set ``requires_grad`` of every parameter as the training method needs it, and return the model.
 
     Args:
         model: with float32 weights.
@@ -76,7 +76,7 @@ def apply_method(
 
 
 def frozen_modules(model: torch.nn.Module, anatomy: Anatomy, arguments: MethodArguments) -> list[torch.nn.Module]:
-    """Return the modules that stay in eval mode during training: no dropout, running statistics do not change.
+    """Return the modules that stay in eval mode in training: no dropout, running statistics do not change.
 
     - ``frozen``: the trunk, except its last ``trainable_layers`` and modules of the head inside it. There is no
       SpecAugment, as the trunk applies it in train mode only.
@@ -111,7 +111,7 @@ def frozen_modules(model: torch.nn.Module, anatomy: Anatomy, arguments: MethodAr
 
 
 def _trained_modules(model: torch.nn.Module, anatomy: Anatomy, arguments: MethodArguments) -> list[str]:
-    """The names of the modules that the method ``frozen`` trains."""
+    """Return the names of the modules that the method ``frozen`` trains: the head and the last layers."""
     return [*anatomy.head, *anatomy.last_layers(model, arguments.trainable_layers)]
 
 
@@ -121,7 +121,7 @@ def _is_fixed(name: str, module: torch.nn.Module, fixed: frozenset[str]) -> bool
 
 
 def _has_running_statistics(module: torch.nn.Module) -> bool:
-    """Whether the module itself has floating-point buffers that are saved with the model, as batch normalisation."""
+    """Return whether a module has float buffers of its own that are saved, as batch normalisation has."""
     return any(
         buffer is not None and buffer.is_floating_point() and name not in module._non_persistent_buffers_set
         for name, buffer in module._buffers.items()
@@ -129,7 +129,7 @@ def _has_running_statistics(module: torch.nn.Module) -> bool:
 
 
 def count_parameters(model: torch.nn.Module) -> dict[str, int]:
-    """Return the numbers of ``total`` and ``trainable`` parameters.
+    """Return the numbers of ``total`` and ``trainable`` parameters of a model, as a dictionary.
 
     The frozen copies that peft keeps of fully trained modules are not counted.
     """

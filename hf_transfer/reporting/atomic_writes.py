@@ -16,7 +16,7 @@ from hf_transfer.reporting.json_files import ENCODING_ERRORS
 
 @contextmanager
 def atomic_file(file: Path) -> Iterator[Any]:
-    """Open a text stream whose content becomes `file` when the block ends without an error, and not otherwise.
+    """Context manager: yield a text stream whose content becomes `file` only if the block ends without an error.
 
     Where `file` is a symbolic link, the file that it points to is replaced. A device or a pipe is written to
     directly.
@@ -56,7 +56,7 @@ def atomic_file(file: Path) -> Iterator[Any]:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Make a folder to write into, which becomes `folder` when the block ends without an error, and not otherwise.
+    """Context manager: yield a new folder, which becomes `folder` only if the block ends without an error.
 
     Raises:
         InputError: there is something of that name already, or the folder cannot be made there.
@@ -82,7 +82,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def apply_umask(folder: Path) -> None:
-    """Give a folder and its files the permissions of the process's umask.
+    """Set the permissions of a folder and its files to those that the process's umask allows.
 
     Temporary folders, and files that safetensors writes, are readable by their owner alone.
     """
@@ -92,12 +92,15 @@ def apply_umask(folder: Path) -> None:
 
 
 def error_cause(error: Exception) -> str:
-    """Return what the system says of an error, or the error's own message."""
+    """Return what the operating system says of an error, or the error's own message."""
     return getattr(error, "strerror", None) or str(error)
 
 
 def _umask() -> int:
-    """The permissions that new files of this process do not get; the system tells it only while setting another."""
+    """Return the permission bits that new files of this process do not get.
+
+    The system tells them only while setting others.
+    """
     mask = os.umask(0)
     os.umask(mask)
     return mask

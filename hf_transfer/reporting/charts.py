@@ -27,7 +27,7 @@ DASHES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 3)))
 
 @in_page_style
 def before_and_after(rows: Sequence[Mapping[str, Any]], *, label: str, axis: str) -> Markup:
-    """Draw a value before and one after with its interval for each row, one row below the other.
+    """Return an SVG chart of a value before and one after with its interval for each row, one below the other.
 
     Args:
         rows: with ``name``, ``before`` (or None), ``after``, and ``low`` and ``high`` (or None).
@@ -63,7 +63,7 @@ def lines(
     log_x: bool = False,
     unit_square: bool = False,
 ) -> Markup:
-    """Draw lines, with bands around those that have ``low`` and ``high``.
+    """Return an SVG chart of lines, with bands around those that have ``low`` and ``high``.
 
     Args:
         series: with ``name``, ``x``, ``y``, and perhaps ``low`` and ``high`` [points], ``markers``.
@@ -118,7 +118,7 @@ def _mark_point(axes: Axes, x: float, y: float, name: str) -> None:
 
 @in_page_style
 def matrix(counts: Sequence[Sequence[int]], names: Sequence[str], *, label: str, x: str, y: str) -> Markup:
-    """Draw a square of counts, shaded by their share of the row.
+    """Return an SVG chart of a square of counts, shaded by their share of the row.
 
     Args:
         counts: [rows, columns].
@@ -150,7 +150,7 @@ def matrix(counts: Sequence[Sequence[int]], names: Sequence[str], *, label: str,
 
 @in_page_style
 def histogram(edges: Sequence[float], counts: Mapping[str, Sequence[int]], *, label: str, x: str) -> Markup:
-    """Draw the distribution of an amount, as shares of each split.
+    """Return an SVG chart of the distribution of an amount, as shares of each split.
 
     Args:
         edges: of the bins [bins + 1].
@@ -175,7 +175,7 @@ def histogram(edges: Sequence[float], counts: Mapping[str, Sequence[int]], *, la
 
 @in_page_style
 def scatter(xs: Sequence[float], ys: Sequence[float], *, label: str, x: str, y: str) -> Markup:
-    """Draw points and the line x = y, with the same scale on both axes.
+    """Return an SVG chart of points and the line x = y, with the same scale on both axes.
 
     Args:
         xs: horizontal positions [points].
@@ -202,7 +202,7 @@ def scatter(xs: Sequence[float], ys: Sequence[float], *, label: str, x: str, y: 
 
 @in_page_style
 def bars(values: Mapping[str, float], *, label: str, x: str) -> Markup:
-    """Draw one horizontal bar for each name.
+    """Return an SVG chart with one horizontal bar for each name.
 
     Args:
         values: by name.
@@ -226,7 +226,7 @@ def bars(values: Mapping[str, float], *, label: str, x: str) -> Markup:
 def quality_by_time(
     runs: Sequence[tuple[str, Mapping[str, Any]]], *, metric: str, label: str, x: str, y: str
 ) -> Markup:
-    """Draw each run's metric, with its interval, by its seconds of training.
+    """Return an SVG chart of each run's metric, with its interval, by its seconds of training.
 
     Args:
         runs: names, and runs as in ``comparison.json``.

@@ -9,7 +9,7 @@ from hf_transfer.reporting.report import format_duration
 
 
 def reason(report: Mapping[str, Any]) -> str:
-    """Return why a run is recommended, and whether it is better than the untrained model."""
+    """Return the reason for which a run is recommended, and a warning if it is no better than the untrained model."""
     untrained = report["untrained"].get(report["runs"][report["recommended"]]["model"])
     if report["runs"][report["recommended"]]["learned"] or untrained is None:
         return _why_recommended(report)
@@ -55,17 +55,17 @@ def _why_recommended(report: Mapping[str, Any]) -> str:
 
 
 def _joined(values: Sequence[float], metric: str, *, sign: bool = False) -> str:
-    """Two values of a metric with "to" between them."""
+    """Return the values of a metric as text with "to" between them."""
     return " to ".join(format_metric(value, metric, sign=sign) for value in values)
 
 
 def format_size(size: float) -> str:
-    """Return a number of bytes in MB or GB."""
+    """Return a number of bytes as text in MB or GB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def summary(report: Mapping[str, Any], folder: Path) -> str:
-    """Return the comparison as a table, and the recommended run."""
+    """Return the text summary of a comparison: its runs as a table, and the recommended run."""
     metric = report["metric"]
     source = all(run["source"] for run in report["runs"].values())
     header = ("", report["metric_name"], "95 % interval", "against the best", *(["source"] if source else []),

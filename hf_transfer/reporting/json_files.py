@@ -33,7 +33,7 @@ def as_json_line(record: dict[str, Any], *, ensure_ascii: bool = False) -> str:
 
 
 def write_json(file: Path, value: Any) -> None:
-    """Write `value` to `file` as JSON."""
+    """Write `value` to `file` as indented JSON; NaN and infinities become null."""
     file.write_text(as_json(value), encoding="utf-8", errors=ENCODING_ERRORS)
 
 
@@ -45,7 +45,7 @@ def write_jsonl(file: Path, records: Iterable[dict[str, Any]]) -> None:
 
 
 def _without_nonfinite(value: Any) -> Any:
-    """`value` with None instead of each NaN or infinity in it."""
+    """Return `value` with None instead of each NaN or infinity in it."""
     if isinstance(value, dict):
         return {key: _without_nonfinite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

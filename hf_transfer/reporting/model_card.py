@@ -36,7 +36,7 @@ HYPERPARAMETERS = (
 
 
 def model_card(report: dict[str, Any], arguments: dict[str, Any]) -> str:
-    """Return the model card of a run: metadata in YAML, then Markdown.
+    """Return the model card of a run as text: metadata in YAML, then Markdown.
 
     Args:
         report: as in ``report.json``.
@@ -73,7 +73,7 @@ def model_card(report: dict[str, Any], arguments: dict[str, Any]) -> str:
 def _metadata(
     report: dict[str, Any], arguments: dict[str, Any], name: str, source: str, numbers: dict[str, float]
 ) -> ModelCardData:
-    """What the Hub reads of a model: its base model, task, dataset and results."""
+    """Return the metadata that the Hub reads of a model: its base model, task, dataset and results."""
     dataset = arguments.get("dataset_name")
     return ModelCardData(
         base_model=None if is_local_model(report) or report["method"] == "scratch" else report["model"],
@@ -103,14 +103,14 @@ def _templates() -> Environment:
 
 
 def _describe_baseline(report: dict[str, Any]) -> str:
-    """The model that was measured before training, in words."""
+    """Return a phrase that says which model was measured before training."""
     if report["method"] == "scratch":
         return "the same architecture with random weights"
     return f"the same model {'with an untrained head' if report['newly_initialised'] else 'before training'}"
 
 
 def _hyperparameters(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The `HYPERPARAMETERS` that the method of the run uses."""
+    """Return by name those `HYPERPARAMETERS` that the training method of the run uses, with their values."""
     unused = {"lora": ("trainable_layers",), "frozen": ("lora", "head_first")}.get(
         arguments["method"], ("lora", "trainable_layers")
     )
@@ -119,11 +119,14 @@ def _hyperparameters(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def cell(value: Any) -> str:
-    """Return text from the data escaped for a cell of a Markdown table: no markup, no column borders, one line."""
+    """Return a value as text for a cell of a Markdown table: escaped, without line breaks.
+
+    It can add no markup and no column borders.
+    """
     text = " ".join(str(value).split())
     return re.sub(r"([\\`*_\[\]<>|#!~$])", r"\\\1", text).replace("\\<", "&lt;").replace("\\>", "&gt;")
 
 
 def _slug(text: str) -> str:
-    """A name as the Hub takes it as the id of a dataset."""
+    """Return a name with only such characters as the Hub takes in the id of a dataset."""
     return re.sub(r"[^a-zA-Z0-9._/-]+", "-", text).strip("-") or "data"

@@ -26,7 +26,7 @@ AUTOMATIC = ("learning_rate", "num_train_epochs", "metric_for_best_model")
 
 
 class OutputFolder:
-    """Where a run works and where its result appears.
+    """Manager of the folder in which a run works and of the output folder in which its result appears.
 
     The run works in ``<output_dir>.partial`` beside the output folder: checkpoints, logs and the unfinished result.
     The result is renamed to the output folder when it is complete; the logs follow. A marker file says that the
@@ -92,7 +92,7 @@ class OutputFolder:
         return [path for path in self.work.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
 
     def is_finished(self, arguments: dict[str, Any]) -> bool:
-        """Return whether the run to be resumed has finished already.
+        """Return whether the output folder holds the finished result of the run to be resumed.
 
         Raises:
             InputError: the run in the folder had other arguments.
@@ -124,11 +124,11 @@ class OutputFolder:
         return self._lock is not None and self._has_report()
 
     def report(self) -> dict[str, Any]:
-        """Read ``report.json`` of the finished run."""
+        """Return the content of ``report.json`` of the finished run in the output folder."""
         return json.loads((self.path / "report.json").read_text(encoding="utf-8"))
 
     def prepare(self) -> None:
-        """Make, lock and mark the working folder.
+        """Make the run's working folder, lock it, and mark it as made by a run.
 
         Raises:
             InputError: it cannot be made, or another run has made it or the output folder in the meantime.
@@ -147,7 +147,7 @@ class OutputFolder:
             raise InputError(f"--output_dir {self.path}: the folder cannot be made: {error.strerror}.") from error
 
     def _acquire_lock(self) -> None:
-        """Lock the working folder until the process ends, however it ends."""
+        """Lock the working folder until the process ends; raise an error if another run has locked it."""
         self._lock = FileLock(self.work / LOCK, timeout=0)
         try:
             self._lock.acquire()
@@ -163,7 +163,7 @@ class OutputFolder:
             self._lock.release()
 
     def require_space(self, needed: int) -> None:
-        """Check that the disk has room for what the run may write.
+        """Raise an error if the disk has fewer than `needed` bytes free for what the run may write.
 
         Raises:
             InputError: less than `needed` bytes are free.
@@ -177,7 +177,7 @@ class OutputFolder:
 
     @contextmanager
     def result(self) -> Iterator[Path]:
-        """Make a folder to write the result into; it becomes the output folder when the block ends without an error.
+        """Context manager: yield a folder for the result, which becomes the output folder unless an error comes.
 
         Raises:
             Failure: the disk is full, the folder cannot be written, or there is something in its place by then.
@@ -200,7 +200,10 @@ class OutputFolder:
         self._move_into_place(staged)
 
     def _move_into_place(self, staged: Path) -> None:
-        """Rename the finished result to the output folder; errors after that do not make the run fail."""
+        """Rename the finished result to the output folder, then move the logs and remove the working folder.
+
+        Errors after the renaming do not make the run fail.
+        """
         place = self.path.resolve()
         try:
             if place.is_dir():
@@ -223,7 +226,10 @@ class OutputFolder:
                 os.replace(self.work / LOG_FOLDER, self.path.resolve() / LOG_FOLDER)
 
     def discard(self) -> None:
-        """Remove what an unfinished run left, unless it can be resumed from a checkpoint or its result is there."""
+        """Remove the working folder of a run that ended, unless it has a checkpoint or an unmoved result.
+
+        Where the result has been moved already, checkpoints are removed, too.
+        """
         is_locked = self._lock is not None and self._lock.is_locked
         if is_locked and self.is_result_in_place():  # the run was stopped before it moved the logs
             self._move_logs()

@@ -18,7 +18,7 @@ PAGES = Path(__file__).with_name("pages")
 
 
 def report_page(report: Mapping[str, Any], arguments: Mapping[str, Any], media: Sequence[str]) -> str:
-    """Return the page of a run as HTML.
+    """Return the page of a finished run, ``report.html``, as HTML text.
 
     Args:
         report: as in ``report.json``.
@@ -45,7 +45,7 @@ def report_page(report: Mapping[str, Any], arguments: Mapping[str, Any], media: 
 
 
 def learning_curves(history: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what was logged in training as lines over steps.
+    """Return the losses and metrics that were logged in training as lines over steps, for charts.
 
     Args:
         history: as in ``report.json``: what Trainer logged, each entry with its ``step``.
@@ -70,7 +70,10 @@ def learning_curves(history: list[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def group_by_unit(names: Sequence[str]) -> list[list[str]]:
-    """Group metrics that can share an axis; a metric of a group (``wer_GROUP``) has the unit of the metric."""
+    """Return lists of metric names, each of metrics that have the same unit and can share the axis of a chart.
+
+    A metric of a group (``wer_GROUP``) has the unit of the metric.
+    """
     by_unit: dict[str, list[str]] = {}
     for name in names:
         unit = next((unit for unit in sorted(IN_LABEL_UNIT) if name.startswith(unit)), unit_of(name))
@@ -79,7 +82,10 @@ def group_by_unit(names: Sequence[str]) -> list[list[str]]:
 
 
 def render(template: str, **values: Any) -> str:
-    """Return a page from a template in `PAGES`. Text from the data is escaped: it cannot add markup."""
+    """Return the HTML text of a template in `PAGES`, filled with values.
+
+    Text from the data is escaped: it cannot add markup.
+    """
     # Imported here because matplotlib takes long to import and most commands draw nothing.
     from hf_transfer.reporting import charts
 
@@ -108,21 +114,21 @@ def _templates() -> Environment:
 
 
 def decimal(value: float | None, digits: int = 3) -> str:
-    """Return a number with `digits` decimals; a dash for None or NaN."""
+    """Return a number as text with `digits` decimals; a dash for None or NaN."""
     return "–" if value is None or value != value else f"{value:.{digits}f}"
 
 
 def percent(value: float | None) -> str:
-    """Return a share as a percentage, with a decimal below 10 %; a dash for None."""
+    """Return a share (0 to 1) as text in percent, with a decimal below 10 %; a dash for None."""
     return "–" if value is None else f"{value:.0%}" if value >= 0.1 or value == 0 else f"{value:.1%}"
 
 
 def shorten(text: Any, length: int = 60) -> str:
-    """Return a name, or a list of them joined by commas, cut to `length` characters."""
+    """Return a name, or a list of names joined by commas, as text cut to `length` characters."""
     joined = ", ".join(map(str, text)) if isinstance(text, list) else str(text)
     return joined if len(joined) <= length else f"{joined[: length - 1]}…"
 
 
 def thousands(value: float | None) -> str:
-    """Return a whole number with thousands separators; a dash for None."""
+    """Return a number as text, rounded to a whole one, with thousands separators; a dash for None."""
     return "–" if value is None else f"{value:,.0f}"

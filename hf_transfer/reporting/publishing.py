@@ -17,39 +17,43 @@ _LOCAL_PATH = re.compile(r"[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\]")
 
 
 def is_local(name: str) -> bool:
-    """Return whether a name is a path, of this or another system, and not an id on the Hub."""
+    """Return whether the name of a model or dataset is a path, of any operating system, and not an id on the Hub."""
     return bool(_LOCAL_PATH.match(name)) or "\\" in name or name.count("/") > 1 or Path(name).exists()
 
 
 def last_part(path: str) -> str:
-    """Return the last part of a path, of this or another system."""
+    """Return the last part of a path, which may be of any operating system."""
     return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
 
 
 def local_name(name: str) -> str:
-    """Return a model's or dataset's name: of a path, the last part only."""
+    """Return the name of a model or dataset as it may be shown: of a path, the last part only."""
     return last_part(name) if is_local(name) else name
 
 
 def model_name(report: Mapping[str, Any]) -> str:
-    """Return the name of a run's base model; of a path, the last part only."""
+    """Return the name of a run's base model as it may be shown: of a path, the last part only."""
     return last_part(report["model"]) if is_local_model(report) else report["model"]
 
 
 def is_local_model(report: Mapping[str, Any]) -> bool:
-    """Return whether a run's base model was a local folder, as the report says: its path may not exist here."""
+    """Return whether a run's base model was a local folder, by its report.
+
+    Its path may not exist here.
+    """
     return bool(report.get("local", {}).get("model", is_local(report["model"])))
 
 
 def is_local_dataset(report: Mapping[str, Any], name: str) -> bool:
-    """Return whether a run's dataset was a local folder, as the report says."""
+    """Return whether the dataset `name` of a run was a local folder, by its report."""
     return bool(report.get("local", {}).get("dataset", is_local(name)))
 
 
 def without_paths(value: Any, known: Mapping[str, str], *, is_path: bool = False) -> Any:
-    """Return JSON without paths: below a key for paths, the last part is left; `known` paths are replaced anywhere.
+    """Return a JSON value with paths of this machine cut to their last part or replaced.
 
-    Other values that look like paths are kept, because they may be labels, groups or names, such as ``/r/politics``.
+    Values below a key for paths are cut; `known` paths are replaced anywhere. Other values that look like paths are
+    kept, because they may be labels, groups or names, such as ``/r/politics``.
 
     Args:
         value: a config, a report or arguments, or a part of them.
@@ -73,7 +77,7 @@ def without_paths(value: Any, known: Mapping[str, str], *, is_path: bool = False
 
 
 def known_paths(folder: Path, arguments: Mapping[str, Any]) -> dict[str, str]:
-    """Return paths that a run may mention, and their replacements: its folder, its arguments, home, this folder.
+    """Return the paths that a run may mention (its folders, home, the current folder), with replacements.
 
     Args:
         folder: the output folder.

@@ -32,7 +32,7 @@ MINIMUM_TEST_EXAMPLES = 10
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Return the installed versions of Python and of the packages that results depend on."""
+    """Return by name the installed versions of Python and of the packages that results depend on."""
     installed = {"python": platform.python_version()}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
@@ -41,7 +41,7 @@ def versions() -> dict[str, str]:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the name of the GPU, or the CPU's architecture and number of threads."""
+    """Return the name of a device: the GPU's, or the CPU's architecture and number of threads."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     threads = torch.get_num_threads()
@@ -50,7 +50,7 @@ def device_name(device: torch.device) -> str:
 
 @dataclass(frozen=True)
 class Finetuned:
-    """A finished run. `print` shows its summary, a notebook its ``report.html``.
+    """Dataclass of a finished run; `print` shows its summary, and a notebook its ``report.html``.
 
     Attributes:
         folder: the output folder.
@@ -69,7 +69,7 @@ class Finetuned:
 
 
 def notebook_html(page: str) -> str:
-    """Return a page as HTML for a notebook cell: in a frame, so that its style and the notebook's stay apart."""
+    """Return HTML for a notebook cell that shows a page in a frame, so that their styles stay apart."""
     return (
         f'<iframe srcdoc="{escape(page)}" style="width: 100%; height: 40rem; border: 1px solid #8888" '
         'sandbox="" title="report"></iframe>'
@@ -77,7 +77,7 @@ def notebook_html(page: str) -> str:
 
 
 def result_sentence(report: Mapping[str, Any]) -> str:
-    """Return the run in a sentence: a metric before and after, the share of the weights trained, the time it took."""
+    """Return a sentence about a run: a metric before and after, the share of the weights trained, the time."""
     key, name = report["data"]["answer"]
     before, after = report["baseline"].get(key), report["metrics"][key]
     ends = report["confidence"].get(key)
@@ -89,14 +89,14 @@ def result_sentence(report: Mapping[str, Any]) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Return a duration in seconds, minutes or hours."""
+    """Return a number of seconds as text in seconds, minutes or hours."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def training_seconds(report: Mapping[str, Any]) -> float:
-    """Return the seconds that training took, those of training the head first and of caching activations included."""
+    """Return the seconds of training in a report, with training the head first and caching activations."""
     training = report["training"]
     return training["seconds"] + training["head_seconds"] + training["activations_seconds"]
 
@@ -129,7 +129,7 @@ def describe_lengths(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def summary(report: dict[str, Any], folder: Path) -> str:
-    """Return the summary of a run: metrics before and after, what was trained, the time, where the model is."""
+    """Return the text summary of a run: metrics before and after, what was trained, the time, where the model is."""
     parameters = report["parameters"]
     share = parameters["trainable"] / parameters["total"]
     lines = [
@@ -147,7 +147,7 @@ def summary(report: dict[str, Any], folder: Path) -> str:
 
 
 def _metric_table(report: Mapping[str, Any]) -> list[str]:
-    """The lines of a table of the main metrics before and after, on test and source examples."""
+    """Return the lines of a text table of the main metrics before and after, on test and source examples."""
     rows = []
     parts = {"": report} | ({"source ": report["source"]} if "source" in report else {})
     for part, results in parts.items():
@@ -163,7 +163,7 @@ def _metric_table(report: Mapping[str, Any]) -> list[str]:
 
 
 def source_change(report: Mapping[str, Any]) -> str:
-    """Return a sentence on how a metric changed on the source examples, which show what the model has forgotten."""
+    """Return a sentence on how a metric changed on the source examples, which shows what was forgotten."""
     name, source = report["data"]["answer"][0], report["source"]
     change = source["metrics"][name] - source["baseline"][name]
     low, high = source["gain"].get(name, (change, change))
@@ -181,7 +181,7 @@ def throughput(report: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _efficiency(report: Mapping[str, Any]) -> str:
-    """A sentence on the speed of training and on what it used of the machine."""
+    """Return a sentence on the speed of training and on the computing power and memory that it used."""
     training = report["training"]
     utilisation = training["flops_utilisation"]
     parts = [
@@ -195,7 +195,7 @@ def _efficiency(report: Mapping[str, Any]) -> str:
 
 
 def next_command(result: Finetuned, task: Any) -> str:
-    """Return a line with the command that tries the model on a test example."""
+    """Return a line of text with the command that tries the model of a finished run on a test example."""
     arguments = yaml.safe_load((result.folder / "arguments.yaml").read_text(encoding="utf-8"))
     with (result.folder / "predictions.jsonl").open(encoding="utf-8") as stream:
         records = [json.loads(line) for line in islice(stream, 20)]
@@ -204,7 +204,7 @@ def next_command(result: Finetuned, task: Any) -> str:
 
 
 def _shell_command() -> str:
-    """How ``hf-transfer`` can be called here: by its path where its folder is not in PATH."""
+    """Return how ``hf-transfer`` can be called here: by its path where its folder is not in PATH."""
     if shutil.which("hf-transfer"):
         return "hf-transfer"
     beside = Path(sys.executable).with_name("hf-transfer")
@@ -212,7 +212,7 @@ def _shell_command() -> str:
 
 
 class Verdict(NamedTuple):
-    """Whether the model got significantly better.
+    """Named tuple that says whether the model got significantly better.
 
     Attributes:
         kind: ``good``, ``bad`` or ``unclear``.
@@ -224,7 +224,7 @@ class Verdict(NamedTuple):
 
 
 def verdict(report: Mapping[str, Any]) -> Verdict:
-    """Return whether the run's main metric improved, by the 95 % interval of its change."""
+    """Return a `Verdict` on whether the run's main metric improved, by the 95 % interval of its change."""
     name = report["data"]["answer"][0]
     low, high = report["gain"].get(name, (0.0, 0.0))
     if report["data"]["examples"]["test"] < MINIMUM_TEST_EXAMPLES:

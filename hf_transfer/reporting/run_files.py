@@ -22,12 +22,12 @@ EARLIER_FILES = ("README.md", "adapter_config.json", "adapter_model.safetensors"
 
 
 def entries(folder: Path) -> list[Path]:
-    """Return the paths in a folder in the order of their names; none where there is no such folder."""
+    """Return the paths in a folder in the order of their names; an empty list where there is no such folder."""
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 def is_working_folder(folder: Path) -> bool:
-    """Return whether a run may work in a folder: it holds the marker of a run, or nothing, or only files of a run.
+    """Return whether a run may work in a folder: it holds a run's marker, only files of a run, or no files.
 
     Earlier versions wrote no marker; their folder is known by checkpoints that list their files, beside nothing else.
     An empty lock file is left by a run that ended before it wrote anything. The folder is read once: another process
@@ -44,21 +44,21 @@ def is_working_folder(folder: Path) -> bool:
 
 
 def _size(file: Path) -> int:
-    """Bytes of a file; 0 where it was removed in the meantime."""
+    """Return the size of a file in bytes; 0 where it was removed in the meantime."""
     with suppress(OSError):
         return file.stat().st_size
     return 0
 
 
 def result_files(folder: Path) -> list[str]:
-    """Return the names of the files in the output folder of a finished run that its report lists."""
+    """Return the names of the files in a finished run's output folder that its report lists."""
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     names = report.get("files", EARLIER_FILES)
     return [name for name in names if Path(name).name == name and (folder / name).is_file()]
 
 
 def remove_run_folder(folder: Path) -> None:
-    """Remove a finished run's output folder, or the working folder of a run that ended.
+    """Remove the output folder of a finished run, or the working folder of a run that ended.
 
     Raises:
         InputError: the folder holds files that no run has written; these stay.

@@ -10,7 +10,7 @@ from hf_transfer.evaluation.metric_format import format_metric
 
 
 def summary(report: Mapping[str, Any], folder: Path) -> str:
-    """Return the learning curves as a table, and sentences on them."""
+    """Return the text summary of a study: its learning curves as a table, and sentences on them."""
     curves, as_text = report["curves"], partial(format_metric, metric=report["metric"])
     sizes = sorted({n for curve in curves.values() for n in curve["examples"]})
     rows = [("examples", *curves)]
@@ -65,14 +65,17 @@ def sentences(report: Mapping[str, Any]) -> list[str]:
 
 
 def from_scratch(one: Mapping[str, Any]) -> str:
-    """Return how many examples training from scratch needs to be as good, as far as it was measured."""
+    """Return a phrase that says how many examples training from scratch needs to be as good as pretraining."""
     if one["scratch_examples"] is None:
         return f"more than {one['scratch_measured']:,}"
     return f"{one['scratch_examples']:,} or fewer" if one["scratch_at_most"] else f"about {one['scratch_examples']:,}"
 
 
 def _one_size_by_method(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """For each method the largest size that training from scratch can equal; the smallest size if there is none."""
+    """Return for each method the figures of the largest size that training from scratch can equal.
+
+    If there is none, they are of the smallest size.
+    """
     chosen = []
     for method in dict.fromkeys(one["method"] for one in report["worth"]):
         sizes = [one for one in report["worth"] if one["method"] == method]

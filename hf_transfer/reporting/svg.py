@@ -45,7 +45,7 @@ P = ParamSpec("P")
 
 
 def in_page_style(draw: Callable[P, Markup]) -> Callable[P, Markup]:
-    """Decorate a chart: it is drawn in `STYLE`, and only once for equal arguments.
+    """Return a chart function that draws in `STYLE`, and only once for equal arguments (a decorator).
 
     A page and its copies for the Hub and for trackers share the drawing.
     """
@@ -64,7 +64,7 @@ def in_page_style(draw: Callable[P, Markup]) -> Callable[P, Markup]:
 
 
 def new_figure(height: float = 2.6, *, left: float = 0.55, bottom: float = 0.45) -> tuple[Figure, Axes]:
-    """Return a figure and its axes.
+    """Return a new matplotlib figure of the page's width, and its axes.
 
     Args:
         height: of the figure, in inches.
@@ -106,7 +106,10 @@ def as_svg(figure: Figure, description: str) -> Markup:
 
 
 def _tag_in_page(tag: str, checksum: int) -> str:
-    """An SVG tag in the page's fonts and colours; `checksum` makes its ids differ from those of other charts."""
+    """Return an SVG tag with the page's fonts and colours, and ids that no other chart has.
+
+    `checksum` makes the ids differ.
+    """
     tag = re.sub(r'(\bid="|url\(#|href="#)', rf"\1c{checksum}-", tag)
     tag = re.sub(r"font: (?:\w+ )?([\d.]+px)[^;\"]*", r"font-size: \1", tag)
     for placeholder, colour in IN_PAGE.items():
@@ -122,13 +125,13 @@ def plain_text(text: Any, limit: int = 28) -> str:
 
 
 def set_axis_labels(axes: Axes, x: str, y: str = "") -> None:
-    """Write what the axes show beside them."""
+    """Write beside the axes of a chart what they show."""
     axes.set_xlabel(plain_text(x, 60))
     axes.set_ylabel(plain_text(y, 60))
 
 
 def set_short_ticks(*axes: Axis) -> None:
-    """Write very large and small tick labels as 50k, 3M or 0.0002.
+    """Set the tick labels of axes with very large or small numbers to 50k, 3M or 0.0002.
 
     matplotlib would write a common factor, such as 1e6, in a corner that is cut off here.
     """

@@ -31,7 +31,7 @@ TRACKERS = ("tensorboard", "trackio", "wandb")
 
 @contextlib.contextmanager
 def tracking(arguments: Arguments, output: OutputFolder) -> Iterator["Tracking"]:
-    """Set up the trackers of a run; all of them are closed after the block.
+    """Context manager: yield the `Tracking` of a run's experiment trackers, all of which are closed after the block.
 
     Raises:
         InputError: a tracker is unknown, or its package is not installed.
@@ -49,7 +49,7 @@ def tracking(arguments: Arguments, output: OutputFolder) -> Iterator["Tracking"]
 
 
 class Tracking(TrainerCallback):
-    """Calls the trackers' callbacks of transformers, and keeps their runs open until the results are logged.
+    """Callback that calls transformers' callbacks of trackers, and keeps their runs open until results are logged.
 
     Trainer would end a tracker's run at the last step, and log each split that is predicted as ``test``.
 
@@ -96,7 +96,7 @@ class Tracking(TrainerCallback):
             self.callbacks["tensorboard"].on_train_end(args, state, control, **kwargs)
 
     def report(self, trainer: Any, report: Mapping[str, Any]) -> None:
-        """Log the results to the trackers and end their runs; an error of a tracker is only logged.
+        """Log the results of a run to its trackers and end their runs; an error of a tracker is only logged.
 
         Metrics are ``before/NAME`` at step 0 and ``after/NAME`` at the last step, of the test split;
         ``source/before/NAME`` of the source examples and ``groups/GROUP/before/NAME`` of each group, and so on.
@@ -139,7 +139,7 @@ class Tracking(TrainerCallback):
         self.callbacks.clear()
 
     def drop(self, name: str) -> None:
-        """Close a tracker's run without results."""
+        """Close the run of the tracker `name` without results."""
         callback = self.callbacks.pop(name, None)
         if name not in self.open:
             return
@@ -165,7 +165,7 @@ class Tracking(TrainerCallback):
                 self.drop(name)
 
     def _begin(self, callback: Any, is_open: bool, args: Any, state: Any, control: Any, **kwargs: Any) -> str:
-        """Open a tracker's run, or continue that of a checkpoint; return where the user can see it."""
+        """Open a tracker's run, or continue that of a checkpoint; return where the user can see it, as text."""
         told, continues = published_arguments(self.arguments.as_dict()), is_open or state.global_step > 0
         if isinstance(callback, TensorBoardCallback):
             if not continues:
@@ -209,13 +209,13 @@ class Tracking(TrainerCallback):
         return str(wandb.run.url or wandb.run.dir)
 
     def _logs(self, callback: Any, folder: Path) -> Path:
-        """The folder of TensorBoard's logs inside the run's working folder or output folder."""
+        """Return the folder of TensorBoard's logs inside the run's working folder or output folder."""
         if os.environ.get("TENSORBOARD_LOGGING_DIR"):
             return Path(callback.logging_dir)
         return folder / LOG_FOLDER / (re.sub(r"[^\w.-]+", "-", self.name).strip(".") or "run")
 
     def _wandb_id(self, continues: bool) -> str:
-        """The id of the run at wandb; it is saved so that a resumed run continues it."""
+        """Return the id of the run at wandb, which is saved so that a resumed run continues it."""
         file = self.output.work / "wandb-id"
         if not (continues and file.is_file()):
             file.write_text(uuid.uuid4().hex, encoding="utf-8")
@@ -239,7 +239,7 @@ def metrics(report: Mapping[str, Any], when: str) -> dict[str, float]:
 
 
 def _results(report: dict[str, Any], arguments: dict[str, Any]) -> str:
-    """The results part of the model card."""
+    """Return the results part of a run's model card, as Markdown text."""
     _, _, rest = model_card(report, arguments).partition("\n## Results\n")
     return rest.partition("\n## ")[0].strip()
 
@@ -249,7 +249,7 @@ def _finite_numbers(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _callback(name: str) -> TrainerCallback:
-    """The callback that transformers has for a tracker."""
+    """Return a new callback of transformers for a tracker; raise an error if the tracker cannot be used."""
     try:
         (callback,) = get_reporting_integration_callbacks([name])
         with _quietly(name):
@@ -275,7 +275,7 @@ def _writer(folder: Path, purge_step: int | None = None) -> Any:
 
 @contextlib.contextmanager
 def _quietly(name: str) -> Iterator[None]:
-    """Hide what a tracker prints, and log the first of its warnings as one line."""
+    """Context manager: hide what a tracker prints, and log the first of its warnings as one line."""
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
@@ -285,5 +285,5 @@ def _quietly(name: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """The message of an error on one line, or its type."""
+    """Return the message of an error on one line, or the name of its type if it has no message."""
     return (" ".join(str(error).split())[:300] or type(error).__name__).rstrip(".")

@@ -18,7 +18,7 @@ POOL_STEPS = 16
 
 
 def max_positions(device: torch.device) -> int | None:
-    """Return the number of positions in an evaluation batch that is fastest; None where more are always faster."""
+    """Return how many positions the fastest evaluation batch of a device has, or None where more are always faster."""
     return MAX_POSITIONS_ON_CPU if device.type == "cpu" else None
 
 
@@ -34,7 +34,7 @@ def two_short_examples(lengths: np.ndarray) -> list[int]:
 
 
 class TrainingBatches(Sampler[list[int]]):
-    """Sampler of the training micro-batches of one process.
+    """Sampler that yields the example indices of each training micro-batch of one process.
 
     An optimizer step has the same examples for any number of processes and accumulation steps: it is drawn first,
     sorted by length, and then cut into one piece for each micro-batch of each process. With their padding, all pieces
@@ -72,7 +72,7 @@ class TrainingBatches(Sampler[list[int]]):
         self.epoch, self.on_epoch = 0, on_epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Use the order of this epoch from now on.
+        """Set the number of the epoch, in whose order batches are drawn from now on.
 
         Trainer calls it on the data loader, but on this sampler when it resumes in the middle of an epoch.
         """
@@ -108,7 +108,7 @@ class TrainingBatches(Sampler[list[int]]):
         return indices[np.argsort(self.lengths[indices], kind="stable")]
 
     def padding(self) -> float:
-        """Return the share of padding among the positions of an epoch, over all processes."""
+        """Return the share (0 to 1) of padding among the positions of an epoch's batches, over all processes."""
         padded = sum(
             len(piece) * int(self.lengths[piece[-1]])
             for step in self._steps()
@@ -119,7 +119,7 @@ class TrainingBatches(Sampler[list[int]]):
 
 
 def cut_by_length(indices: np.ndarray, lengths: np.ndarray, count: int) -> list[np.ndarray]:
-    """Cut examples, sorted by length, into pieces so that the largest padded piece is as small as possible.
+    """Return example indices, sorted by length, cut into pieces whose largest padded size is minimal.
 
     The size of a padded piece is the number of its examples times the length of the longest.
 
@@ -149,7 +149,9 @@ def cut_by_length(indices: np.ndarray, lengths: np.ndarray, count: int) -> list[
 
 
 class EvaluationBatches(Sampler[list[int]]):
-    """Sampler of the evaluation batches of one process: every example once, longest first, in similar lengths.
+    """Sampler that yields the example indices of one process's evaluation batches, longest examples first.
+
+    Examples of a batch have similar lengths; over all processes, every example comes once.
 
     Args:
         positions: of each example, in tokens or frames.
@@ -188,7 +190,9 @@ class EvaluationBatches(Sampler[list[int]]):
 def evaluation_batches(
     dataset: "ModelInputs", positions: np.ndarray, args: TrainingArguments, *, processes: int = 1, rank: int = 0
 ) -> EvaluationBatches:
-    """Return evaluation batches of a size that suits the device; of one example where padding changes outputs.
+    """Return the `EvaluationBatches` of one process, of a size that suits the device.
+
+    They hold one example each where padding changes outputs.
 
     Args:
         dataset: the examples.
@@ -207,7 +211,7 @@ def evaluation_batches(
 
 
 class PaddedExamples(Dataset):
-    """Dataset that returns for an index ``-1 - i`` example i, marked as padding that no loss counts.
+    """Dataset that returns example i for the index i; for ``-1 - i`` too, but marked as padding that no loss counts.
 
     See ``counted`` in `data.batches.Collator`.
     """

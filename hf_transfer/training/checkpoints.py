@@ -21,7 +21,7 @@ STAGING = "writing"
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """Return the checkpoints of a run, the newest first."""
+    """Return the folders of the checkpoints in a run's folder, the newest first."""
     checkpoints = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
     return sorted(checkpoints, key=_step, reverse=True)
 
@@ -31,7 +31,7 @@ def _step(checkpoint: Path) -> int:
 
 
 def find_problem(checkpoint: Path) -> str | None:
-    """Return what keeps a run from resuming from a checkpoint, in a clause; None if the checkpoint is complete."""
+    """Return a clause that says why a run cannot resume from a checkpoint, or None if it is complete."""
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
         files, arguments = manifest["files"], manifest["run"]["arguments"]
@@ -54,13 +54,13 @@ def find_problem(checkpoint: Path) -> str | None:
 
 
 def describe_last_checkpoint(folder: str | Path) -> str:
-    """Return a sentence that says where the newest complete checkpoint of a run is."""
+    """Return a sentence that says where the newest complete checkpoint of a run is, if there is one."""
     complete = next((path for path in checkpoints_in(Path(folder)) if find_problem(path) is None), None)
     return f"The last good checkpoint is {complete}." if complete else "No checkpoint has been written."
 
 
 def finish_checkpoint(staged: Path, folder: Path, run: Mapping[str, Any]) -> Path:
-    """Write a checkpoint's manifest, sync all its files to disk, and rename it into the run's folder.
+    """Write a checkpoint's manifest, rename its folder into the run's folder, and return the new path.
 
     Later checkpoints are removed: the run has been resumed from an earlier one.
 
@@ -91,7 +91,10 @@ def finish_checkpoint(staged: Path, folder: Path, run: Mapping[str, Any]) -> Pat
 
 
 def _write_manifest(staged: Path, run: Mapping[str, Any]) -> None:
-    """Write the run's description and the size and hash of each file."""
+    """Write a checkpoint's manifest: the run's description, and the size and hash of each file.
+
+    All files are synced to disk.
+    """
     (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
     files = {}
     for file in sorted(staged.rglob("*")):
@@ -128,7 +131,7 @@ def remove_old_checkpoints(folder: Path, limit: int | None, best: str | None) ->
 
 @contextlib.contextmanager
 def explain_write_errors(folder: Path) -> Iterator[None]:
-    """Remove an unfinished checkpoint, and explain the error, when writing it fails inside the block.
+    """Context manager: if writing a checkpoint fails, remove the unfinished files and raise `Failure`.
 
     Args:
         folder: the run's folder of checkpoints.

@@ -29,7 +29,7 @@ LONGEST_COUNTED = 2048
 
 
 class Meter:
-    """Stopwatch for the stages of a run; making one also resets the peak memory.
+    """Stopwatch for the stages of a run; making one also resets the recorded peak memory.
 
     Args:
         device: that the run uses.
@@ -43,7 +43,7 @@ class Meter:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the time of the block to the stage `name`."""
+        """Context manager: add the seconds that the block takes to the stage `name`."""
         before = self.stages.get(name, 0.0)
         self.running = name, before, time.perf_counter()
         try:
@@ -53,7 +53,7 @@ class Meter:
             self.running = None
 
     def add(self, name: str, seconds: float) -> None:
-        """Add seconds of an earlier process, which the run was resumed from, to the stage `name`."""
+        """Add to the stage `name` the seconds of an earlier process, which the run was resumed from."""
         self.stages[name] = self.stages.get(name, 0.0) + seconds
         self.started -= seconds
 
@@ -63,7 +63,7 @@ class Meter:
             self.stages[name] = before + time.perf_counter() - started
 
     def seconds(self) -> dict[str, float]:
-        """Return the rounded seconds of each stage so far, including the current one, and the ``total``."""
+        """Return by name the rounded seconds of each stage so far, the current one included, and the ``total``."""
         self._update_running()
         return {
             **{name: round(seconds, 2) for name, seconds in self.stages.items()},
@@ -74,9 +74,9 @@ class Meter:
 def training_cost(
     trainer: "TransferTrainer", examples: "ModelInputs", *, cached: "CachedExamples | None", packed: bool
 ) -> dict[str, Any]:
-    """Return the throughput and cost of the training that has just ended, for the report.
+    """Return throughput, seconds, FLOPs and peak memory of the training that has just ended, for the report.
 
-    ``flops_utilisation`` is the FLOPs of the real tokens (or frames) per second, divided by the rate of one large
+    ``flops_utilisation`` is the FLOPs per second, without those of padding, divided by the rate of one large
     matrix product on the same device in the same precision. FLOPs are counted, forward and backward, as the method
     computes them: frozen layers have no gradients, cached activations are not computed. Padding, dropout and
     recomputation do no useful work and are not counted. It is None where the model reads a single position of each
@@ -116,11 +116,11 @@ def training_cost(
 
 
 def _flops_an_epoch(trainer: "TransferTrainer", positions: np.ndarray) -> float | None:
-    """FLOPs of an epoch, from those of three examples: a parabola in the number of positions, as attention has it.
+    """Return the FLOPs of an epoch, estimated from three examples by a parabola in the number of positions.
 
-    No coefficient of the parabola is negative; otherwise the fit would take the rounding of lengths in convolutions
-    for curvature. The constant term is left out: it does not grow with the length, and is paid once a step, as the
-    merging of LoRA's update into the weights.
+    Attention's FLOPs grow with the square of that number. No coefficient of the parabola is negative; otherwise the
+    fit would take the rounding of lengths in convolutions for curvature. The constant term is left out: it does not
+    grow with the length, and is paid once a step, as the merging of LoRA's update into the weights.
 
     Args:
         trainer: as it has trained.
@@ -147,7 +147,7 @@ def _flops_an_epoch(trainer: "TransferTrainer", positions: np.ndarray) -> float 
 
 
 def _spread_rows(lengths: np.ndarray) -> list[int]:
-    """Rows of the shortest example, of one that is longer by a third of the range of lengths, and of one in between.
+    """Return the rows of the shortest example, of one a third of the range of lengths longer, and of one between.
 
     Convolutions round lengths, so that the FLOPs of examples with almost the same length do not show how they grow.
     """
@@ -158,7 +158,10 @@ def _spread_rows(lengths: np.ndarray) -> list[int]:
 
 
 def _flops_of(trainer: "TransferTrainer", rows: list[int]) -> int:
-    """FLOPs of a batch, forward and backward, in eval mode; gradients are removed afterwards."""
+    """Return the FLOPs of a batch of training examples, forward and backward, in eval mode.
+
+    Gradients are removed afterwards.
+    """
     model = trainer.model
     examples = trainer.train_dataset.without_augmentation()  # which may change the length of examples
     inputs = trainer._prepare_inputs(trainer.data_collator(examples.__getitems__(rows)))
@@ -171,7 +174,7 @@ def _flops_of(trainer: "TransferTrainer", rows: list[int]) -> int:
 
 
 class _CountedFlops(TorchDispatchMode):
-    """Counter of the FLOPs of all operators that run inside the block, by torch's formulas.
+    """Context manager that counts the FLOPs of all operators that run inside the block, by torch's formulas.
 
     torch's own `FlopCounterMode` also assigns them to modules, which takes much longer.
     """
@@ -190,7 +193,9 @@ class _CountedFlops(TorchDispatchMode):
 
 @functools.cache
 def _matmul_rate(device: torch.device, precision: str) -> float:
-    """FLOPs per second of a large matrix product on this device: the best of five, or of those in 0.25 seconds.
+    """Return the FLOPs per second of a large matrix product on a device, the best of up to five measurements.
+
+    None of these but the first begins after 0.25 seconds.
 
     Args:
         device: that computes.
@@ -218,7 +223,10 @@ def _rate(device: torch.device, precision: str) -> float:
 
 
 def _reset_peak_memory(device: torch.device) -> None:
-    """Reset the peak memory of this process where the system can (on Linux: see clear_refs in proc(5))."""
+    """Reset the recorded peak memory of this process, and of a GPU, where the system allows it.
+
+    For Linux, see clear_refs in proc(5).
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):

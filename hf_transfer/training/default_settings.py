@@ -14,7 +14,7 @@ from hf_transfer.methods.trainable import default_learning_rate
 
 
 def fill_in_training_defaults(arguments: Arguments, config: PretrainedConfig, examples: int) -> None:
-    """Set the learning rate and the number of epochs where the user has not, and log them.
+    """Set the learning rate and the number of epochs in `arguments` where the user gave none, and log them.
 
     Args:
         arguments: of the run; changed in place.
@@ -38,7 +38,9 @@ def fill_in_training_defaults(arguments: Arguments, config: PretrainedConfig, ex
 
 
 def check_best_metric_name(arguments: Arguments) -> None:
-    """Check, before the data are read, that the task has the metric of --metric_for_best_model.
+    """Raise an error if no evaluation of the task can give the metric that --metric_for_best_model names.
+
+    This is checked before the data are read.
 
     Raises:
         InputError: it is none of the task's metrics, whatever the labels and groups are.
@@ -53,7 +55,7 @@ def check_best_metric_name(arguments: Arguments) -> None:
 
 
 def set_best_metric(arguments: Arguments, metrics: Mapping[str, float], splits: DatasetDict) -> None:
-    """Check --metric_for_best_model against what evaluation gives, and set ``greater_is_better`` for it.
+    """Raise an error if evaluation does not give --metric_for_best_model; else set ``greater_is_better`` for it.
 
     Args:
         arguments: of the run; changed in place.
@@ -77,7 +79,7 @@ def set_best_metric(arguments: Arguments, metrics: Mapping[str, float], splits: 
 
 
 def _log_inactive_regularisation(arguments: Arguments, config: PretrainedConfig) -> None:
-    """Log which regularisation, asked for by the config or a flag, has no effect as ``frozen`` uses eval mode."""
+    """Log the settings of dropout and noise that have no effect with ``frozen``, as its trunk is in eval mode."""
     if arguments.method.method != "frozen":
         return
     inactive = list(arguments.task.input.train_mode_effects(config))

@@ -11,7 +11,7 @@ TOLERANCE = 1e-4
 
 
 def rounding_tolerance(device: torch.device, mixed_precision: str) -> float:
-    """Return the largest difference of two results that rounding explains, as a share of the largest output.
+    """Return the largest difference of two outputs that rounding explains, as a share of the largest output.
 
     Args:
         device: that computes.
@@ -24,9 +24,9 @@ def rounding_tolerance(device: torch.device, mixed_precision: str) -> float:
 
 @contextlib.contextmanager
 def train_mode(model: torch.nn.Module, frozen: Sequence[torch.nn.Module]) -> Iterator[None]:
-    """Put a model into train mode, except its `frozen` modules; afterwards restore its buffers (running statistics).
+    """Context manager: put a model into train mode, except its `frozen` modules; afterwards restore its buffers.
 
-    The model is in eval mode after the block.
+    Buffers are running statistics, as those of batch normalisation. The model is in eval mode after the block.
     """
     before = [(buffer, buffer.clone()) for buffer in model.buffers()]
     model.train()
@@ -42,7 +42,7 @@ def train_mode(model: torch.nn.Module, frozen: Sequence[torch.nn.Module]) -> Ite
 
 @contextlib.contextmanager
 def same_random_numbers(device: torch.device) -> Iterator[None]:
-    """Draw the same random numbers in every such block, and restore the generators afterwards."""
+    """Context manager: seed torch and numpy with 0 inside the block, and restore their random states after it."""
     numpy_state = np.random.get_state()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         # Not set_seed(), which asks all kinds of accelerators, and takes as long as a small model's step.
@@ -58,7 +58,7 @@ def same_random_numbers(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_dropout(model: torch.nn.Module) -> Iterator[None]:
-    """Set all dropout probabilities of a model to 0 inside the block, including those of attention."""
+    """Context manager: set all dropout probabilities of a model, also those of attention, to 0 inside the block."""
     probabilities = [
         (module, name, value)
         for module in model.modules()

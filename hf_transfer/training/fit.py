@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """The data that a model is trained and evaluated on, with the run's arguments.
+    """Dataclass of the data that a model is trained and evaluated on, with the arguments and the processor.
 
     Attributes:
         arguments: of the run, including the task.
@@ -58,7 +58,7 @@ def make_trainer(
     run: Mapping[str, Any] | None = None,
     tracking: "Tracking | None" = None,
 ) -> TransferTrainer:
-    """Make the trainer of a model.
+    """Return a `TransferTrainer` that trains a model on the prepared data and evaluates it.
 
     Args:
         prepared: data and arguments.
@@ -103,7 +103,7 @@ def make_trainer(
 
 @contextlib.contextmanager
 def _explain_refused_arguments() -> Iterator[None]:
-    """Turn an error of Trainer's constructor into one sentence."""
+    """Context manager: turn an error of Trainer's constructor into an `InputError` of one sentence."""
     try:
         yield
     except (ValueError, ImportError, RuntimeError, KeyError) as error:
@@ -117,7 +117,7 @@ def fit(
     precomputed: Precomputed | None,
     checkpoint: Path | None,
 ) -> dict[str, Any]:
-    """Train the trainer's model.
+    """Train the trainer's model by a method, perhaps from a checkpoint on, and return the throughput and the cost.
 
     Args:
         trainer: of the model as `apply_method` returned it.
@@ -149,7 +149,7 @@ def fit(
 
 
 def trained_model(trainer: TransferTrainer) -> PreTrainedModel:
-    """Return the trained model, in float32, without accelerate's wrapper for mixed precision."""
+    """Return the model of a trainer after training, in float32, without accelerate's mixed-precision wrapper."""
     return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
 
 
@@ -165,7 +165,10 @@ def _log_best_step(trainer: TransferTrainer) -> None:
 def _prepared_for_method(
     trainer: TransferTrainer, anatomy: Anatomy, method: MethodArguments, precomputed: Precomputed | None
 ) -> Iterator[bool]:
-    """Set the trainer up for a method inside the block: activations, eval mode of frozen modules, input of the head.
+    """Context manager: set the trainer up for a training method; yield whether padding changes outputs.
+
+    Inside the block it trains on the cached activations, if there are any, keeps the frozen modules in eval mode, and
+    standardises the input of a head that is trained alone.
 
     Yields:
         Whether padding changes what the model computes.
@@ -193,7 +196,7 @@ def _prepared_for_method(
 
 @contextlib.contextmanager
 def _with_attention_mask(trainer: TransferTrainer, model: PreTrainedModel) -> Iterator[None]:
-    """Add an attention mask to the trainer's batches inside the block."""
+    """Context manager: let the trainer's batches hold an ``attention_mask`` inside the block."""
     collator = trainer.data_collator
     trainer.data_collator = MaskedCollator(collator, model.main_input_name)
     try:
@@ -205,8 +208,9 @@ def _with_attention_mask(trainer: TransferTrainer, model: PreTrainedModel) -> It
 def fit_head(
     trainer: TransferTrainer, anatomy: Anatomy, arguments: Arguments, precomputed: Precomputed | None
 ) -> float:
-    """Train the head alone first, so that a random head does not distort the trunk (linear probing, then fine-tuning).
+    """Train the head of the trainer's model alone, with a frozen trunk, and return the seconds that this took.
 
+    It comes before fine-tuning, so that a random head does not distort the trunk (linear probing, then fine-tuning):
     Kumar et al. 2022, https://arxiv.org/abs/2202.10054.
 
     Args:

@@ -24,7 +24,7 @@ HOW_TO_SWITCH_OFF = "(--stop_when_sick false continues nevertheless)"
 
 
 class Health(TrainerCallback):
-    """Callback that stops a run that has diverged or collapsed.
+    """Callback that raises an error to stop a run that has diverged or collapsed.
 
     Args:
         loss: the training loss, whose figures are checked.
@@ -41,12 +41,12 @@ class Health(TrainerCallback):
         self.first_weights: dict[str, float] = {}
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint has to hold so that a resumed run continues these checks."""
+        """Return the state of these checks that a checkpoint has to hold so that a resumed run continues them."""
         attributes = {name: value for name, value in vars(self).items() if name != "loss_function"}
         return {"health": attributes, "signs": dict(vars(self.loss_function.collapse_check))}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from the `state` in a checkpoint."""
+        """Set these checks to the `state` in a checkpoint."""
         self.__dict__.update(state["health"])
         vars(self.loss_function.collapse_check).update(state["signs"])
 
@@ -86,7 +86,7 @@ class Health(TrainerCallback):
             self._stop_diverged(args, state)
 
     def _prevent_bad_checkpoint(self, control: TrainerControl) -> None:
-        """Write no checkpoint while something looks wrong: it would replace the last good one."""
+        """Clear ``should_save`` while something looks wrong, so that the last good checkpoint is not replaced."""
         if self.far_above_logs or self.overflowing_logs or self.loss_function.collapse_check.suspected:
             control.should_save = False
 
@@ -102,7 +102,7 @@ class Health(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
-        """Note the largest trained weights; a resumed run has those of its first start from the checkpoint."""
+        """Record the largest value of each trained weight, unless a checkpoint has given those of the first start."""
         self.first_weights = self.first_weights or largest_weights(model)
 
     def on_train_end(
@@ -117,7 +117,10 @@ class Health(TrainerCallback):
                 logger.warning("%s", warning)
 
     def _warn_at_end(self, args: TrainingArguments, model: torch.nn.Module) -> None:
-        """Warn of what is no reason to stop, but a bad sign: huge weights, or a loss above that of guessing."""
+        """Log a warning at the end of training about huge weights, or a loss above that of guessing.
+
+        These are no reason to stop, but a bad sign.
+        """
         grown = {
             name: largest
             for name, largest in largest_weights(model).items()
@@ -154,13 +157,13 @@ def largest_weights(model: torch.nn.Module) -> dict[str, float]:
 
 
 def _remedy(args: TrainingArguments) -> str:
-    """What most often makes training stable."""
+    """Return advice for a message on which flags most often make training stable."""
     precision = ", or use --bf16 instead of --fp16" if args.fp16 else ""
     return f"Lower --learning_rate (it was {args.learning_rate:g}), or raise --warmup_steps{precision}"
 
 
 def require_finite(model: torch.nn.Module, learning_rate: float, folder: str) -> None:
-    """Check that no weight is NaN or infinite.
+    """Raise an error if a weight of the trained model is NaN or infinite.
 
     Args:
         model: the trained model.

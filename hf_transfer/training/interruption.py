@@ -27,7 +27,7 @@ Handler = Callable[[int, FrameType | None], None]
 
 @contextlib.contextmanager
 def raise_interrupted() -> Iterator[None]:
-    """Turn SIGTERM and SIGINT into `Interrupted` inside the block, so that unfinished files are removed."""
+    """Context manager: raise `Interrupted` when SIGTERM or SIGINT comes, so that unfinished files are removed."""
     signals = errors.signals if errors.signals.is_program else errors.Signals(is_program=False)
     signals.raise_if_received()
 
@@ -42,7 +42,7 @@ def raise_interrupted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def checkpoint_on_signal(trainer: "TransferTrainer") -> Iterator[None]:
-    """Write a checkpoint at the end of the current step when a signal comes while the block trains.
+    """Context manager around training: if a signal comes, write a checkpoint after the step and stop the run.
 
     An evaluation ends after its current batch; the resumed run then evaluates first.
 
@@ -69,9 +69,10 @@ def checkpoint_on_signal(trainer: "TransferTrainer") -> Iterator[None]:
 
 @contextlib.contextmanager
 def checkpoint_when_stopped(trainer: "TransferTrainer", is_delivered: Callable[[], bool]) -> Iterator[None]:
-    """Write a checkpoint of the last step, if there is none, when a signal ends the block, which follows training.
+    """Context manager for what follows training: if a signal ends it, write a checkpoint of the last step.
 
-    An evaluation ends after its current batch; anything else ends at once.
+    A step that has its checkpoint already gets no second one. An evaluation ends after its current batch; anything
+    else ends at once.
 
     Args:
         trainer: that has trained.
@@ -119,13 +120,13 @@ def _stop_run(trainer: "TransferTrainer", number: int, *, save: bool) -> NoRetur
 
 @functools.cache
 def _gloo_group(timeout: timedelta) -> Any:
-    """The process group in which all processes tell each other of signals; None for a single process."""
+    """Return the process group in which all processes tell each other of signals; None for a single process."""
     several = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.new_group(backend="gloo", timeout=timeout) if several else None
 
 
 class _EvaluationStopped(Interrupted):
-    """An evaluation has ended early because of a signal, on all processes."""
+    """Exception: an evaluation has ended early, on all processes, because of a signal."""
 
 
 class StopCallback(TrainerCallback):
@@ -145,7 +146,7 @@ class StopCallback(TrainerCallback):
         self.group = _gloo_group(timeout)
 
     def note_signal(self, number: int, _: FrameType | None) -> None:
-        """Signal handler: note the signal, and log that a checkpoint follows."""
+        """Record a signal that has come, and log that a checkpoint follows (a signal handler)."""
         if os.getpid() != self.process_id:  # a data loader's worker process, which gets Ctrl-C too
             return
         self.signals.note(number)
@@ -155,7 +156,10 @@ class StopCallback(TrainerCallback):
         self.signal_number = self.signal_number or number
 
     def agree(self) -> int:
-        """Return the signal that any process has got, or 0, the same on all processes; GPUs are not synchronised."""
+        """Return the number of the signal that any process has got, or 0, the same on all processes.
+
+        GPUs are not synchronised.
+        """
         if self.group is not None:
             number = torch.tensor(self.signal_number)
             torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX, group=self.group)
@@ -163,7 +167,7 @@ class StopCallback(TrainerCallback):
         return self.signal_number
 
     def end_evaluation(self) -> None:
-        """Raise at the end of an evaluation, on all processes, if it was interrupted.
+        """Raise an error on all processes, at the end of an evaluation, if a signal has come to one of them.
 
         Raises:
             Interrupted: a signal has come to one of the processes.
@@ -194,7 +198,7 @@ def _is_whole_number(epoch: float) -> bool:
 
 @contextlib.contextmanager
 def _handling_signals(handler: Handler) -> Iterator[None]:
-    """Call `handler` for SIGTERM and SIGINT inside the block."""
+    """Context manager: call `handler` when SIGTERM or SIGINT comes inside the block."""
     if threading.current_thread() is not threading.main_thread():
         yield  # Python allows signal handlers in the main thread only
         return

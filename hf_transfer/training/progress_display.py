@@ -13,7 +13,7 @@ SECONDS_BETWEEN_LINES = 60
 
 
 class ProgressLines(TrainerCallback):
-    """Callback that logs the step and the remaining time once a minute."""
+    """Callback that logs the step and the remaining minutes of training once a minute."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -36,7 +36,10 @@ class ProgressLines(TrainerCallback):
 
 
 class QuietProgress(ProgressCallback):
-    """Progress bar with the current loss, which prints no log dictionaries; it appears after two seconds."""
+    """Callback that shows a progress bar with the current loss, and prints no log dictionaries.
+
+    The bar appears after two seconds.
+    """
 
     prediction_bar: tqdm | None = None
 

@@ -47,11 +47,14 @@ class ResumableState(TrainerCallback):
         return self.seconds_before_resume + time.perf_counter() - self.training_started
 
     def seconds_in_earlier_processes(self) -> float:
-        """Return the seconds of training before the run was resumed, including those in which the head was trained."""
+        """Return the seconds of training before the run was resumed, those of the head alone included.
+
+        They are 0 where it was not resumed.
+        """
         return self.seconds_before_resume + (self.head_seconds if self.seconds_before_resume else 0.0)
 
     def save(self, checkpoint: Path) -> None:
-        """Write this process's state into a checkpoint."""
+        """Write this process's loss, counts, seconds and health checks into a checkpoint's folder."""
         trainer = self.trainer
         state = {
             "loss": trainer._tr_loss.item(),
@@ -68,7 +71,7 @@ class ResumableState(TrainerCallback):
             save_file(self.coordinates.tensors(), checkpoint / COORDINATES)
 
     def load(self, checkpoint: Path) -> None:
-        """Read this process's state from a checkpoint; without effect where the checkpoint has none for it."""
+        """Read this process's training state from a checkpoint's folder, if there is one for this process."""
         file = self._file(checkpoint)
         self._restored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
         if self._restored is not None:
@@ -86,7 +89,10 @@ class ResumableState(TrainerCallback):
                             "resumes from its weights, but not exactly as if it had not been stopped.")  # fmt: skip
 
     def _restore_health(self, checkpoint: Path) -> None:
-        """Restore the health checks of process 0 in every process, so that all stop together."""
+        """Set this process's health checks to those that process 0 saved in a checkpoint.
+
+        All processes then stop together.
+        """
         main = json.loads(self._file(checkpoint, process=0).read_text(encoding="utf-8"))
         if self.trainer.health is not None and "health" in main:
             self.trainer.health.restore(main)
@@ -94,7 +100,10 @@ class ResumableState(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Restore what Trainer resets when training begins, and do the evaluation that was interrupted."""
+        """Set the loss and the counts, which Trainer resets when training begins, to those of the checkpoint.
+
+        An evaluation that was interrupted is done now.
+        """
         if self._restored is None:
             return
         restored, self._restored = self._restored, None

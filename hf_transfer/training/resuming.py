@@ -35,7 +35,7 @@ def describe_run(
     model: PreTrainedModel,
     newly_initialised: list[str],
 ) -> dict[str, Any]:
-    """Return what has to be equal in a run and in a checkpoint that it resumes from.
+    """Return what has to be equal in a run and in a checkpoint that it resumes from, as a dictionary.
 
     Args:
         arguments: with learning rate and number of epochs filled in.
@@ -66,7 +66,7 @@ def describe_run(
 
 
 def checkpoint_to_resume(requested: str | None, folder: Path, run: Mapping[str, Any], *, despite: bool) -> Path | None:
-    """Return the checkpoint to resume from, or None where training starts from the beginning.
+    """Return the folder of the checkpoint to resume from, or None where training starts from the beginning.
 
     Args:
         requested: --resume_from_checkpoint: a checkpoint's folder, or ``true`` for the newest complete one.
@@ -105,7 +105,7 @@ def checkpoint_to_resume(requested: str | None, folder: Path, run: Mapping[str, 
 
 
 def _check_same_run(checkpoint: Path, run: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint whose run had other arguments, data or pretrained weights."""
+    """Raise an error if a checkpoint is of a run with other arguments, data or pretrained weights."""
     saved = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["run"]
     run = json.loads(json.dumps(run, default=str))
     method = saved["arguments"].get("method", "full")
@@ -127,7 +127,7 @@ def _check_same_run(checkpoint: Path, run: Mapping[str, Any]) -> None:
 
 
 def agreed_checkpoint(training: TrainingArguments, find: Callable[[], Path | None]) -> Path | None:
-    """Return on all processes the checkpoint that the main process finds.
+    """Return, on all processes, the checkpoint's folder that the main process finds, or None.
 
     The other processes do not look for it themselves: a shared file system may show them a new folder later.
 

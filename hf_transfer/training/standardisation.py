@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def standardised_input(trainer: "TransferTrainer", head: tuple[str, ...]) -> Iterator[None]:
-    """Train the head's first linear layer on standardised inputs inside the block.
+    """Context manager: train the head's first linear layer on inputs of mean 0 and standard deviation 1.
 
     At the start of the block the layer's weights are converted to standardised coordinates, in which Adam's single
     step size suits every dimension and the bias (see `Coordinates`); at the end they are converted back. Neither
@@ -52,11 +52,13 @@ def standardised_input(trainer: "TransferTrainer", head: tuple[str, ...]) -> Ite
 
 
 class Coordinates:
-    """Standardised coordinates of a linear layer: inputs less `mean`, over `spread`; bias over sqrt(in_features).
+    """Hooks and weight conversions that let a linear layer train on inputs of mean 0 and standard deviation 1.
 
-    A step of Adam changes each parameter by the same amount, and so the product of inputs and weights by about
-    sqrt(in_features) times as much as the bias. In its own unit the bias learns too slowly: trained on 64
-    texts, 9 of them with the rarer label, a classifier predicted that label for three texts in ten instead of one.
+    `mean` is subtracted from its inputs, which are then divided by `spread`; its bias is kept divided by
+    sqrt(in_features). A step of Adam changes each parameter by the same amount, and so the product of inputs and
+    weights by about sqrt(in_features) times as much as the bias. In its own unit the bias learns too slowly: trained
+    on 64 texts, 9 of them with the rarer label, a classifier predicted that label for three texts in ten instead of
+    one.
 
     Args:
         linear: a layer with a bias.
@@ -70,7 +72,10 @@ class Coordinates:
         self.last_tensors: dict[str, torch.Tensor] | None = None
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return all that a resumed run needs to train in the same coordinates; after `leave`, what it was then."""
+        """Return by name the weights, mean and spread that a resumed run needs to train in the same coordinates.
+
+        After `leave`, they are what they were before it.
+        """
         if self.last_tensors is not None:
             return self.last_tensors
         linear = self.linear
@@ -79,29 +84,32 @@ class Coordinates:
         }  # fmt: skip
 
     def enter(self) -> None:
-        """Convert the layer's weights to standardised coordinates."""
+        """Convert the layer's weights, in place, to those for standardised inputs."""
         self._set_weights(*self._to_standardised(self.linear.weight.data, self.linear.bias.data))
 
     def leave(self) -> None:
-        """Convert the layer's weights back."""
+        """Convert the layer's weights, in place, back to those for the inputs as they are."""
         self.last_tensors = {name: tensor.clone() for name, tensor in self.tensors().items()}
         self._set_weights(*self._from_standardised(self.linear.weight.data, self.linear.bias.data))
 
     def standardise(self, linear: nn.Module, args: tuple) -> tuple:
-        """Forward pre-hook: standardise the input."""
+        """Return the layer's arguments, the input less `mean` and divided by `spread` (a forward pre-hook)."""
         return (args[0] - self.mean) / self.spread, *args[1:]
 
     def scale_bias(self, linear: nn.Linear, args: tuple, output: torch.Tensor) -> torch.Tensor:
-        """Forward hook: add the bias in its unit; the layer has added it once already."""
+        """Return the layer's output with the bias multiplied by sqrt(in_features) (a forward hook).
+
+        The layer has added the bias once already.
+        """
         return output + (self.bias_unit - 1) * linear.bias
 
     def on_save(self, linear: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-        """``state_dict`` hook: convert the weights back."""
+        """Convert the weights in a ``state_dict`` to those for the inputs as they are (a ``state_dict`` hook)."""
         names = f"{prefix}weight", f"{prefix}bias"
         state.update(zip(names, self._from_standardised(*(state[name] for name in names)), strict=True))
 
     def on_load(self, linear: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-        """``load_state_dict`` hook: convert the weights to standardised coordinates."""
+        """Convert the weights in a ``state_dict`` that is loaded to those for standardised inputs (a hook)."""
         names = f"{prefix}weight", f"{prefix}bias"
         if all(name in state for name in names):
             weight, bias = (state[name].to(self.mean.device) for name in names)
@@ -120,7 +128,7 @@ class Coordinates:
 
 
 def _first_linear_layer(trainer: "TransferTrainer", head: tuple[str, ...]) -> nn.Linear | None:
-    """The head's linear layer that is called first, if it has a bias; else None."""
+    """Return the linear layer of the head that is called first; None without one, or if it has no bias."""
     called: list[nn.Linear] = []
     trainer.model.eval()
     with contextlib.ExitStack() as hooks, torch.inference_mode():
@@ -134,9 +142,9 @@ def _first_linear_layer(trainer: "TransferTrainer", head: tuple[str, ...]) -> nn
 
 
 def _input_mean_and_deviation(trainer: "TransferTrainer", linear: nn.Linear) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of a layer's inputs over the training examples, without padding, [in_features] each.
+    """Return mean and standard deviation of a layer's inputs over the training examples, [in_features] each.
 
-    The examples are not augmented; each process computes a share of them.
+    Padding is left out. The examples are not augmented; each process computes a share of them.
     """
     device = linear.weight.device
     sums_device = torch.device("cpu") if device.type == "mps" else device  # Apple's GPUs have no float64
@@ -171,7 +179,7 @@ def _input_mean_and_deviation(trainer: "TransferTrainer", linear: nn.Linear) -> 
 
 
 def _without_padding(states: torch.Tensor, batch: dict[str, torch.Tensor], positions: np.ndarray) -> torch.Tensor:
-    """The rows of `states` [batch, ..., width] that are not padding, [rows, width].
+    """Return the rows of `states` [batch, ..., width] that are not padding, as [rows, width].
 
     Padding is known from the attention mask; where the mask is for other positions (a clip's samples), from the
     number of `positions` of each example.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class TransferTrainer(CheckpointingTrainer, EvaluatingTrainer):
-    """A Trainer whose optimizer step is the exact mean over the step's examples.
+    """`transformers.Trainer` whose optimizer step is the exact mean over the step's examples.
 
     transformers 5 divides the loss of a step by a count of items that BERT-like classifiers and CTC models ignore, so
     that gradient accumulation and several processes multiply the loss (transformers#47688). Here each term of the loss
@@ -68,10 +68,10 @@ class TransferTrainer(CheckpointingTrainer, EvaluatingTrainer):
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Train as Trainer does, but restore the config's special tokens, which Trainer sets to the tokenizer's.
+        """Train as `Trainer.train` does and return its output, but keep the special tokens of the model's config.
 
-        Outputs depend on them (RoBERTa's position ids start behind the padding id), and have to be the same before
-        training, after it, and when the model is loaded again.
+        Trainer sets these to the tokenizer's. Outputs depend on them (RoBERTa's position ids start behind the padding
+        id), and have to be the same before training, after it, and when the model is loaded again.
         """
         config = self.model.config.get_text_config()
         before = {name: getattr(config, name, None) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
@@ -82,7 +82,10 @@ class TransferTrainer(CheckpointingTrainer, EvaluatingTrainer):
                 setattr(config, name, token)
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """Return 0: `training.cost` counts FLOPs, and Trainer's count over all parameters takes time in each step."""
+        """Return 0 instead of Trainer's number of FLOPs, whose computation takes time in each step.
+
+        `training.cost` counts FLOPs.
+        """
         return 0
 
     # --- batches ----------------------------------------------------------------------------------------------
@@ -131,7 +134,10 @@ class TransferTrainer(CheckpointingTrainer, EvaluatingTrainer):
         )
 
     def _prepare_input(self, data: Any) -> Any:
-        """Copy a batch to the device without waiting: copies from pinned memory are queued before the computation."""
+        """Return a batch, or a part of it, copied to the device without waiting for the copy.
+
+        Copies from pinned memory are queued before the computation.
+        """
         if isinstance(data, torch.Tensor):
             return data.to(self.args.device, non_blocking=self.args.dataloader_pin_memory)
         return super()._prepare_input(data)
@@ -139,7 +145,7 @@ class TransferTrainer(CheckpointingTrainer, EvaluatingTrainer):
     # --- memory -----------------------------------------------------------------------------------------------
 
     def _update_auto_batch_size(self, batch_size: int) -> None:
-        """Divide a step into more micro-batches after running out of memory, and restart training.
+        """Divide each step into more micro-batches after memory has run out, and reset the model to start again.
 
         Trainer (--auto_find_batch_size) would make the step smaller; here it keeps its examples.
         """
@@ -165,7 +171,10 @@ class TransferTrainer(CheckpointingTrainer, EvaluatingTrainer):
     # --- loss -------------------------------------------------------------------------------------------------
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
-        """Return the weight of each term of the loss in the whole step, over micro-batches and processes, [terms]."""
+        """Return each loss term's weight in the whole step, over micro-batches and processes, [terms], or None.
+
+        It is None without batches.
+        """
         if not batch_samples:
             return None
         total = torch.stack([self.loss.weights(batch) for batch in batch_samples]).sum(dim=0)

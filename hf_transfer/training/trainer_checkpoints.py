@@ -21,7 +21,7 @@ from hf_transfer.training.resumable_state import ResumableState
 
 
 class CheckpointingTrainer(Trainer):
-    """A Trainer whose checkpoints are complete or absent, and hold all that a resumed run needs.
+    """`transformers.Trainer` whose checkpoints are complete or absent, and hold all that a resumed run needs.
 
     Attributes:
         run: from `resuming.describe_run`.
@@ -40,7 +40,10 @@ class CheckpointingTrainer(Trainer):
         return str(self.staging or super()._get_output_dir(trial))
 
     def _save_checkpoint(self, model: PreTrainedModel, trial: Any) -> None:
-        """Write a checkpoint's files into the staging folder, on all processes; the main one renames it."""
+        """Write a checkpoint of the current step, whose folder appears when all its files are complete.
+
+        All processes write into the staging folder; the main one renames it.
+        """
         require_finite(self.model, self.args.learning_rate, self.args.output_dir)
         folder = Path(self.args.output_dir)
         if self.args.should_save:
@@ -65,7 +68,7 @@ class CheckpointingTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _update_best_checkpoint(self, *folders: Path) -> None:
-        """Set the state's path of the best checkpoint to where it is now; if it is gone, forget the best metric.
+        """Set ``state.best_model_checkpoint`` to where that checkpoint is now; if it is gone, clear the best metric.
 
         Args:
             *folders: of checkpoints, to look in before the folder in which the state says that it is.
@@ -92,7 +95,10 @@ class CheckpointingTrainer(Trainer):
         resume_from_checkpoint: str | None = None,
         trial: Any = None,
     ) -> tuple[int, int]:
-        """Load the checkpoint's state; the number of epochs trained is that of the whole run where it had ended."""
+        """Load a checkpoint's state, and return the trained epochs and the trained steps of the current epoch.
+
+        Where the run had ended, all its epochs count as trained.
+        """
         epochs_trained, steps_trained = super()._init_training_state(
             max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
         )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class EvaluatingTrainer(Trainer):
-    """A Trainer whose predictions are what the target's readout keeps of each example, of any size.
+    """`transformers.Trainer` whose predictions are what the target's readout keeps of each example, of any size.
 
     Attributes:
         loss: the training loss.
@@ -38,14 +38,17 @@ class EvaluatingTrainer(Trainer):
     resumable_state: ResumableState
 
     def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
-        """Evaluate during training; if a signal interrupts it, the checkpoint notes that the evaluation is due."""
+        """Evaluate during training, and return the metrics.
+
+        If a signal interrupts it, the checkpoint notes that the evaluation is due.
+        """
         self.resumable_state.evaluation_due = True
         metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
         self.resumable_state.evaluation_due = False
         return metrics
 
     def evaluate_as_due(self) -> None:
-        """Do the evaluation that a signal interrupted, and what follows from it: see `checkpoint_on_signal`."""
+        """Do the evaluation that a signal interrupted before the run was resumed, and save a checkpoint if due."""
         self.control.should_evaluate, self.control.should_log = True, False
         self._maybe_log_save_evaluate(
             self._tr_loss, None, self.model, None, self.state.epoch or 0.0, None, time.time(),
@@ -59,7 +62,9 @@ class EvaluatingTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Predict all examples, on every process; halve the batch size when memory runs out.
+        """Predict all examples, on every process, and return predictions, metrics and the mean loss.
+
+        The batch size is halved when memory runs out.
 
         Returns:
             As ``predictions`` [n] what `readout` keeps of each example, in the dataset's order; the mean loss.
@@ -81,7 +86,7 @@ class EvaluatingTrainer(Trainer):
             dataloader = self.get_eval_dataloader(dataloader.dataset.dataset)  # type: ignore[attr-defined]
 
     def _predict_share(self, dataloader: DataLoader) -> tuple[list[tuple[int, Any]], torch.Tensor]:
-        """Predict the examples of this process.
+        """Predict the examples of this process, and return the predictions and the terms of the loss.
 
         Returns:
             Each example's index and what `readout` keeps of it; the sums and the weights of the loss [2, terms].
@@ -111,7 +116,7 @@ class EvaluatingTrainer(Trainer):
     def _gathered(
         self, predictions: list[tuple[int, Any]], loss_terms: torch.Tensor, metric_key_prefix: str
     ) -> EvalLoopOutput:
-        """Collect the predictions of all processes in the dataset's order, and compute the metrics."""
+        """Return the predictions of all processes in the dataset's order, with the metrics and the mean loss."""
         if self.args.world_size > 1:
             predictions = gather_object(predictions)
             loss_terms = sum(gather_object([loss_terms]))

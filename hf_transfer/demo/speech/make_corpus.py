@@ -72,7 +72,7 @@ GERMAN_PHONEMES = {
 
 @dataclass(frozen=True)
 class Speaker:
-    """A voice variant of espeak-ng in an accent, with its pitch (0 to 99) and speed (words per minute)."""
+    """Dataclass of an accent, a voice variant of espeak-ng, a pitch (0 to 99) and a speed (words per minute)."""
 
     accent: str
     variant: str
@@ -85,17 +85,20 @@ class Speaker:
 
 
 def held_out_sentences(seed: int) -> list[str]:
-    """Return the sentences of the test splits: the same for all accents, so that only accents make a difference."""
+    """Return the sentences of the test splits, which are the same for all accents.
+
+    Only accents then make a difference.
+    """
     return draw_sentences(max(clips["test"] for clips in CLIPS.values()), random.Random(f"{seed} test"))
 
 
 def draw_speaker(accent: str, variant: str, rng: random.Random) -> Speaker:
-    """Return a speaker with a random pitch and speed."""
+    """Return a speaker of an accent and a voice variant, with a random pitch and speed."""
     return Speaker(accent, variant, pitch=rng.randint(30, 70), speed=rng.randint(175, 215))
 
 
 def synthesise(sentence: str, speaker: Speaker) -> np.ndarray:
-    """Return the spoken sentence, float32 [samples] at 16 kHz, with little silence at both ends."""
+    """Return a sentence as speech, float32 [samples] at 16 kHz, with little silence at both ends."""
     if speaker.accent == "german":
         sentence = german_phonemes(sentence)
     voice = f"{VOICES[speaker.accent]}+{speaker.variant}"
@@ -118,12 +121,12 @@ def german_phonemes(sentence: str) -> str:
 
 
 def run_espeak(*arguments: str) -> bytes:
-    """Return what espeak-ng writes to standard output."""
+    """Run espeak-ng with some arguments, and return the bytes that it writes to standard output."""
     return subprocess.run(["espeak-ng", *arguments], check=True, capture_output=True).stdout
 
 
 def encode(speech: np.ndarray, serial: int = 0, compression: float = COMPRESSION) -> bytes:
-    """Return the speech as an OGG Opus file, small and with the same bytes in every run.
+    """Return speech as the bytes of an OGG Opus file, small and the same in every run.
 
     Args:
         speech: float32 [samples].

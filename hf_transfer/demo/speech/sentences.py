@@ -94,7 +94,7 @@ def draw_sentence(rng: random.Random) -> str:
 
 
 def draw_sentences(count: int, rng: random.Random, without: frozenset[str] = frozenset()) -> list[str]:
-    """Return `count` different random sentences, none of them in `without`."""
+    """Return `count` different random sentences of the grammar, without those in `without`."""
     sentences: dict[str, None] = {}  # a set that keeps its order
     while len(sentences) < count:
         sentence = draw_sentence(rng)

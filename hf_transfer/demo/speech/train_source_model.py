@@ -46,7 +46,7 @@ Clip = tuple[np.ndarray, str]
 
 
 def make_clips(count: int, rng: random.Random, without: set[str]) -> list[Clip]:
-    """Return American clips with random sentence, voice, pitch, speed and bit rate.
+    """Return American clips (samples, transcript) with random sentence, voice, pitch, speed and bit rate.
 
     Args:
         count: number of clips.
@@ -71,7 +71,7 @@ def make_clips(count: int, rng: random.Random, without: set[str]) -> list[Clip]:
 
 
 def decode(file: bytes | Path) -> np.ndarray:
-    """Return the samples of an audio file, float32 [samples] at 16 kHz."""
+    """Return the samples of an audio file, float32 [samples]; raise an error if they are not at 16 kHz."""
     speech, rate = soundfile.read(BytesIO(file) if isinstance(file, bytes) else file, dtype="float32")
     if rate != RATE:
         raise ValueError(f"{rate} Hz: expected {RATE}.")
@@ -79,7 +79,7 @@ def decode(file: bytes | Path) -> np.ndarray:
 
 
 def read_corpus(folder: Path) -> dict[tuple[str, str], list[Clip]]:
-    """Return the clips of each accent and split."""
+    """Return the clips (samples, transcript) in the folder of the corpus, by accent and split."""
     clips: dict[tuple[str, str], list[Clip]] = {}
     with open(folder / "metadata.csv", encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
@@ -89,7 +89,7 @@ def read_corpus(folder: Path) -> dict[tuple[str, str], list[Clip]]:
 
 
 def make_processor(folder: Path) -> Wav2Vec2Processor:
-    """Return the model's processor; its vocabulary is written to the folder."""
+    """Write the model's vocabulary to a folder, and return the model's processor."""
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = folder / "vocab.json"
     vocabulary.write_text(json.dumps({token: i for i, token in enumerate(VOCABULARY)}), encoding="utf-8")
@@ -100,7 +100,10 @@ def make_processor(folder: Path) -> Wav2Vec2Processor:
 
 
 def make_model() -> Wav2Vec2ForCTC:
-    """Return the untrained model: 0.93 million parameters; no dropout and no masking, as it is small."""
+    """Return an untrained wav2vec2 CTC model of 0.93 million parameters, without dropout and masking.
+
+    It is too small to need them.
+    """
     config = Wav2Vec2Config(
         vocab_size=len(VOCABULARY),
         hidden_size=128,
@@ -127,7 +130,7 @@ def make_model() -> Wav2Vec2ForCTC:
 
 
 def draw_batches(clips: list[Clip], size: int, rng: random.Random) -> Iterator[list[Clip]]:
-    """Yield batches of clips of similar length, so that little is padding, without end."""
+    """Yield, without end, batches of `size` clips of similar length, so that little is padding."""
     while True:
         order = sorted(clips, key=lambda clip: len(clip[0]) * rng.uniform(0.9, 1.1))
         batches = [order[i : i + size] for i in range(0, len(order), size)]
@@ -136,7 +139,7 @@ def draw_batches(clips: list[Clip], size: int, rng: random.Random) -> Iterator[l
 
 
 def augment(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the speech with random silence around it and white noise at least 15 dB below it."""
+    """Return speech [samples] with random silence around it and white noise at least 15 dB below it."""
     silences = rng.integers(-RATE // 8, RATE // 8, size=2).clip(min=0)
     speech = np.pad(speech, (silences[0], silences[1]))
     noise = rng.standard_normal(len(speech), dtype=np.float32)
@@ -144,7 +147,7 @@ def augment(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def compute_loss(model: Wav2Vec2ForCTC, processor: Wav2Vec2Processor, batch: list[Clip]) -> torch.Tensor:
-    """Return the CTC loss of a batch."""
+    """Return the CTC loss of a batch of clips, a scalar, with the model in train mode."""
     model.train()
     speeches, sentences = zip(*batch, strict=True)
     inputs = processor(list(speeches), sampling_rate=RATE, padding=True, return_tensors="pt")
@@ -153,7 +156,7 @@ def compute_loss(model: Wav2Vec2ForCTC, processor: Wav2Vec2Processor, batch: lis
 
 
 def error_rate(model: Wav2Vec2ForCTC, processor: Wav2Vec2Processor, clips: list[Clip], size: int = 16) -> float:
-    """Return the word error rate of greedy decoding, computed in batches of `size` clips."""
+    """Return the word error rate of greedy decoding of clips, computed in batches of `size` clips."""
     model.eval()
     clips = sorted(clips, key=lambda clip: len(clip[0]))
     predictions: list[str] = []

@@ -22,7 +22,7 @@ WITHOUT_EFFECT = ("id2label", "label2id", "num_labels", "problem_type", "_name_o
 
 
 def activation_key(entry: Entry, *, first_token_only: bool, mixed_precision: str, tf32: bool) -> str:
-    """Return a hash of everything that the activations depend on, except the examples.
+    """Return a hash (hexadecimal text) of everything that cached activations depend on, except the examples.
 
     Args:
         entry: the place in the model.
@@ -50,7 +50,7 @@ def _settings_with_effect(config: PretrainedConfig) -> dict[str, object]:
 
 
 def _tensors_below(entry: Entry) -> dict[str, torch.Tensor]:
-    """The weights and buffers that compute the activations at the entry."""
+    """Return by name the weights and buffers that compute the activations at an `Entry` of a model."""
     if entry.front is not None and entry.first is None:
         return entry.front.state_dict()
     anatomy = entry.anatomy
@@ -60,6 +60,6 @@ def _tensors_below(entry: Entry) -> dict[str, torch.Tensor]:
 
 
 def example_digests(dataset: "ModelInputs") -> np.ndarray:
-    """Return a hash of each example's input, [n], as uint64."""
+    """Return a hash of each example's input, as an array [n] of uint64."""
     hashes = (hashlib.blake2b(str(key).encode(), digest_size=8) for key in dataset.cache_keys)
     return np.array([int.from_bytes(each.digest()) for each in hashes], np.uint64)

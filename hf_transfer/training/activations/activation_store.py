@@ -18,7 +18,7 @@ from hf_transfer.fsync import fsync_path
 
 
 class ActivationStore:
-    """Folder with the activations of one model below one of its layers.
+    """Folder on disk with the activations of one model below one of its layers, which all runs share.
 
     Args:
         key: of model and layer, from `activation_key.activation_key`.
@@ -31,7 +31,7 @@ class ActivationStore:
         _remove_unfinished(self.folder)
 
     def free(self) -> int:
-        """Return the free bytes of the disk."""
+        """Return the free space of the folder's disk, in bytes."""
         return shutil.disk_usage(self.folder).free
 
     def _load_index(self) -> "_Index":
@@ -56,7 +56,7 @@ class ActivationStore:
         return _Index(all_digests[order], np.concatenate(places)[order], np.concatenate(seconds)[order], files)
 
     def missing(self, digests: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return for each split the rows of the examples whose activations are not stored, equal examples once.
+        """Return for each split the rows of examples without stored activations, equal examples once.
 
         Args:
             digests: of the examples of each split, [n].
@@ -72,7 +72,7 @@ class ActivationStore:
     def find(
         self, digests: Mapping[str, np.ndarray]
     ) -> tuple[list[np.ndarray], dict[str, tuple[np.ndarray, float]]] | None:
-        """Return the stored activations of some examples.
+        """Return the stored activations of some examples, or None if those of an example are missing.
 
         Args:
             digests: of the examples of each split, [n].
@@ -94,7 +94,7 @@ class ActivationStore:
 
     @contextlib.contextmanager
     def shard(self, total: int, width: int, sharing: int) -> Iterator["_Shard"]:
-        """Write a new file, which is only kept if the block ends without an error.
+        """Context manager: yield a new file for activations, which is only kept if the block raises no error.
 
         Args:
             total: number of positions that will be written.
@@ -112,7 +112,7 @@ class ActivationStore:
 
 @dataclass(frozen=True)
 class _Index:
-    """What is stored.
+    """Dataclass of what an `ActivationStore` holds: the examples, their places in the files, and the files.
 
     Attributes:
         digests: of all examples, ascending, [n].
@@ -128,7 +128,7 @@ class _Index:
 
 
 class _Shard:
-    """A file that is being written: rows of float32 in numpy's format, and an index beside it."""
+    """File of activations that is being written: rows of float32 in numpy's format, and an index beside it."""
 
     def __init__(self, path: Path, total: int, width: int, sharing: int):
         self.path, self.partial = path, path.with_suffix(".partial")
@@ -141,13 +141,13 @@ class _Shard:
         np.lib.format.write_array_header_1_0(self.stream, header | {"shape": (total, width)})
 
     def add(self, digest: int, states: np.ndarray) -> None:
-        """Append the activations of an example, [positions, width]."""
+        """Append the activations of an example, [positions, width], under the hash of its input."""
         self.stream.write(np.ascontiguousarray(states, np.float32).tobytes())
         self.digests.append(digest)
         self.counts.append(len(states))
 
     def finish(self) -> None:
-        """Rename the file to its final name, and write its index."""
+        """Close the file of activations, rename it to its final name, and write its index."""
         self.stream.close()
         fsync_path(self.partial)
         self.partial.rename(self.path.with_suffix(".npy"))
@@ -163,7 +163,10 @@ class _Shard:
 
 
 def _remove_unfinished(folder: Path) -> None:
-    """Remove files without an index that have not changed for a day: they are left from killed runs."""
+    """Remove a folder's activation files that have no index and have not changed for a day.
+
+    They are left from killed runs.
+    """
     for file in [*folder.glob("*.partial"), *folder.glob("*.npy")]:
         with contextlib.suppress(OSError):  # another run may remove it at the same time
             is_of_cache = re.fullmatch(CACHE_FILE_NAMES, file.name)

@@ -9,7 +9,9 @@ from torch.utils.data import Dataset
 
 
 class CachedExamples(Dataset):
-    """`ModelInputs` whose input is a cached activation, read from memory-mapped files.
+    """Dataset of examples whose input is a cached activation, read from memory-mapped files.
+
+    It can take the place of `ModelInputs`.
 
     Args:
         files: each [positions, width] in float32.
@@ -40,10 +42,10 @@ class CachedExamples(Dataset):
         return len(self.labels)
 
     def set_epoch(self, epoch: int) -> None:
-        """Do nothing: activations are the same in each epoch."""
+        """Accept the number of an epoch and change nothing, as activations are the same in each epoch."""
 
     def without_augmentation(self) -> "CachedExamples":
-        """Return the dataset itself, as it is not augmented."""
+        """Return this dataset itself, as cached activations are not augmented."""
         return self
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
@@ -58,7 +60,7 @@ class CachedExamples(Dataset):
 
 
 class PaddedActivations:
-    """Function that pads activations to a batch [batch, positions, width], with its ``attention_mask``.
+    """Collator that pads activations to a batch [batch, positions, width], with its ``attention_mask``.
 
     Args:
         main_input: name of the model's input.

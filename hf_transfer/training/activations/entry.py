@@ -17,7 +17,7 @@ OutputForm = Callable[[torch.Tensor], Any]
 
 
 class Entry:
-    """A place in a model from which the rest of the model can be run on given activations.
+    """Place in a model, above frozen layers, from which the rest of the model can be run on given activations.
 
     Inside `skipping`, the modules below it are replaced by stand-ins without weights, which return the given
     activations. (A training step iterates over all modules and weights of a model several times; for modules that do
@@ -49,7 +49,7 @@ class Entry:
         self._replacements: list[tuple[nn.Module, str, nn.Module, StandIn]] = []
 
     def capture(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Return the activations of a batch at the entry, [batch, positions, width]; nothing above it is computed.
+        """Run the model on a batch up to the entry, and return the activations there, [batch, positions, width].
 
         After `compute_first_position_only` there may be the first position only.
         """
@@ -80,7 +80,7 @@ class Entry:
         return captured[0].transpose(1, 2) if self.first is None else captured[0]
 
     def find_skipped_modules(self, batch: dict[str, torch.Tensor]) -> None:
-        """Find the modules below the entry, and the form of their outputs, by running the model on a batch."""
+        """Set `skipped` to the modules below the entry, and the form of their outputs, by running a batch."""
         if self.first is None:
             self.skipped = {self.front: lambda activations: activations.transpose(1, 2)}  # type: ignore[dict-item]
             return
@@ -99,10 +99,10 @@ class Entry:
         self.skipped = {module: form for module, form in forms.items() if form is not None}
 
     def compute_first_position_only(self, batch: dict[str, torch.Tensor]) -> None:
-        """Compute only the first position in the last layer, from the module that adds attention's residual on.
+        """Make the last layer compute only the first position of each example, if it can, as tried on `batch`.
 
-        All positions are computed where the layer has no such module, or where the activations of `batch` would
-        change.
+        It does so from the module that adds attention's residual on. All positions are computed where the layer has no
+        such module, or where the activations of `batch` would change.
         """
         candidates: list[nn.Module] = []
 
@@ -127,8 +127,11 @@ class Entry:
 
     @contextlib.contextmanager
     def skipping(self) -> Iterator[None]:
-        """Run the model on given activations inside the block: as ``inputs_embeds``, or as its main input."""
-        # The trunk has this method, and so have heads that average over the real positions.
+        """Context manager: run the model on given activations, without the modules that compute them.
+
+        They are given as ``inputs_embeds`` of a text model, or as the main input of another.
+        """
+        # The trunk has this method, and so have heads that average over positions without padding.
         with_mask_method = [module for module in (self.trunk, self.model) if hasattr(module, FRAMES_MASK_METHOD)]
         hooks = [self.trunk.register_forward_pre_hook(self._note_inputs, with_kwargs=True)]
         if self.model.main_input_name == "input_ids":
@@ -155,7 +158,10 @@ class Entry:
 
     @contextlib.contextmanager
     def with_all_modules(self) -> Iterator[None]:
-        """Put the skipped modules back for a block inside `skipping`, to save the model or count its parameters."""
+        """Context manager: put the skipped modules back, to save the model or count its parameters.
+
+        It is used inside `skipping`.
+        """
         self._restore_modules()
         try:
             yield
@@ -171,7 +177,7 @@ class Entry:
             parent._modules[name] = module
 
     def _note_inputs(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        """Forward pre-hook of the trunk: note the given activations and their mask."""
+        """Store the activations and the mask that the trunk is called with (a forward pre-hook)."""
         inputs = (*args, *kwargs.values())
         self.activations = next(
             v for v in inputs if isinstance(v, torch.Tensor) and v.is_floating_point() and v.dim() == 3
@@ -179,7 +185,7 @@ class Entry:
         self._mask = kwargs.get("attention_mask")
 
     def _move_last_token(self, _: nn.Module, args: tuple, output: Any) -> Any:
-        """Forward hook of the trunk: copy the state of each text's last token to the batch's last position.
+        """Return the trunk's output with each text's last token at the batch's last position (a forward hook).
 
         Decoders find the last token by the padding id. Given activations they see no ids, and classify the last
         position, which may be padding.
@@ -197,7 +203,9 @@ class Entry:
 
 
 class StandIn(nn.Module):
-    """Replacement of a skipped module: it has that module's attributes, but no weights and no children.
+    """Module that takes the place of a skipped one: it returns given activations, without weights or children.
+
+    It has the attributes of the skipped module.
 
     Args:
         module: that is skipped.
@@ -219,7 +227,7 @@ class StandIn(nn.Module):
 
 
 def _keep_first_position(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    """Forward pre-hook: cut inputs [batch, positions, width] to their first position."""
+    """Return a module's inputs [batch, positions, width] cut to their first position (a forward pre-hook)."""
 
     def cut(value: Any) -> Any:
         return value[:, :1] if isinstance(value, torch.Tensor) and value.dim() == 3 else value
@@ -228,7 +236,10 @@ def _keep_first_position(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> t
 
 
 def _output_form(output: Any, activations: torch.Tensor) -> OutputForm | None:
-    """The form in which a module returns one state for each position; None where it returns something else."""
+    """Return a function that gives activations the form of a module's `output`, or None for unsuitable outputs.
+
+    Suitable ones hold one state for each position.
+    """
     if isinstance(output, tuple):
         first_is_states = isinstance(output[0], torch.Tensor) and output[0].shape == activations.shape
         return (lambda given: (given, given)) if first_is_states else None
@@ -240,4 +251,4 @@ def _output_form(output: Any, activations: torch.Tensor) -> OutputForm | None:
 
 
 class _Stop(Exception):
-    """Ends a forward pass where the rest of it is not needed."""
+    """Exception: ends a forward pass once the activations are captured and the rest of it is not needed."""

@@ -25,7 +25,7 @@ Row = tuple["ModelInputs", int]
 
 
 class EntryCheck:
-    """Comparison of cached activations with a training step, on a few examples.
+    """Comparison of a model's outputs from cached activations with those of a training step, on a few examples.
 
     Args:
         cache: whose entry and collators are checked.
@@ -36,7 +36,7 @@ class EntryCheck:
         self.tolerance = rounding_tolerance(self.model.device, cache.accelerator.mixed_precision)
 
     def difference(self, rows: Sequence[Row], frozen: Sequence[torch.nn.Module] | None = None) -> str | None:
-        """Compare the outputs for a padded batch with those from the activations of its examples.
+        """Return a clause on how outputs from cached activations differ from those for a padded batch, or None.
 
         Args:
             rows: the examples of the batch.
@@ -53,13 +53,13 @@ class EntryCheck:
         )
 
     def states(self, rows: Sequence[Row]) -> list[np.ndarray]:
-        """Return the activations of each example, [positions, width], computed as one batch where that is allowed."""
+        """Return each example's activations, [positions, width], computed in one batch if padding has no effect."""
         if self._padding_changes_outputs(rows):
             return [state for row in rows for state in self._captured([row])]
         return self._captured(rows)
 
     def difference_when_alone(self, rows: Sequence[Row]) -> str | None:
-        """Compare the activations of examples in a batch with those of each example alone.
+        """Return a clause on how activations in a batch differ from those of each example alone, or None.
 
         Returns:
             A clause that says how much they differ, or None.
@@ -75,7 +75,7 @@ class EntryCheck:
         return _describe_difference([states[i] for i in padded], alone, self.tolerance)
 
     def difference_with_other_padding(self, rows: Sequence[Row]) -> str | None:
-        """Compare the activations of a batch with those where its padding holds other values.
+        """Return a clause on how activations change when a batch's padding holds other values, or None.
 
         Both batches have the same shape, and so the same rounding: if the model reads the padding, it shows.
 
@@ -104,7 +104,7 @@ class EntryCheck:
         return None
 
     def collated(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """Return the examples as one padded batch."""
+        """Return the examples of some rows as one padded batch, as the collator makes it."""
         return self.cache.collator(_examples(rows))
 
     @staticmethod
@@ -119,7 +119,7 @@ class EntryCheck:
 
     @contextlib.contextmanager
     def _batch_of_step(self, rows: Sequence[Row]) -> Iterator[dict[str, torch.Tensor]]:
-        """The batch as in a training step; inside the block the model runs as in a training step."""
+        """Context manager: yield the examples as a training step's batch, and run the model as such a step does."""
         if not self._padding_changes_outputs(rows) or self.cache.anatomy.front is None:
             yield self.cache.on_device(self.collated(rows))
             return
@@ -129,7 +129,7 @@ class EntryCheck:
 
 
 def front_matches_single_examples(trainer: "TransferTrainer", model: PreTrainedModel, anatomy: Anatomy) -> bool:
-    """Whether, with `front_without_padding`, the outputs for a batch are those for each example alone.
+    """Return whether `front_without_padding` makes a batch's outputs equal those for each example alone.
 
     Args:
         trainer: of the model; two of its training examples are tried.
@@ -157,7 +157,7 @@ def front_matches_single_examples(trainer: "TransferTrainer", model: PreTrainedM
 
 
 def shortest_and_longest(inputs: "Mapping[str, ModelInputs]") -> list[Row]:
-    """Return the shortest and the longest example of all splits."""
+    """Return the shortest and the longest example of all splits, each as its dataset and its index there."""
     positions = {name: dataset.positions for name, dataset in inputs.items()}
     shortest = min(positions, key=lambda name: positions[name].min())
     longest = max(positions, key=lambda name: positions[name].max())
@@ -168,7 +168,7 @@ def shortest_and_longest(inputs: "Mapping[str, ModelInputs]") -> list[Row]:
 
 
 def _largest_difference(outputs: torch.Tensor, expected: torch.Tensor, positions: Sequence[int]) -> float:
-    """The largest difference between two outputs of a batch, padding left out.
+    """Return the largest absolute difference between two outputs of a batch, padding left out.
 
     Args:
         outputs: [batch, ...], or [batch, positions, ...].
@@ -181,7 +181,10 @@ def _largest_difference(outputs: torch.Tensor, expected: torch.Tensor, positions
 
 
 def _describe_difference(states: list[np.ndarray], expected: list[np.ndarray], tolerance: float) -> str | None:
-    """A clause about activations that differ by more than a share of the largest value in the same dimension."""
+    """Return a clause on how much two lists of activations differ, or None if that is within the tolerance.
+
+    The tolerance is a share of the largest value in the same dimension.
+    """
     for of_example, other in zip(states, expected, strict=True):
         difference = np.abs(of_example - other)
         if not (difference <= tolerance * np.maximum(1.0, np.abs(other).max(axis=0))).all():
@@ -190,7 +193,7 @@ def _describe_difference(states: list[np.ndarray], expected: list[np.ndarray], t
 
 
 def _with_other_padding(batch: dict[str, Any]) -> dict[str, Any]:
-    """The batch with values of its examples in place of their padding."""
+    """Return a copy of the batch with values of its examples in place of their padding."""
     if "attention_mask" not in batch:  # nothing is padded
         return batch
     mask = batch["attention_mask"] > 0

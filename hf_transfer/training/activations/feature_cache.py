@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class FeatureCache:
-    """Cache of the activations of one model at one place.
+    """Cache of the activations of one model at one place, and the check that training can use them.
 
     Args:
         model: before training, without adapters around it.
@@ -67,7 +67,9 @@ class FeatureCache:
     # --- whether the model can be entered -------------------------------------------------------------------------
 
     def enter(self, inputs: "Mapping[str, ModelInputs]") -> bool:
-        """Prepare `entry`, and check that the model can be run from cached activations; log why it cannot.
+        """Return whether the model can be run from cached activations; if it cannot, log why.
+
+        This prepares `entry`. For a fixed front alone, the reason is not logged.
 
         Args:
             inputs: preprocessed examples of each split.
@@ -80,7 +82,7 @@ class FeatureCache:
         return obstacle is None
 
     def _obstacle(self, inputs: "Mapping[str, ModelInputs]") -> str | None:
-        """A clause that says why activations cannot be cached, or None."""
+        """Return a clause that says why activations cannot be cached, or None if they can."""
         model_type = self.model.config.model_type
         if self._has_new_weights_below():
             return "some of the model's lower layers did not come from the checkpoint"
@@ -96,7 +98,7 @@ class FeatureCache:
         return None if difference is None else f"{difference} (a {model_type})"
 
     def _difference(self, inputs: "Mapping[str, ModelInputs]") -> str | None:
-        """A clause that says how cached activations differ from what a training step computes, or None.
+        """Return a clause on how cached activations differ from what a training step computes, or None.
 
         They are compared on two short training examples, in eval and in train mode, and on the longest example with
         the shortest.
@@ -126,7 +128,10 @@ class FeatureCache:
         return check.difference_when_alone(extremes) if self.entry.first is None else check.difference(extremes)
 
     def _has_new_weights_below(self) -> bool:
-        """Whether newly initialised weights are below the entry: these are trained, and depend on the seed."""
+        """Return whether newly initialised weights are below the entry.
+
+        These are trained, and depend on the seed.
+        """
         trunk = self.anatomy.trunk
         new_in_trunk = [name for name in self.anatomy.head if name.startswith(f"{trunk}.")]
         if self.entry.first is None:
@@ -135,7 +140,7 @@ class FeatureCache:
         return not all(is_inside(name, [f"{trunk}.pooler", *above]) for name in new_in_trunk)
 
     def _reads_first_token_only(self, states: list[np.ndarray]) -> bool:
-        """Whether the model's outputs depend on the activation of the first token only, by their gradient."""
+        """Return whether the model's outputs depend on the first token's activation only, by their gradient."""
         longest = max(len(state) for state in states)
         if self.entry.first != len(self.entry.layers) or self.entry.first is None or longest < 2:
             return False
@@ -152,7 +157,7 @@ class FeatureCache:
     def examples(
         self, inputs: "Mapping[str, ModelInputs]", args: TrainingArguments
     ) -> dict[str, CachedExamples] | None:
-        """Return the examples with their activations as inputs; those that no run has computed yet are computed.
+        """Return the examples of each split with cached activations as inputs; missing ones are computed first.
 
         Args:
             inputs: preprocessed examples of each split.
@@ -199,7 +204,7 @@ class FeatureCache:
         )  # fmt: skip
 
     def _on_all_processes(self, value: bool) -> bool:
-        """Whether the value is true on all processes."""
+        """Return whether the value is true on all processes, each of which has to call this."""
         return bool(self.accelerator.gather(torch.tensor([value], device=self.accelerator.device)).all())
 
     def _compute(
@@ -211,7 +216,7 @@ class FeatureCache:
         args: TrainingArguments,
         sharing: int,
     ) -> bool:
-        """Compute and store the activations of some rows of each split; False, and a log line, where that fails."""
+        """Compute and store the activations of some rows of each split; return False, and log why, on failure."""
         work = [
             (name, split_rows[batch].tolist())
             for name, split_rows in rows.items()
@@ -243,7 +248,7 @@ class FeatureCache:
         return True
 
     def _stored_positions(self, dataset: "ModelInputs") -> np.ndarray:
-        """How many positions are stored of each example, [n]."""
+        """Return how many positions are stored of each example, as an array [n]."""
         return np.ones_like(dataset.positions) if self.first_token_only else dataset.positions
 
     def _captured(self, dataset: "ModelInputs", indices: list[int]) -> list[np.ndarray]:
@@ -252,7 +257,7 @@ class FeatureCache:
     # --- running the model ----------------------------------------------------------------------------------------
 
     def captured(self, collated: Mapping[str, Any], positions: list[int]) -> list[np.ndarray]:
-        """Compute the activations of each example of a batch, [positions, width], without padding.
+        """Return the activations of each example of a batch, as arrays [positions, width], without padding.
 
         Args:
             collated: the batch.
@@ -270,15 +275,15 @@ class FeatureCache:
         return [rows[real] for rows, real in zip(states, mask.cpu().numpy() > 0, strict=True)]
 
     def batch(self, states: list[np.ndarray]) -> dict[str, torch.Tensor]:
-        """Return activations, each [positions, width], as a batch of inputs for the model inside `Entry.skipping`."""
+        """Return activations, each [positions, width], as a padded batch for the model inside `Entry.skipping`."""
         return self.on_device(self.pad([{"features": rows} for rows in states]))
 
     def on_device(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """Return the model's inputs of a batch on the model's device."""
+        """Return those entries of a batch that the model takes, as tensors on the model's device."""
         return to_device(self.model.device, batch)
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
-        """Compute in the precision of training, without gradients, inside the block."""
+        """Context manager: compute in the precision of training, without gradients, inside the block."""
         with torch.inference_mode(), self.accelerator.autocast():
             yield

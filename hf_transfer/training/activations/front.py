@@ -12,7 +12,7 @@ from hf_transfer.methods.anatomy import Anatomy
 
 
 class MaskedCollator:
-    """Collator that adds an ``attention_mask`` [batch, positions], made from each example's ``length``.
+    """Collator that adds to another's batches an ``attention_mask`` [batch, positions] made from ``length``.
 
     Args:
         collator: whose batches have no mask.
@@ -31,7 +31,9 @@ class MaskedCollator:
 
 @contextlib.contextmanager
 def front_without_padding(model: PreTrainedModel, anatomy: Anatomy) -> Iterator[None]:
-    """Run the front on each example by itself inside the block, if an ``attention_mask`` gives the lengths.
+    """Context manager: run a model's fixed front (such as a feature encoder) on each example without padding.
+
+    An ``attention_mask`` has to give the lengths; without one, the front runs as outside the block.
 
     wav2vec2 with ``feat_extract_norm="group"`` normalises over time, so that the zeros that pad a clip change its
     output. Its layers take an attention mask as those of other models do, so that with this block no clip's output

@@ -25,7 +25,7 @@ HEAD_ALONE = MethodArguments(method="frozen")
 
 @dataclass(frozen=True)
 class Precomputed:
-    """Activations of frozen layers, and the entry into the model above these layers.
+    """Dataclass of cached activations of frozen layers, and the entry into the model above these layers.
 
     Attributes:
         entry: runs the model on activations.
@@ -39,7 +39,7 @@ class Precomputed:
 
     @contextlib.contextmanager
     def used_by(self, trainer: TransferTrainer) -> Iterator[None]:
-        """Let a trainer train and evaluate on the activations inside the block."""
+        """Context manager: let a trainer train and evaluate on the cached activations inside the block."""
         before = (trainer.train_dataset, trainer.eval_dataset, trainer.data_collator)
         trainer.with_all_modules = self.entry.with_all_modules
         trainer.train_dataset, trainer.eval_dataset = self.examples.get("train"), self.examples.get("validation")
@@ -60,7 +60,9 @@ def precompute(
     *,
     first_token_only: bool = False,
 ) -> Precomputed | None:
-    """Compute the activations below the layers that ``frozen`` trains, or of the fixed front for other methods.
+    """Return the activations of the layers that a method never trains, computed or read from the cache, or None.
+
+    These are the layers below those that ``frozen`` trains; for other methods, the fixed front.
 
     Args:
         trainer: of the untrained model.
@@ -95,7 +97,9 @@ def precompute_for_run(
     inputs: "Mapping[str, ModelInputs]",
     measured: Mapping[str, Dataset],
 ) -> tuple[Precomputed | None, Precomputed | None]:
-    """Compute the activations that a run uses before training, and those that it uses in training and after it.
+    """Return the activations that a run uses before training, and those that it uses in training and after it.
+
+    Each is None where the model cannot be run from activations.
 
     Args:
         trainer: of the untrained model.
@@ -122,7 +126,7 @@ def precompute_for_run(
 def predict(
     trainer: TransferTrainer, inputs: "Mapping[str, ModelInputs]", precomputed: Precomputed | None
 ) -> dict[str, np.ndarray]:
-    """Predict each split in float32, from activations where there are any.
+    """Return the predictions for each split, computed in float32, from cached activations where there are any.
 
     Args:
         trainer: of the model.

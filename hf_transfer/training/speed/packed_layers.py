@@ -30,7 +30,7 @@ STEPS_WORTH_TRYING = 20
 
 @contextlib.contextmanager
 def packed(trainer: "TransferTrainer", anatomy: Anatomy) -> Iterator[bool]:
-    """Let the layers of the trainer's model compute no padding inside the block, if training steps stay the same.
+    """Context manager: make a model's layers skip padding if gradients stay the same; yield whether they skip it.
 
     This is done on the CPU only: on an accelerator, reading the length of each example would make it wait. It is not
     tried in runs that are too short to win back the time that trying takes.
@@ -63,7 +63,7 @@ def packed(trainer: "TransferTrainer", anatomy: Anatomy) -> Iterator[bool]:
 
 
 def _number_of_steps(trainer: "TransferTrainer") -> int:
-    """How many steps the whole run takes."""
+    """Return the number of optimizer steps of the whole run."""
     args = trainer.args
     if args.max_steps > 0:
         return args.max_steps
@@ -73,7 +73,7 @@ def _number_of_steps(trainer: "TransferTrainer") -> int:
 
 @contextlib.contextmanager
 def _packing(layers: list[nn.Module]) -> Iterator[Collection[tuple[torch.Tensor, Packing | None]]]:
-    """Pack the inputs and unpack the outputs of `layers` inside the block.
+    """Context manager: make `layers` skip padding: their inputs are packed, and their outputs unpacked.
 
     Yields:
         The last attention masks and their packings (None where a batch has no padding), which are added as layers run.
@@ -99,7 +99,7 @@ def _packing(layers: list[nn.Module]) -> Iterator[Collection[tuple[torch.Tensor,
 
 
 def _packed_forward(layer: nn.Module, packing_of: Callable[[torch.Tensor], Packing | None]) -> Callable[..., Any]:
-    """Wrap a layer's ``forward`` so that its inputs are packed, where its mask shows padding."""
+    """Return a replacement of a layer's ``forward`` that packs the inputs where their mask shows padding."""
     forward = layer.forward
     signature = inspect.signature(forward)
 
@@ -126,7 +126,7 @@ def _packed_forward(layer: nn.Module, packing_of: Callable[[torch.Tensor], Packi
 
 
 def _steps_are_equal(trainer: "TransferTrainer", layers: list[nn.Module]) -> bool:
-    """Whether training steps without dropout give the same gradients with packed layers, on two padded batches."""
+    """Return whether packed layers give the same gradients as padded ones, on two batches without dropout."""
     model_type = trainer.model.config.model_type
     limit = rounding_tolerance(trainer.model.device, trainer.accelerator.mixed_precision)
     try:
@@ -149,7 +149,7 @@ def _steps_are_equal(trainer: "TransferTrainer", layers: list[nn.Module]) -> boo
 
 
 def _padded_batches(positions: np.ndarray) -> list[list[int]]:
-    """The rows of two batches of examples: the shortest with the longest, and the shortest with medium ones."""
+    """Return the rows of two batches: the shortest examples with the longest, and with medium ones."""
     order = np.argsort(positions, kind="stable")
     count = len(order)
     return [
@@ -158,7 +158,10 @@ def _padded_batches(positions: np.ndarray) -> list[list[int]]:
 
 
 def _loss_and_gradients(trainer: "TransferTrainer", rows: list[int]) -> list[torch.Tensor]:
-    """The loss of a batch and the gradients of all trained parameters, without dropout; the run does not change."""
+    """Return a batch's loss and the gradients of all trained parameters, without dropout, as a list of tensors.
+
+    The run does not change.
+    """
     model, examples = trainer.model, trainer.train_dataset.without_augmentation()
     batch = trainer._prepare_inputs(trainer.data_collator(examples.__getitems__(rows)))
     counts = list(trainer.loss.counts)
@@ -173,6 +176,6 @@ def _loss_and_gradients(trainer: "TransferTrainer", rows: list[int]) -> list[tor
 
 
 def _largest_difference(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
-    """The largest difference between two lists of tensors, as a share of the largest value in `b`."""
+    """Return the largest difference between two lists of tensors, as a share of the largest value in `b`."""
     scale = max(float(each.abs().max()) for each in b)
     return max(float((x - y).abs().max()) for x, y in zip(a, b, strict=True)) / max(scale, 1e-30)

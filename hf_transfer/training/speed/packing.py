@@ -1,4 +1,4 @@
-"""Sequence packing: the real positions of a batch in one row, without padding, and attention on them.
+"""Sequence packing: the positions of a batch that are not padding, in one row, and attention on them.
 
 Operations on single positions (matrix products) process the row as one long example; attention processes a few groups
 of examples of similar length, padded.
@@ -25,20 +25,20 @@ GROUPS = 4
 
 
 class Packing:
-    """The places of the real positions of a padded batch; layers get it instead of their attention mask.
+    """Index of the positions of a batch that are not padding; layers get it instead of their attention mask.
 
     Args:
         mask: [batch, 1, positions, positions], True where a position attends to another.
-        counts: number of real positions of each example, [batch]; padding is on the right.
+        counts: number of positions of each example that are not padding, [batch]; padding is on the right.
     """
 
     def __init__(self, mask: torch.Tensor, counts: np.ndarray):
         order = np.argsort(counts, kind="stable")
         self.shape = torch.Size((len(counts), mask.shape[-1]))
-        # Examples are packed from short to long. Rows of the real positions in the flattened batch:
+        # Examples are packed from short to long. Rows in the flattened batch that are not padding:
         self.rows = _real_rows(order, counts[order], mask.shape[-1])
         self.groups: list[_Group] = []
-        # For attention, the padded groups are stacked. Their number of rows, and the rows of the real positions:
+        # For attention, the padded groups are stacked. Their number of rows, and those that are not padding:
         self.group_rows_total = 0
         rows_in_groups = []
         for members in cut_by_length(order, counts[order], min(GROUPS, len(order))):
@@ -53,11 +53,14 @@ class Packing:
         self.rows_in_groups = torch.cat(rows_in_groups)
 
     def pack(self, states: torch.Tensor) -> torch.Tensor:
-        """Turn [batch or 1, positions, width] into [1, real positions, width]."""
+        """Return states [batch or 1, positions, width] as one row [1, positions that are not padding, width]."""
         return _Gather.apply(states.expand(*self.shape, -1).flatten(0, 1), self.rows)[None]
 
     def unpack(self, states: torch.Tensor) -> torch.Tensor:
-        """Turn [1, real positions, width] into [batch, positions, width], with 0 as padding."""
+        """Return a packed row [1, positions that are not padding, width] as a batch [batch, positions, width].
+
+        Padding is 0.
+        """
         return _Scatter.apply(states[0], self.rows, self.shape.numel()).unflatten(0, self.shape)
 
     def attend(
@@ -67,16 +70,16 @@ class Packing:
         key: torch.Tensor,
         value: torch.Tensor,
     ) -> torch.Tensor:
-        """Compute attention within each example, group by group.
+        """Return the attention of packed positions to those of the same example, computed group by group.
 
         Args:
             attention: as ``attention(query, key, value, mask)``, on tensors of [group, heads, positions, size].
-            query: [1, heads, real positions, size], as `key` and `value`.
+            query: [1, heads, positions that are not padding, size], as `key` and `value`.
             key: see `query`.
             value: see `query`.
 
         Returns:
-            [1, real positions, heads, size].
+            [1, positions that are not padding, heads, size].
         """
         stacked = [
             _Scatter.apply(states.transpose(1, 2).flatten(2)[0], self.rows_in_groups, self.group_rows_total).unflatten(
@@ -93,7 +96,7 @@ class Packing:
 
 @dataclass(frozen=True)
 class _Group:
-    """Examples of similar length, padded to [examples, positions].
+    """Dataclass of a group of examples of similar length, padded to [examples, positions].
 
     Attributes:
         shape: [examples, positions].
@@ -107,13 +110,16 @@ class _Group:
 
 
 def _real_rows(examples: np.ndarray, counts: np.ndarray, longest: int) -> torch.Tensor:
-    """The rows of the real positions in a batch that is padded to `longest` and flattened, in the examples' order."""
+    """Return the rows that are not padding in a batch padded to `longest` and flattened, example by example."""
     rows = [i * longest + np.arange(count) for i, count in zip(examples.tolist(), counts.tolist(), strict=True)]
     return torch.from_numpy(np.concatenate(rows))
 
 
 class _Gather(torch.autograd.Function):
-    """Select rows of a matrix, each at most once, so that the backward pass copies gradients and adds none up."""
+    """Autograd function that selects rows of a matrix, each at most once.
+
+    The backward pass copies gradients and adds none up.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -128,7 +134,10 @@ class _Gather(torch.autograd.Function):
 
 
 class _Scatter(torch.autograd.Function):
-    """The inverse of `_Gather`: put rows into a matrix of `height` rows that are 0 elsewhere."""
+    """Autograd function that puts rows into a matrix of `height` rows that are 0 elsewhere.
+
+    It is the inverse of `_Gather`.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, rows: torch.Tensor, height: int) -> torch.Tensor:
@@ -149,7 +158,7 @@ def attention(
     attention_mask: torch.Tensor | Packing | None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Compute transformers' ``sdpa`` attention, also of packed positions, within each example.
+    """Return transformers' ``sdpa`` attention, of packed positions within each example, and None for its weights.
 
     Args:
         module: the attention layer.
