@@ -1,5 +1,6 @@
 """Audio classification: labels of clips, on every kind of encoder, with what texts and transcripts have."""
 
+import csv
 import json
 
 import numpy as np
@@ -166,6 +167,17 @@ def test_a_folder_for_each_label_is_read(encoder, commands, tmp_path):
                       output_dir=str(tmp_path / "out"), max_steps=2, disable_tqdm=True)  # fmt: skip
     assert result.report["data"]["labels"] == sorted(FEW)
     assert result.report["data"]["examples"]["test"] == 24
+
+
+def test_a_clip_with_two_labels_is_named(encoder, commands, tmp_path, caplog):
+    rows = list(csv.DictReader(commands.open()))
+    rows = [{**row, "path": str(commands.parent / row["path"])} for row in rows]
+    table = write_csv(
+        tmp_path / "t.csv", [*rows, {**rows[1], "command": "OFF" if rows[1]["command"] != "OFF" else "ON"}]
+    )
+    report = train(tmp_path / "out", encoder(), table, max_steps=1).report
+    assert "1 example has different labels in different rows: no model can predict both." in report["data"]["caveats"]
+    assert f"(the clip '{rows[1]['path']}' is '" in caplog.text
 
 
 @pytest.mark.usefixtures("with_page")

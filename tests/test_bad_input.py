@@ -333,7 +333,7 @@ def test_several_labels_in_a_cell_are_noticed(recipe, tiny, tmp_path):
 
 
 def test_what_is_no_task_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"The task is 'text': expected an instance of a task"):
+    with pytest.raises(InputError, match="The task is 'text'; expected an instance of one of the tasks"):
         finetune("text", train_file="m.csv", output_dir=str(tmp_path / "out"))
 
 

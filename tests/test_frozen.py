@@ -204,7 +204,7 @@ def test_activations_that_depend_on_neighbours_are_not_cached(tiny, tmp_path, ca
             )
         assert report["training"]["cached_activations"] is False
         assert len([line for line in caplog.messages if line.startswith("Activations are not cached")]) == 1
-        assert "with its neighbours in a batch (a convbert)" in caplog.text
+        assert "with the other examples in its batch (a convbert)" in caplog.text
 
 
 # --- running statistics -----------------------------------------------------------------------------------------

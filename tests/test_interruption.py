@@ -160,7 +160,7 @@ else:
     ("module", "number", "program"),
     [
         ("torch", signal.SIGINT, ["recipes/spam.py"]),
-        ("numpy", signal.SIGINT, ["recipes/accent.py"]),
+        ("yaml", signal.SIGINT, ["recipes/accent.py"]),
         ("yaml", signal.SIGTERM, ["recipes/sentiment.py"]),
         ("torch", signal.SIGINT, ["hf_transfer.cli", "env"]),
         ("numpy", signal.SIGTERM, ["hf_transfer.cli", "predict", "x", "a text"]),

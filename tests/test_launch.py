@@ -24,7 +24,7 @@ LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
 def divided(tiny, speech_model, accents, tmp_path_factory):
     """Runs of every method, their steps divided in three ways: the folders that they left."""
     place = tmp_path_factory.mktemp("divided")
-    common = {"num_train_epochs": 1.5, "learning_rate": 1e-3, "seed": 5, "logging_steps": 1, "report_to": "none",
+    common = {"num_train_epochs": 1.0, "learning_rate": 1e-3, "seed": 5, "logging_steps": 1, "report_to": "none",
               "per_device_eval_batch_size": 8, "disable_tqdm": True}  # fmt: skip
     rows = message_rows(80)  # 57 train: the last step has 1 for 4 pieces
     numbers = number_rows(80, 1000, 50_000)
@@ -40,7 +40,6 @@ def divided(tiny, speech_model, accents, tmp_path_factory):
             "dataset_name": str(accents),
             "model_name_or_path": str(speech_model()),
             **common,
-            "num_train_epochs": 2.0,
         },
     }
     (place / "settings.json").write_text(json.dumps(settings))
@@ -73,7 +72,7 @@ def test_a_step_is_the_same_however_it_is_divided(divided, task, method):
         return report, losses, load_file(weights)
 
     report, losses, weights = result(1, 1)
-    assert len(losses) == report["training"]["steps"] > 10
+    assert len(losses) == report["training"]["steps"] > 5
     for way in ((2, 1), (2, 2)) if (task, method) in ACCUMULATED else ((2, 1),):
         other_report, other_losses, other_weights = result(*way)
         assert other_losses == pytest.approx(losses, abs=1e-5, rel=1e-5), way
@@ -154,7 +153,7 @@ def test_processes_that_are_not_joined_are_refused(tmp_path):
     """WORLD_SIZE says two, but nothing joins them: each would write the same folder."""
     done = fork("-c", "from hf_transfer.arguments import TransferTrainingArguments as A; import torch;"
                 "torch.accelerator.is_available = lambda: True; A(output_dir='x')", WORLD_SIZE="2")  # fmt: skip
-    assert "2 processes were started (WORLD_SIZE) but training sees 1" in done.stderr
+    assert "2 processes were started (WORLD_SIZE), but training sees 1" in done.stderr
 
 
 def test_two_processes_stop_together_and_go_on_as_if_they_had_not(tiny, tmp_path):
@@ -215,7 +214,7 @@ def test_sharding_is_refused(tiny, recipe, tmp_path):
     assert variables["ACCELERATE_USE_FSDP"] == "true"
     done = fork_joined("recipes/spam.py", *common, **variables)
     assert done.returncode != 0
-    assert done.stderr.count("error: FSDP is not supported: no machine with two GPUs has shown yet") == 1
+    assert done.stderr.count("error: FSDP is not supported: it has not been tested") == 1
     for flag, value, says in (("fsdp", "full_shard", "FSDP"), ("deepspeed", "config.json", "DeepSpeed")):
         result = recipe("spam", *common, f"--{flag}", value)
         assert result.code == 2

@@ -203,7 +203,7 @@ def test_what_flatters_or_narrows_the_result_is_on_the_page_and_the_card(train, 
     assert report["data"]["caveats"] == [
         "10 of 30 test examples occur in training as well: they do not show how the model does on new examples.",
         "No test example has the label 'odd': how well it is predicted is not measured.",
-        "2 texts have different labels in different rows: no model can predict both.",
+        "2 examples have different labels in different rows: no model can predict both.",
     ]
     page, card = ((tmp_path / "out" / name).read_text() for name in ("report.html", "README.md"))
     for caveat in report["data"]["caveats"]:

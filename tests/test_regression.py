@@ -378,4 +378,4 @@ def test_several_labels_of_one_text_are_told(tiny, tmp_path):
     rows = number_rows(60)
     rows += [{**row, "label": row["label"] + 2} for row in rows[:5]]
     result = run_of(tmp_path / "out", tiny(), write_csv(tmp_path / "n.csv", rows), max_steps=1)
-    assert "5 texts have different labels in different rows, up to 2 apart" in result.report["data"]["caveats"][-1]
+    assert "5 examples have different labels in different rows, up to 2 apart" in result.report["data"]["caveats"][-1]

@@ -29,8 +29,8 @@ EVALUATION = "hf_transfer.training.trainer:TransferTrainer.evaluation_loop"
 SEALING = "hashlib:file_digest"  # the files of a checkpoint are there, its manifest is not
 SAVING = "torch:save"  # the weights of a checkpoint are there, its optimizer is not
 ROTATION = "hf_transfer.training.trainer_checkpoints:remove_old_checkpoints"  # the new one is in place, the old too
-RESULT = "hf_transfer.finetuning:_write_model"
-CARD = "hf_transfer.finetuning:model_card"  # the weights of the result are written, the card is not
+RESULT = "hf_transfer.result_writing:_write_model"
+CARD = "hf_transfer.result_writing:model_card"  # the weights of the result are written, the card is not
 # Two evaluations and checkpoints an epoch of 8 steps, logs between them; augmentation and dropout draw at random.
 OFTEN = {"num_train_epochs": 2.0, "per_device_train_batch_size": 8, "eval_strategy": "steps", "eval_steps": 3,
          "save_strategy": "steps", "save_steps": 3, "logging_steps": 2, "learning_rate": 1e-3, "seed": 3,

@@ -197,7 +197,7 @@ def test_copies_with_different_labels_stay_together():
     rows = [{"text": f"message {i % 40}", "label": "ab"[i // 40]} for i in range(80)]
     splits, facts = splits_of(Dataset.from_list(rows))
     assert not set(texts(splits["train"])) & set(texts(splits["test"]))
-    assert facts["caveats"][0].startswith("40 texts have different labels")
+    assert facts["caveats"][0].startswith("40 examples have different labels")
 
 
 def test_texts_that_are_nearly_all_equal_are_refused_with_what_can_be_reached():

@@ -191,7 +191,7 @@ def test_no_output_takes_the_place_of_an_input(train, tmp_path, command):
         before = output.read_bytes()
         result = command("predict", folder, *inputs, "--output", output)
         assert result.code == 2
-        assert "name another" in result.err
+        assert "Name another file" in result.err
         assert output.read_bytes() == before
     before = (folder / "config.json").read_bytes()
     assert command("evaluate", folder, "--test_file", file, "--output", folder / "config.json").code == 2

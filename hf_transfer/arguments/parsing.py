@@ -179,7 +179,8 @@ def keyword_arguments(task: "Task", keywords: Mapping[str, Any]) -> dict[str, An
         InputError: a keyword is unknown or misspelt.
     """
     if not dataclasses.is_dataclass(task) or isinstance(task, type):
-        raise InputError(f"The task is {task!r}: expected an instance, such as TASK() and not TASK.")
+        remedy = f" Write {task.__name__}()." if isinstance(task, type) else ""
+        raise InputError(f"The task is {task!r}; expected an instance of one of the tasks in hf_transfer.{remedy}")
     names = [f.name for group in _argument_classes(type(task)) for f in dataclasses.fields(group) if f.init]
     task_settings = {f.name for f in dataclasses.fields(task)}
     for key in keywords:

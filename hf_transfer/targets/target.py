@@ -1,6 +1,6 @@
 """The protocol of targets: what a model learns to predict, from the user's column to the report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Protocol, TypeAlias
 
@@ -90,12 +90,15 @@ class Target(Protocol):
     def strata(self, split: Dataset) -> list[Any]:
         """Return the stratum of each example: drawn splits get the same share of each."""
 
-    def check(self, splits: DatasetDict, identities: Mapping[str, list[str]]) -> list[str]:
+    def check(
+        self, splits: DatasetDict, identities: Mapping[str, list[str]], describe: Callable[[Dataset, int], str]
+    ) -> list[str]:
         """Refuse, before training, data that would make the run fail or its results meaningless.
 
         Args:
             splits: the examples.
             identities: by split, for each example a string that equal inputs share.
+            describe: ``describe(split, row)`` names an example's input in a sentence: ``text 'win a prize'``.
 
         Returns:
             Sentences on what makes the result look better or more certain than it is. They are logged already, and

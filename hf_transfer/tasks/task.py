@@ -165,7 +165,13 @@ class Task:
             InputError: the splits cannot be trained on or measured.
         """
         identities = {name: self.input.identities(split) for name, split in splits.items()}
-        return self.input.caveats(splits) + self.target.check(splits, identities)
+        return self.input.caveats(splits) + self.target.check(splits, identities, self._describe_input)
+
+    def _describe_input(self, split: Dataset, row: int) -> str:
+        """Return the noun of an example's input and how a page displays it: ``text 'win a prize'``."""
+        (fields,) = self.input.display_rows(split.select([row]))
+        shown = " ".join(" ".join(str(value) for value in fields.values()).split())
+        return f"{self.input.noun} '{shown if len(shown) <= 60 else f'{shown[:59]}…'}'"
 
     def facts(self, splits: DatasetDict) -> dict[str, Any]:
         """Return facts about the examples for the report, the card and the page."""

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from datasets import ClassLabel, Dataset, DatasetDict, List
 
@@ -59,13 +59,16 @@ def untested_labels(test: Dataset, names: Sequence[str]) -> list[str]:
     return [caveat]
 
 
-def contradictions(splits: Mapping[str, tuple[list[str], Dataset]], names: Sequence[str]) -> list[str]:
+def contradictions(
+    splits: Mapping[str, tuple[list[str], Dataset]], names: Sequence[str], describe: Callable[[Dataset, int], str]
+) -> list[str]:
     """Return a sentence if equal examples have different labels, else nothing; log it with an example.
 
     Args:
         splits: for each split its identities, a string for each example that is the same for equal ones, and the
             examples.
         names: of the labels, by id.
+        describe: ``describe(split, row)`` names an example's input in a sentence.
     """
     # The first label of each identity; further labels are kept only where they differ, as there may be many examples.
     first_labels: dict[str, int | tuple[int, ...]] = {}
@@ -76,14 +79,13 @@ def contradictions(splits: Mapping[str, tuple[list[str], Dataset]], names: Seque
             label = tuple(sorted(value)) if isinstance(value, list) else value
             if first_labels.setdefault(identity, label) != label:
                 different.setdefault(identity, {first_labels[identity]}).add(label)
-                shown = shown or " ".join(split[i]["text"].split())
+                shown = shown or describe(split, i)
     if not different:
         return []
-    shown = shown if len(shown) <= 60 else f"{shown[:59]}…"
     labels = " and ".join(sorted(f"'{_label_text(label, names)}'" for label in next(iter(different.values()))))
-    have = "text has" if len(different) == 1 else "texts have"
+    have = "example has" if len(different) == 1 else "examples have"
     caveat = f"{len(different):,} {have} different labels in different rows"
-    logger.warning("%s ('%s' is %s): no model can predict both. Correct them.", caveat, shown, labels)
+    logger.warning("%s (the %s is %s): no model can predict both. Correct them.", caveat, shown, labels)
     return [f"{caveat}: no model can predict both."]
 
 

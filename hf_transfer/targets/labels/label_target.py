@@ -1,7 +1,7 @@
 """Label target: one label, or several labels, for each example."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -152,7 +152,9 @@ class LabelTarget:
         labels = split["label"][:]
         return [str(sorted(label)) for label in labels] if is_multi_label(split) else labels
 
-    def check(self, splits: DatasetDict, identities: Mapping[str, list[str]]) -> list[str]:
+    def check(
+        self, splits: DatasetDict, identities: Mapping[str, list[str]], describe: Callable[[Dataset, int], str]
+    ) -> list[str]:
         """Check for labels without test examples and for contradictions, and that a threshold can be chosen."""
         names = label_names(splits["train"])
         if self.settings.class_weights == "balanced":
@@ -167,7 +169,8 @@ class LabelTarget:
                 unit_numbers = unit_numbers_of_split(validation, identities["validation"])
                 require_enough_negatives(labels, limit, names[0], unit_numbers)
         caveats = untested_labels(splits["test"], names)
-        return caveats + contradictions({name: (identities[name], split) for name, split in splits.items()}, names)
+        examples = {name: (identities[name], split) for name, split in splits.items()}
+        return caveats + contradictions(examples, names, describe)
 
     def facts(self, splits: DatasetDict) -> dict[str, Any]:
         """Return the labels, their counts, and the accuracy of always predicting the most frequent one."""

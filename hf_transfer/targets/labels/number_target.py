@@ -1,6 +1,6 @@
 """Number target: ratings, prices, lengths; trained on the squared error of standardised labels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -91,7 +91,9 @@ class NumberTarget:
         edges = np.quantile(labels, np.arange(1, STRATA) / STRATA)
         return np.searchsorted(edges, labels).tolist()
 
-    def check(self, splits: DatasetDict, identities: Mapping[str, list[str]]) -> list[str]:
+    def check(
+        self, splits: DatasetDict, identities: Mapping[str, list[str]], describe: Callable[[Dataset, int], str]
+    ) -> list[str]:
         """Check for labels too close together for float32, a constant test split, and equal texts that differ."""
         scale = LabelScale.of(splits["train"]["label"][:])
         caveats = []
@@ -286,7 +288,7 @@ def _contradictions(splits: DatasetDict, identities: Mapping[str, list[str]]) ->
     differences = [difference for difference in differences if difference > 0]
     if not differences:
         return []
-    have = "text has" if len(differences) == 1 else "texts have"
+    have = "example has" if len(differences) == 1 else "examples have"
     caveat = (
         f"{len(differences):,} {have} different labels in different rows, up to {max(differences):g} apart: no model "
         "can predict each of them; it learns their mean."

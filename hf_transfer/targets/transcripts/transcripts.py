@@ -1,6 +1,6 @@
 """Transcripts as target: the text that is spoken in a clip, learned letter by letter with CTC."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -130,7 +130,9 @@ class TranscriptTarget:
         """Return the group of each example; one stratum where there are no groups."""
         return split["group"][:] if "group" in split.column_names else [""] * len(split)
 
-    def check(self, splits: DatasetDict, identities: Mapping[str, list[str]]) -> list[str]:
+    def check(
+        self, splits: DatasetDict, identities: Mapping[str, list[str]], describe: Callable[[Dataset, int], str]
+    ) -> list[str]:
         """Return nothing: all transcripts can be measured."""
         return []
 
