@@ -113,7 +113,7 @@ def predict(pipeline: Any, rows: Iterable[Mapping[str, Any]], *, batch_size: int
         # Inputs of similar length share a batch, so that there is little padding.
         order = sorted(range(len(chunk)), key=lambda i: _text_length(chunk[i]))
         with torch.inference_mode():
-            predictions = pipeline.decide([dict(chunk[i]) for i in order], batch_size=batch_size)
+            predictions = pipeline.predict_records([dict(chunk[i]) for i in order], batch_size=batch_size)
         by_row = dict(zip(order, predictions, strict=True))
         for i, row in enumerate(chunk):
             yield {**_json_fields(row), **by_row[i]}

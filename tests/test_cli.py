@@ -348,7 +348,7 @@ def test_one_bad_row_costs_one_row(trained, command, tmp_path):
 
 def test_a_half_emoji_is_an_error_in_python_too(trained):
     classify = load_finetuned(trained / "full")
-    assert "half a character" in classify.decide([{"text": "win \ud83d"}], batch_size=1)[0]["error"]
+    assert "half a character" in classify.predict_records([{"text": "win \ud83d"}], batch_size=1)[0]["error"]
     with pytest.raises(InputError, match="half a character"):
         classify(["see you", "win \ud83d"])
 

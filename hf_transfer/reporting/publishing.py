@@ -1,13 +1,11 @@
 """Reports and arguments as they may be published: without texts of the test split and paths of this machine."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-# Entries of a report that quote test examples: the worst examples, and the words that a recogniser got wrong.
-QUOTING = ("worst", "errors")
 # Keys of a config whose values hold labels: a label may look like a path.
 LABEL_KEYS = ("id2label", "label2id")
 # Keys whose values are paths, in configs, reports and arguments.
@@ -121,18 +119,22 @@ def published_arguments(
     return published
 
 
-def published_report(report: Mapping[str, Any], known: Mapping[str, str] | None = None) -> dict[str, Any]:
+def published_report(
+    report: Mapping[str, Any], known: Mapping[str, str] | None = None, quoting: Sequence[str] = ("worst",)
+) -> dict[str, Any]:
     """Return a run's report as it may be published: without test examples and paths.
 
     Args:
         report: as in ``report.json``.
         known: see `without_paths`.
+        quoting: names of entries that quote test examples, unless the report itself says so (``quoting_entries``).
     """
-    published = {key: value for key, value in report.items() if key not in QUOTING}
+    quoting = report.get("quoting_entries", quoting)
+    published = {key: value for key, value in report.items() if key not in quoting}
     if "data" in report:
         source = report["data"]["source"]
         shown = last_part(source) if is_local_dataset(report, source) else source
         published |= {"model": model_name(report), "data": {**report["data"], "source": shown}}
     if "source" in report:
-        published["source"] = published_report(report["source"])
+        published["source"] = published_report(report["source"], quoting=quoting)
     return without_paths(published, known or {})

@@ -174,7 +174,7 @@ def source_change(report: Mapping[str, Any]) -> str:
 
 def throughput(report: Mapping[str, Any]) -> tuple[str, str]:
     """Return how much was trained on in a second, as a number and its unit: ``("1,380", "tokens per second")``."""
-    training, rate = report["training"], report["input"]["rate"]
+    training, rate = report["training"], report["input"]["throughput_name"]
     if rate:
         return f"{training[rate]:.1f}", rate.replace("_", " ")
     return f"{training['real_tokens_per_second']:,.0f}", "tokens per second"
@@ -237,4 +237,4 @@ def verdict(report: Mapping[str, Any]) -> Verdict:
     change = f"{'rose' if has_risen else 'fell'} by {least} to {most} (95 % interval)"
     if has_risen == greater_is_better(name):
         return Verdict("good", f"{name} {change}.")
-    return Verdict("bad", f"{name} {change.upper()}: do not ship this.")
+    return Verdict("bad", f"{name} {change}: the model is worse than before. Do not ship this.")

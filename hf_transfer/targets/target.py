@@ -29,6 +29,7 @@ class Target(Protocol):
         headline: the metrics in summaries, the main one first; see `evaluation.metric_names`.
         metrics: all metrics that `compute_metrics` can return; which of them it does depends on the labels.
         distinguishes_examples: whether records with the same input but different targets are different examples.
+        quoting_entries: names of the entries of `error_analysis` that quote examples, and are not published.
     """
 
     column: ClassVar[str]
@@ -36,6 +37,7 @@ class Target(Protocol):
     headline: ClassVar[tuple[str, ...]]
     metrics: ClassVar[tuple[str, ...]]
     distinguishes_examples: ClassVar[bool]
+    quoting_entries: ClassVar[tuple[str, ...]]
 
     @property
     def uses_validation_split(self) -> bool:

@@ -5,7 +5,9 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from hf_transfer.targets.labels import target_for_problem_type
+from hf_transfer.targets.labels.label_target import LabelTarget
+from hf_transfer.targets.labels.number_target import PROBLEM_TYPE as REGRESSION
+from hf_transfer.targets.labels.number_target import NumberTarget
 from hf_transfer.targets.labels.settings import LabelSettings
 from hf_transfer.targets.target import Target
 from hf_transfer.tasks.task import Task
@@ -17,7 +19,7 @@ class ClassificationTask(LabelSettings, Task):
 
     @property
     def target(self) -> Target:
-        return target_for_problem_type(self)
+        return NumberTarget(self) if self.problem_type == REGRESSION else LabelTarget(self)
 
     @classmethod
     def settings_from_config(cls, config: PretrainedConfig) -> dict[str, Any]:

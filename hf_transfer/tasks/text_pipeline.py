@@ -73,7 +73,7 @@ class CalibratedTextClassificationPipeline(LabelPipelineMixin, TextClassificatio
             return best if _legacy else [best]
         return scores[:top_k]
 
-    def decide(self, rows: list[dict[str, Any]], *, batch_size: int) -> list[dict[str, Any]]:
+    def predict_records(self, rows: list[dict[str, Any]], *, batch_size: int) -> list[dict[str, Any]]:
         """Return a record for each row: ``label``, ``score`` and ``scores``; ``prediction``, a number; or ``error``.
 
         Args:

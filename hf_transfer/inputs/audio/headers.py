@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 PLACEHOLDER_BYTES = 0x7FFFF000
 # So are smaller sizes of gigabytes, if less than this share of them is there.
 IMPLAUSIBLE_BYTES, IMPLAUSIBLE_SHARE = 1_000_000_000, 0.1
-W64_RIFF, W64_TAIL = b"riff\x2e\x91\xcf\x11", 16 + 8
+W64_RIFF = b"riff\x2e\x91\xcf\x11"
 # Chunks that may follow the samples.
 CHUNKS_AFTER_SAMPLES = (b"LIST", b"id3 ", b"ID3 ", b"bext", b"cue ", b"smpl", b"fact", b"iXML", b"_PMX", b"PEAK")
 TAIL_BYTES = 1 << 16

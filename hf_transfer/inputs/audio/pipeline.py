@@ -88,7 +88,7 @@ class ClipPipeline:
                 outputs[i] = self.output(clips.stored_samples(i))
         return outputs
 
-    def decide(self, rows: list[dict[str, Any]], *, batch_size: int) -> list[dict[str, Any]]:
+    def predict_records(self, rows: list[dict[str, Any]], *, batch_size: int) -> list[dict[str, Any]]:
         """Return the `record` of each row, or the ``error`` of its file.
 
         ``truncated`` is true for a file that is truncated; the part that is there is used.

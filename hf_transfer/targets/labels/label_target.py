@@ -66,6 +66,7 @@ class LabelTarget:
     settings: LabelSettings
     column: ClassVar[str] = "label"
     distinguishes_examples: ClassVar[bool] = True
+    quoting_entries: ClassVar[tuple[str, ...]] = ()
     template: ClassVar[str] = "labels"
     headline: ClassVar[tuple[str, ...]] = ("accuracy", "f1")
     metrics: ClassVar[tuple[str, ...]] = (

@@ -48,6 +48,7 @@ class NumberTarget:
     settings: LabelSettings
     column: ClassVar[str] = "label"
     distinguishes_examples: ClassVar[bool] = True
+    quoting_entries: ClassVar[tuple[str, ...]] = ()
     template: ClassVar[str] = "number"
     headline: ClassVar[tuple[str, ...]] = ("mean_absolute_error", "mean_squared_error", "spearman")
     metrics: ClassVar[tuple[str, ...]] = headline

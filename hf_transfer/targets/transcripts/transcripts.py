@@ -64,6 +64,7 @@ class TranscriptTarget:
     headline: ClassVar[tuple[str, ...]] = ("wer", "cer")
     metrics: ClassVar[tuple[str, ...]] = ("wer", "cer", "empty_hypotheses")
     distinguishes_examples: ClassVar[bool] = False
+    quoting_entries: ClassVar[tuple[str, ...]] = ("errors",)
     uses_validation_split: ClassVar[bool] = False
     requires_validation_split: ClassVar[bool] = False
 
