@@ -44,8 +44,7 @@ check: $(VENV)/installed ## Lint, types, and the tests of files that train littl
 test: $(VENV)/installed ## Lint, types and tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder && wait $$types
 
 bench: $(VENV)/installed ## Against transformers' Trainer, alternating (MESSAGES=file.tsv; an hour and a half)
 	@$(BIN)/python benchmarks/text.py $(TEXTS)

@@ -166,7 +166,7 @@ def test_the_packaged_recogniser_knows_one_accent(tmp_path):
 def test_frozen_minilm_on_real_messages(tmp_path):
     """Of 1,000, and of 64, of which 9 are spam: a head that few examples pull to both sides alike finds far more."""
     reports = []
-    for count, tested in ((1000, 400), (64, 600)):
+    for count, tested in ((1000, 250), (64, 300)):
         done = fork("recipes/spam.py", "--train_file", DATA / "sms_spam" / "messages.tsv", "--column_names", "label",
                     "text", "--model_name_or_path", MINILM, "--method", "frozen", "--seed", "1",
                     "--max_train_samples", count, "--max_eval_samples", tested,
