@@ -11,18 +11,18 @@ NOT_FOR_THE_MODEL = ("labels", "length", "counted")
 
 
 def model_inputs_of(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys of a batch, or of an example, that are inputs of the model."""
+    """Return a dictionary of those entries of a batch, or of an example, that are inputs of the model."""
     return {name: value for name, value in batch.items() if name not in NOT_FOR_THE_MODEL}
 
 
 def to_device(device: torch.device, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Return the model's inputs of a batch, moved to `device`."""
+    """Return by name the tensors of a batch that are inputs of the model, moved to `device`."""
     return {name: value.to(device) for name, value in model_inputs_of(batch).items()}
 
 
 @dataclass(frozen=True)
 class Collator:
-    """Collates examples into a padded batch, like `transformers.DataCollatorWithPadding`.
+    """Callable that collates examples into a padded batch, like `transformers.DataCollatorWithPadding`.
 
     Beside the model's inputs a batch has ``labels``, which only the loss reads; ``length`` [batch], in the unit of
     `ModelInputs.lengths` unless `pad` returns another ``length``; and ``counted`` [batch], False for examples that
@@ -47,7 +47,7 @@ class Collator:
 
 
 def pad_labels(labels: Sequence[Any]) -> torch.Tensor:
-    """Return the labels of a batch as a tensor, with token ids padded by -100.
+    """Return the labels of a batch as a tensor, with lists of token ids padded by -100.
 
     Args:
         labels: of each example: a number, a list of floats (one for each label), or a list of token ids.

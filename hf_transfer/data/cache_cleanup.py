@@ -16,7 +16,7 @@ CACHE_FILE_NAMES = r"samples\.int16|clips\.npz|left_out_of_\w+\.txt|[0-9a-f]{32}
 
 
 def mark_used_and_clean_up(folder: Path) -> None:
-    """Mark a cache folder as used now, and delete the cache folders beside it that are unused for `UNUSED_DAYS`.
+    """Mark a cache folder as used now, and delete those beside it that are unused for `UNUSED_DAYS` days.
 
     The time of last use is the folder's modification time.
     """

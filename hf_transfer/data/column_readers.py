@@ -19,23 +19,23 @@ LeaveOut = Callable[[str, Dataset, list[bool], str, str], Dataset]
 
 
 class CellReader(Protocol):
-    """Reads the cells of a column."""
+    """Protocol of readers that turn the cells of a user's column into the values of a standard column."""
 
     @property
     def feature(self) -> Value | List:
-        """The `datasets` feature of what `read` returns."""
+        """The `datasets` feature (a type of column) of the contents that `read` returns."""
 
     def read(self, value: Any) -> tuple[Any, str | None]:
-        """Return the content of a cell, and what is wrong with it, or None."""
+        """Return the content of a cell, and a text on what is wrong with it, or None if it can be used."""
 
     def unusable_column_message(self, split: str, problem: str) -> str | None:
-        """Return an error message for a split in which every cell of the column has this problem.
+        """Return an error message for a split in which every cell of the column has the given problem.
 
         None if a list of single rows is the better message.
         """
 
     def hint(self, problems: list[str], contents: list[Any]) -> str:
-        """Return a sentence with a remedy for the problems of cells, or an empty string.
+        """Return a sentence with a remedy for the problems of cells, or an empty string if there is no remedy.
 
         Args:
             problems: of the cells that cannot be used, in this column or in others.
@@ -44,36 +44,36 @@ class CellReader(Protocol):
 
 
 class TargetReader(CellReader, Protocol):
-    """Reads the cells of the target's column, and checks them against the inputs."""
+    """Protocol of readers of the target's column (labels, transcripts), which also compare targets and inputs."""
 
     @property
     def required(self) -> bool:
-        """Whether a cell that cannot be used is an error, unless --drop_incomplete is given.
+        """Boolean: whether a target that cannot be read is an error, unless --drop_incomplete leaves its row out.
 
         Otherwise its example is left out, and counted under `missing_reason`.
         """
 
     @property
     def missing_reason(self) -> str:
-        """A word or two that say that an example has no target."""
+        """String: a word or two that say that an example has no target."""
 
     @property
     def unique_per_input(self) -> bool:
-        """Whether equal inputs must have the same target."""
+        """Boolean: whether equal inputs must have the same target."""
 
     @property
     def pace_description(self) -> str:
-        """A clause that says what `has_unusual_pace` means, and its likely causes."""
+        """String: a clause that says what `has_unusual_pace` means, and its likely causes."""
 
     def log_changes(self, split: str, cells: list[Any], contents: list[Any]) -> None:
-        """Log with an example how reading changes the cells of a split, if it does."""
+        """Log, with an example, how reading has changed the cells of a split, if it has changed any."""
 
     def has_unusual_pace(self, content: Any, seconds: float) -> bool:
-        """Check whether the content of a cell is too long or too short for the duration of its recording."""
+        """Return whether the content of a cell is too long or too short for the seconds of its recording."""
 
 
 class TargetEncoding(Protocol):
-    """Encodes targets as the ``labels`` that a model's loss compares its outputs with.
+    """Protocol of encoders of targets as the ``labels`` that a model's loss compares its outputs with.
 
     Attributes:
         unfit_reason: a word or two on what is wrong with an example that requires more positions than the model has.
@@ -84,37 +84,37 @@ class TargetEncoding(Protocol):
     remedy: ClassVar[str]
 
     def respell(self, splits: DatasetDict) -> DatasetDict:
-        """Return the splits with targets spelled as the model can write them."""
+        """Return the splits with their targets spelled as the model can write them."""
 
     def __call__(self, split: Dataset) -> Sequence[Any]:
-        """Return the ``labels`` of each example."""
+        """Return the ``labels`` of each example of a split, [n]."""
 
     def required_positions(self, labels: Any) -> int:
-        """Return how many positions the model's output needs to have for an example's `labels`."""
+        """Return the number of positions that the model's output needs to have for an example's `labels`."""
 
 
 class GroupReader:
-    """Reads cells that name a group, a speaker or a patient."""
+    """Reader of cells that name a group, a speaker or a patient."""
 
     feature = Value("string")
 
     def read(self, value: Any) -> tuple[str, str | None]:
-        """Return the name; an empty cell is no problem."""
+        """Return the name in a cell, and None, as an empty cell is no problem."""
         return group_name(value), None
 
     def unusable_column_message(self, split: str, problem: str) -> str | None:
-        """Return None: every cell can be used."""
+        """Return None, as no cell of a column of groups is unusable."""
         return None
 
     def hint(self, problems: list[str], contents: list[Any]) -> str:
-        """Return nothing: every cell can be used."""
+        """Return an empty string, as no cell of a column of groups is unusable."""
         return ""
 
 
 def read_columns(
     split: Dataset, name: str, columns: Mapping[str, str], readers: Mapping[str, CellReader], *, drop: bool
 ) -> Dataset:
-    """Return a split with the standard columns, read from the user's.
+    """Return a split with the standard columns (``text``, ``label``, ...), read from the user's columns.
 
     Args:
         split: the user's rows.

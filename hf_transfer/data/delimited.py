@@ -33,7 +33,7 @@ _COLUMN_WORDS = {"text", "label", "labels", "sentence", "message", "sms", "revie
 
 @dataclass(frozen=True)
 class DelimitedFile:
-    """How to read a CSV or TSV file, from `examine_delimited`.
+    """Dataclass that says how to read a CSV or TSV file, as `examine_delimited` found out.
 
     Attributes:
         text: the file, its encoding and line ends.
@@ -54,7 +54,9 @@ class DelimitedFile:
     remarks: tuple[str, ...]
 
     def rows(self) -> Iterator[dict[str, str]]:
-        """Yield the rows as dictionaries, without columns that have no name, and without empty rows at the end.
+        """Yield the rows of the file as dictionaries of texts by column name.
+
+        Columns without a name, empty rows at the end and repeated headers are left out.
 
         Raises:
             InputError: a row has more or fewer cells than there are columns, or a quote is not closed.
@@ -75,13 +77,13 @@ class DelimitedFile:
             yield row
 
     def cells(self) -> Iterator[tuple[int, int, list[str]]]:
-        """Yield the rows below the header as cells, each with its first and last line, counted from 1."""
+        """Yield each row below the header as its first and last line, counted from 1, and its list of cells."""
         rows = _cells(self.text, self.delimiter, self.lines_before, quotes_are_text=self.quotes_are_text)
         return itertools.islice(rows, int(self.has_header), None)
 
 
 def examine_delimited(path: Path, column_names: Sequence[str] | None, delimiter: str | None) -> DelimitedFile:
-    """Find out how to read a CSV or TSV file: encoding, delimiter, quoting and header.
+    """Find out how to read a CSV or TSV file (encoding, delimiter, quoting, header); return a `DelimitedFile`.
 
     Args:
         path: of the file.
@@ -121,7 +123,7 @@ def examine_delimited(path: Path, column_names: Sequence[str] | None, delimiter:
 
 
 def _delimiter(path: Path, given: str | None, in_sep_line: str | None) -> str:
-    """Return the delimiter that the user gives, the line ``sep=`` names, or the file's ending stands for."""
+    """Return the delimiter of a file: the user's, the one in its line ``sep=``, or the one its ending stands for."""
     given = {"\\t": "\t", "tab": "\t"}.get(given or "", given)
     delimiter = given or in_sep_line or {".csv": ",", ".tsv": "\t"}[path.suffix.lower()]
     if len(delimiter) != 1 or delimiter in "\r\n":
@@ -142,7 +144,7 @@ def _quotes_are_text(text: TextFile, lines_before: int, delimiter: str) -> bool:
 
 
 def _with_remark_on_nameless_columns(file: DelimitedFile) -> DelimitedFile:
-    """Return `file` with a remark on its columns without a name, and on rows with text in them."""
+    """Return a copy of `file` with a remark on its columns without a name, and on rows with text in them."""
     nameless = [i for i, name in enumerate(file.names) if not name]
     filled, example = 0, 0
     for first, _, cells in file.cells():
@@ -159,7 +161,7 @@ def _with_remark_on_nameless_columns(file: DelimitedFile) -> DelimitedFile:
 def _cells(
     text: TextFile, delimiter: str, lines_before: int, *, quotes_are_text: bool
 ) -> Iterator[tuple[int, int, list[str]]]:
-    """Yield the rows of a file as cells, each with its first and last line, counted from 1; skip blank lines."""
+    """Yield each row of a file as its first and last line, counted from 1, and its cells; skip blank lines."""
     lines = itertools.islice(text.lines(), lines_before, None)
     if quotes_are_text:
         for number, line in enumerate(lines, start=lines_before + 1):
@@ -192,7 +194,7 @@ def _csv_error_message(text: TextFile, first: int, last: int, error: str) -> str
 
 
 def _header(path: Path, cells: list[str], delimiter: str) -> list[str]:
-    """Return the names of columns in a header.
+    """Return the names of the columns that the cells of a header give; raise an error if they are not usable.
 
     Raises:
         InputError: a name is there twice, all are empty, or the delimiter seems to be another one.
@@ -216,7 +218,7 @@ def _header(path: Path, cells: list[str], delimiter: str) -> list[str]:
 
 
 def _looks_like_a_header(first_row: list[str], other_rows: list[list[str]], names: Sequence[str]) -> bool:
-    """Check whether the first row is a header although --column_names is given.
+    """Return whether the first row of a file is a header although --column_names is given.
 
     It is if one of its cells is in `names` or a usual name of a column, or if no cell is like those below it, which
     are numbers, or few values, or far longer.
@@ -235,7 +237,7 @@ def _looks_like_a_header(first_row: list[str], other_rows: list[list[str]], name
 
 
 def _differs(word: str, column: list[str]) -> bool:
-    """Check whether a cell is of another kind than all cells below it."""
+    """Return whether a cell of the first row is of another kind than all cells below it in its column."""
     below = [cell.strip() for cell in column if cell.strip()]
     if not below or word in below or _is_number(word):
         return False

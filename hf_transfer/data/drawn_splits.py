@@ -39,7 +39,9 @@ def complete_splits(
     *,
     asked: bool,
 ) -> tuple[DatasetDict, dict[str, DrawnSplit]]:
-    """Draw the missing test and validation splits from training: stratified, with equal examples and units whole.
+    """Draw missing test and validation splits from training, stratified; return all splits and how each was drawn.
+
+    Equal examples, and units such as speakers, stay together in one split.
 
     Args:
         splits: at least ``train``; its column ``unit`` has the values of --split_by.
@@ -80,7 +82,10 @@ def complete_splits(
 
 
 def _column_to_keep_whole(splits: DatasetDict, data: DataArguments, *, asked: bool) -> str | None:
-    """Return the user's column of units to keep whole; None if there is none, or a found one has too few units."""
+    """Return the user's column of units (speakers, ...) that drawn splits keep whole, or None without such a column.
+
+    It is None, too, if the column was found by its name and has too few units.
+    """
     train = splits["train"]
     units = {value for value in train[UNIT] if value != NAMELESS} if UNIT in train.column_names else set()
     if asked or len(units) >= ENOUGH_UNITS:
@@ -92,7 +97,7 @@ def _column_to_keep_whole(splits: DatasetDict, data: DataArguments, *, asked: bo
 
 
 class _Pool:
-    """The training examples of which some are to be held out for another split.
+    """Pool of training examples of which some are to be held out for another split.
 
     Args:
         name: of the split to draw.
@@ -128,7 +133,7 @@ class _Pool:
             self.strata = [None] * count  # a group that is kept on one side cannot be balanced over both
 
     def hold_out(self, column: str | None, *, asked: bool) -> tuple[Holdout | None, str | None]:
-        """Hold out the examples of the split.
+        """Choose the examples to hold out for the split, and return them and the column of units kept whole.
 
         Args:
             column: the user's column of units to keep whole, if any.
@@ -165,7 +170,10 @@ class _Pool:
         return holdout, None
 
     def _is_near(self, holdout: Holdout) -> bool:
-        """Check whether there are about as many examples as wanted; fewer will do if the user named no number."""
+        """Return whether about as many examples are held out as wanted.
+
+        Fewer will do if the user named no number.
+        """
         count = len(holdout.held_out)
         return 0 < count <= NEAR * self.wanted and (self.share is None or NEAR * count >= self.wanted)
 
@@ -178,7 +186,7 @@ class _Pool:
         )  # fmt: skip
 
     def _go_without(self, units: np.ndarray, holdout: Holdout, column: str | None) -> None:
-        """Log that there is no such split, or refuse if the user asked for it.
+        """Log that there is no split near the wanted size, or raise an error if the user asked for one.
 
         Args:
             units: the number of each example's unit, [n].

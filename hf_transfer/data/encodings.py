@@ -30,7 +30,7 @@ _LINE_END = re.compile(r"\r*\n|\r")
 
 @dataclass(frozen=True)
 class TextFile:
-    """A text file with its encoding and line ends, from `examine_text`.
+    """Dataclass of a text file's path, encoding and line ends, from `examine_text`.
 
     Attributes:
         path: of the file.
@@ -45,13 +45,15 @@ class TextFile:
     remarks: tuple[str, ...] = ()
 
     def lines(self) -> Iterator[str]:
-        """Yield the lines with their line ends, without reading the whole file first."""
+        """Yield the lines of the file with their line ends, without reading the whole file first."""
         with self.path.open(encoding=self.encoding, newline=self.newline) as stream:
             yield from stream
 
 
 def examine_text(path: Path) -> TextFile:
-    """Find the encoding and line ends of a text file, and verify that all of it can be decoded.
+    """Find the encoding and line ends of a text file, and return them as a `TextFile`.
+
+    It is verified that all of the file can be decoded.
 
     Raises:
         InputError: some bytes are not in the encoding of the rest; the message says where.
@@ -76,7 +78,10 @@ def examine_text(path: Path) -> TextFile:
 
 
 def _first_damage(path: Path, encoding: str) -> tuple[int, int] | None:
-    """Return the line, from 1, and value of the first byte that `encoding` cannot decode; None if there is none."""
+    """Return line number and value of the first byte that `encoding` cannot decode, or None if all can be.
+
+    Lines are counted from 1.
+    """
     decoder = codecs.getincrementaldecoder(encoding)("strict")
     line = 1
     with path.open("rb") as stream:
@@ -92,7 +97,7 @@ def _first_damage(path: Path, encoding: str) -> tuple[int, int] | None:
 
 
 def _sample(path: Path) -> bytes:
-    """Return the first lines of a file that are not ASCII, up to `SAMPLE_BYTES`."""
+    """Return those of a file's first lines that are not ASCII, as bytes, up to `SAMPLE_BYTES` of them."""
     sample = bytearray()
     with path.open("rb") as stream:
         rest = b""
@@ -106,7 +111,10 @@ def _sample(path: Path) -> bytes:
 
 
 def _mostly_utf8(path: Path) -> bool:
-    """Check whether most non-ASCII bytes are UTF-8: the file is then damaged or mixed, not in another encoding."""
+    """Return whether most non-ASCII bytes of a file are UTF-8.
+
+    The file is then damaged or mixed, not in another encoding.
+    """
     sample = _sample(path)
     sequences = _UTF8_SEQUENCE.findall(sample)
     others = sum(byte > 127 for byte in sample) - sum(map(len, sequences))
@@ -114,7 +122,7 @@ def _mostly_utf8(path: Path) -> bool:
 
 
 def _guess_encoding(path: Path, damage: tuple[int, int]) -> str:
-    """Return the likeliest encoding that can decode all of a file that is not UTF-8.
+    """Return the name of the likeliest encoding that can decode all of a file that is not UTF-8.
 
     Raises:
         InputError: none of `CANDIDATES` can.
@@ -127,7 +135,7 @@ def _guess_encoding(path: Path, damage: tuple[int, int]) -> str:
 
 
 def _rank_encodings(sample: bytes) -> Iterable[str]:
-    """Return the encodings that may be a sample's, the likeliest first."""
+    """Return the names of the encodings that a sample of bytes may have, the likeliest first."""
     from charset_normalizer import from_bytes
 
     readable = [encoding for encoding in CANDIDATES if _can_decode(sample, encoding)]
@@ -175,7 +183,10 @@ def _utf16_without_byte_order_mark(path: Path) -> str | None:
 
 
 def _newline(path: Path, encoding: str) -> str:
-    """Return the `newline` argument of `open`: ``""`` if the first line end outside quotes is a lone ``\\r``."""
+    """Return the `newline` argument of `open` for a file: ``""`` if lines end in a lone ``\\r``, else ``"\\n"``.
+
+    The first line end outside quotes decides.
+    """
     with path.open(encoding=encoding, newline="") as stream:
         head = stream.read(SAMPLE_BYTES)
     line_end = _LINE_END.search(re.sub(r'"[^"]*"', "", head)) or _LINE_END.search(head)
@@ -183,7 +194,7 @@ def _newline(path: Path, encoding: str) -> str:
 
 
 def _example_text(path: Path, encoding: str) -> str:
-    """Return the first words in a file that are not ASCII, in which a wrong encoding can be seen."""
+    """Return the first words in a file that are not ASCII, in which a user can see a wrong encoding."""
     with path.open(encoding=encoding, newline="") as stream:
         for block in iter(lambda: stream.read(BLOCK_BYTES), ""):
             if words := _NON_ASCII_WORDS.search(block):

@@ -21,7 +21,7 @@ _SPLIT_WORD = re.compile(rf"(?:^|[-._ 0-9])({'|'.join(sorted(_SPLIT_OF_WORD, key
 
 
 def tables_of_folder(folder: Path, *, log_left_out: bool = False) -> dict[str, list[Path]]:
-    """Return the tables in a local folder by split, at any depth; empty if there are none.
+    """Return the paths of the tables in a local folder, at any depth, by split; empty if it has no tables.
 
     As in `datasets` (https://huggingface.co/docs/datasets/repository_structure), the split of a file is a word in its
     name, or else in the name of the nearest folder above it; if no name holds such a word, all files are of ``train``.
@@ -60,7 +60,9 @@ def tables_of_folder(folder: Path, *, log_left_out: bool = False) -> dict[str, l
 
 
 def require_readable(folder: Path) -> None:
-    """Check that the files in a folder can be listed and opened: most libraries silently skip them otherwise.
+    """Raise an error if the files in a folder cannot be listed and opened.
+
+    Most libraries silently skip such files.
 
     Raises:
         InputError: the folder cannot be read.
@@ -71,7 +73,7 @@ def require_readable(folder: Path) -> None:
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """Return the files in a folder at any depth, without hidden ones.
+    """Return the paths of the files in a folder at any depth, sorted, without hidden ones.
 
     Raises:
         InputError: a folder in it cannot be read; its files would be missing from the data without a message.
@@ -91,7 +93,7 @@ def _is_visible(name: str) -> bool:
 
 
 def _split_of(path: Path, folder: Path) -> str | None:
-    """Return the split that a file's name, or else the nearest folder's name, holds; None if none does."""
+    """Return the split that the name of a file or of a folder above it says, or None if no name says one."""
     parts = path.relative_to(folder).parts
     for part in (path.stem, *reversed(parts[:-1])):
         splits = {_SPLIT_OF_WORD[word] for word in _SPLIT_WORD.findall(part.casefold())}
@@ -109,7 +111,7 @@ def _split_of(path: Path, folder: Path) -> str | None:
 
 
 def saved_splits(folder: Path) -> dict[str, Path]:
-    """Return the folder of each split that `save_to_disk` wrote, of a `Dataset` or `DatasetDict`; empty if none."""
+    """Return by split the folders that `save_to_disk` wrote in a folder; empty without such folders."""
     if (folder / "state.json").is_file():
         return {"train": folder}
     return {child.name: child for child in sorted(folder.iterdir()) if _is_saved_dataset(child)}
@@ -123,7 +125,7 @@ def _is_saved_dataset(folder: Path) -> bool:
 
 
 def load_saved(folders: dict[str, Path]) -> DatasetDict:
-    """Load the splits that `save_to_disk` wrote, from their folders.
+    """Load the splits that `save_to_disk` wrote from their folders, and return them as a `DatasetDict`.
 
     They are copied into the cache of `datasets`, which would otherwise write its results beside the user's files.
 

@@ -18,7 +18,7 @@ def group_name(value: Any) -> str:
 
 
 def replace_class_labels(splits: DatasetDict, data: DataArguments) -> DatasetDict:
-    """Return the splits with names instead of `ClassLabel` ids in --group_column_name and --split_by."""
+    """Return the splits with names instead of `ClassLabel` ids in the columns of groups and of --split_by."""
     with_names = DatasetDict(splits)
     for column in dict.fromkeys((data.group_column_name, data.split_by)):
         for split_name, split in with_names.items():
@@ -30,7 +30,7 @@ def replace_class_labels(splits: DatasetDict, data: DataArguments) -> DatasetDic
 
 
 def select_groups(splits: DatasetDict, data: DataArguments) -> DatasetDict:
-    """Return the splits with only the rows of --target_group and --source_group; all rows if neither is given.
+    """Return the splits with only the rows of --target_group and --source_group, or all rows without these flags.
 
     The splits ``source`` and ``replay``, and those without the column, stay as they are.
 

@@ -34,7 +34,7 @@ _Step = tuple[list[int], list[int]]
 
 @dataclass(frozen=True)
 class Holdout:
-    """Examples that are held out, and those that remain.
+    """Dataclass of the indices of the examples that are held out, and of those that remain.
 
     Attributes:
         remaining: indices of the examples that remain, ascending.
@@ -50,7 +50,9 @@ class Holdout:
 
 
 def hold_out(units: np.ndarray, strata: Sequence[Hashable], wanted: int, seed: int) -> Holdout:
-    """Hold out about `wanted` examples: no unit is on both sides, and each stratum is on both in proportion if it can.
+    """Choose about `wanted` examples to hold out, with the strata in proportion, and return them as a `Holdout`.
+
+    No unit is on both sides, and each stratum is on both if it can be.
 
     A local search from random starts adds, removes and exchanges units. If each unit is a single example, size and
     strata are exact up to rounding.
@@ -81,7 +83,9 @@ def hold_out(units: np.ndarray, strata: Sequence[Hashable], wanted: int, seed: i
 
 
 def _targets(units: np.ndarray, strata: Sequence[Hashable], wanted: int) -> tuple[np.ndarray, np.ndarray]:
-    """Number the strata, rare ones as one, and return how many examples of each to hold out.
+    """Number the strata, and return each example's number [n] and how many examples of each to hold out [strata].
+
+    Rare strata are numbered as one.
 
     Returns:
         The number of each example's stratum, [n], and the examples to hold out of each stratum, [strata].
@@ -107,7 +111,9 @@ def _targets(units: np.ndarray, strata: Sequence[Hashable], wanted: int) -> tupl
 
 
 def _kinds(units: np.ndarray, stratum_of: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Group the units into kinds: units of a kind hold the same number of examples of each stratum.
+    """Group the units into kinds, and return the content and number of units of each kind, and each unit's kind.
+
+    Units of a kind hold the same number of examples of each stratum.
 
     Returns:
         How many examples of each stratum a unit of each kind holds, [kinds, strata]; how many units of each kind there
@@ -128,7 +134,9 @@ def _kinds(units: np.ndarray, stratum_of: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 class _Cost:
-    """The distance of a choice from what is wanted: examples too many or too few, in all and of each stratum.
+    """Callable that measures how far a choice of held-out examples is from what is wanted.
+
+    It counts examples too many or too few, in all and of each stratum.
 
     Args:
         target: examples to hold out of each stratum, [strata].
@@ -152,14 +160,14 @@ class _Cost:
         return distance + self.one_sided * misplaced + self.impossible * ((size <= 0) | (size >= self.total.sum()))
 
     def lower_bound(self) -> float:
-        """Return a cost that no choice is below."""
+        """Return a number that the cost of every choice reaches or exceeds."""
         return float(abs(self.target - np.round(self.target)).sum())
 
 
 def _choose_counts(
     contents: np.ndarray, available: np.ndarray, cost: _Cost, generator: np.random.Generator
 ) -> np.ndarray:
-    """Return how many units of each kind to hold out, [kinds], from one of the best of several searches."""
+    """Search several times, and return how many units of each kind to hold out in one of the best results, [kinds]."""
     results: list[tuple[float, np.ndarray]] = []
     share = cost.wanted / cost.total.sum()
     all_kinds = np.arange(len(available))
@@ -183,7 +191,7 @@ def _search(
     kinds: np.ndarray,
     generator: np.random.Generator,
 ) -> tuple[float, np.ndarray]:
-    """Add, remove or exchange single units of `kinds` while that lowers the cost.
+    """Add, remove or exchange single units of `kinds` while that lowers the cost; return the cost and the choice.
 
     Returns:
         The cost in the end, and how many units of each kind are chosen then, [kinds].
@@ -214,7 +222,7 @@ def _best_single(
     removable: np.ndarray,
     addable: np.ndarray,
 ) -> _Step | None:
-    """Return the removal or addition of one unit that lowers the cost most; None if none lowers it."""
+    """Return the removal or addition of one unit that lowers the cost most, or None if no such step lowers it."""
     costs = np.concatenate([cost(held_out - contents[removable]), cost(held_out + contents[addable])])
     best = int(costs.argmin())
     if costs[best] >= current - ROUNDING:
@@ -233,7 +241,10 @@ def _best_exchange(
     addable: np.ndarray,
     generator: np.random.Generator,
 ) -> _Step | None:
-    """Return the exchange of two units that lowers the cost most, of all or `MAX_EXCHANGES` random ones, or None."""
+    """Return the exchange of two units that lowers the cost most, or None if no exchange lowers it.
+
+    If there are more than `MAX_EXCHANGES`, so many random ones are tried.
+    """
     if len(removable) * len(addable) <= MAX_EXCHANGES:
         removed, added = np.repeat(removable, len(addable)), np.tile(addable, len(removable))
     else:
@@ -246,7 +257,7 @@ def _best_exchange(
 
 
 def _choose_units(kind_of: np.ndarray, chosen: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Choose as many units of each kind as `chosen` says at random; return whether each unit is chosen, [units]."""
+    """Choose at random as many units of each kind as `chosen` says, and return a boolean for each unit, [units]."""
     order = generator.permutation(len(kind_of))
     order = order[np.argsort(kind_of[order], kind="stable")]  # kind after kind, each shuffled
     first = np.searchsorted(kind_of[order], np.arange(len(chosen)))
@@ -256,7 +267,7 @@ def _choose_units(kind_of: np.ndarray, chosen: np.ndarray, generator: np.random.
 
 
 def _one_sided_share(strata: Sequence[Hashable], is_held_out: np.ndarray) -> float:
-    """Return the share of the examples whose stratum has two examples or more, and all of them on one side."""
+    """Return the share (0 to 1) of the examples whose stratum has several examples, all of them on one side."""
     sizes = Counter(strata)
     held_out = Counter(stratum for stratum, out in zip(strata, is_held_out.tolist(), strict=True) if out)
     one_sided = sum(size for stratum, size in sizes.items() if size > 1 and held_out[stratum] in (0, size))

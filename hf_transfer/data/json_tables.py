@@ -9,7 +9,7 @@ from hf_transfer.errors import InputError
 
 
 def jsonl_rows(text: TextFile) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a file with one JSON object a line; blank lines are skipped.
+    """Yield the rows of a file with one JSON object a line, as dictionaries; blank lines are skipped.
 
     Raises:
         InputError: a line is not a JSON object.
@@ -27,7 +27,7 @@ def jsonl_rows(text: TextFile) -> Iterator[dict[str, Any]]:
 
 
 def json_rows(text: TextFile) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a JSON file.
+    """Yield the rows of a JSON file as dictionaries.
 
     The file holds a list of objects; an object with such a list in it; or an object of columns, each a list of cells
     or, as pandas writes it, an object of cells by row. A file with one object a line is read as JSONL.
@@ -57,7 +57,7 @@ def _json_problem(error: Exception) -> str:
 
 
 def _rows_of_object(table: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """Return the rows in an object that holds a list of them, or columns; None if it holds neither."""
+    """Return the rows in a JSON object that holds a list of them, or columns, or None if it holds neither."""
     lists = [value for value in table.values() if isinstance(value, list)]
     if len(lists) == 1 and all(isinstance(row, dict) for row in lists[0]):
         return lists[0]  # {"data": [...]}, as the Hub's viewer and many tools write it

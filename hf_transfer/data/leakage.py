@@ -34,7 +34,7 @@ def _casefolded(text: str) -> str:
 
 
 def unknown_units_caveats(splits: Sequence[str], column: str) -> list[str]:
-    """Return, and log, a sentence if splits lack the column of units; else an empty list.
+    """Return and log a sentence if splits lack the column of units (speakers, ...); else return an empty list.
 
     Args:
         splits: names of the splits without the column.
@@ -52,7 +52,7 @@ def unknown_units_caveats(splits: Sequence[str], column: str) -> list[str]:
 
 
 def shared_units_caveats(splits: DatasetDict, column: str) -> list[str]:
-    """Return, and log, sentences about units that are in training and test, and about splits of a single unit.
+    """Return and log sentences about units (speakers, ...) in both training and test, and splits of a single unit.
 
     Both make results look better or more certain than they are. The log names the units; the sentences, which are
     published, do not.
@@ -84,7 +84,9 @@ def shared_units_caveats(splits: DatasetDict, column: str) -> list[str]:
 def count_overlap(
     splits: DatasetDict, keys: dict[str, list[str]], *, remove: bool
 ) -> tuple[DatasetDict, dict[str, int], list[str]]:
-    """Count the examples that are in several splits, and remove them from training and validation if asked.
+    """Count the examples that are in several splits, and return the splits, the counts and sentences on them.
+
+    If asked, they are removed from training and validation.
 
     Args:
         splits: with ``train`` and ``test``.
@@ -132,7 +134,10 @@ def count_overlap(
 def _count_overlap_of_validation(
     splits: DatasetDict, keys: dict[str, list[str]], *, remove: bool
 ) -> tuple[DatasetDict, dict[str, int], list[str]]:
-    """Do what `count_overlap` does for validation examples that are in test too; with `remove`, `keys` change."""
+    """Count the validation examples that are in test too, and remove them if asked; return as `count_overlap` does.
+
+    With `remove`, `keys` change.
+    """
     test_keys = set(keys["test"])
     remaining = [i for i, key in enumerate(keys.get("validation", [])) if key not in test_keys]
     shared = len(keys.get("validation", [])) - len(remaining)

@@ -17,7 +17,7 @@ from hf_transfer.errors import InputError, reading
 
 
 def load_splits(data: DataArguments) -> DatasetDict:
-    """Load the splits that the user names: from the Hub, a local folder or local files.
+    """Load the splits that the user names, from the Hub, a local folder or local files, as a `DatasetDict`.
 
     Returns:
         A `DatasetDict` with ``train`` and, if there are such, ``validation``, ``test``, ``source`` and ``replay``.
@@ -50,7 +50,7 @@ def load_splits(data: DataArguments) -> DatasetDict:
 
 
 def _load_dataset(data: DataArguments) -> DatasetDict:
-    """Load --dataset_name: a local folder if there is one of that name, a dataset on the Hub otherwise."""
+    """Return the splits of --dataset_name: a local folder if there is one of that name, else a dataset on the Hub."""
     folder = Path(str(data.dataset_name))
     with reading(folder):
         is_local = folder.is_dir()
@@ -80,7 +80,7 @@ def _load_dataset(data: DataArguments) -> DatasetDict:
 
 
 def _declares_data_files(folder: Path) -> bool:
-    """Check whether the folder's README.md declares its data files, as those of datasets on the Hub do."""
+    """Return whether a folder's README.md declares its data files, as that of a dataset on the Hub does."""
     try:
         return "\nconfigs:" in (folder / "README.md").read_text(encoding="utf-8").split("\n---", 1)[0]
     except (OSError, UnicodeDecodeError):
@@ -88,7 +88,7 @@ def _declares_data_files(folder: Path) -> bool:
 
 
 def _declared_tables(data: DataArguments) -> dict[str, list[Path]]:
-    """Return the declared files of each split as `datasets` resolves them; empty if not all are tables."""
+    """Return by split the files that a dataset declares, as `datasets` finds them; empty if not all are tables."""
     try:
         builder = datasets.load_dataset_builder(data.dataset_name, data.dataset_config_name)
     except Exception as error:  # wrong declarations, and whatever else `datasets` raises
@@ -118,7 +118,7 @@ def _loading_error_message(data: DataArguments, error: Exception) -> str:
 
 
 def hub_commit(split: Dataset) -> str | None:
-    """Return the commit on the Hub that a split was loaded from; None for local files.
+    """Return the commit on the Hub that a split was loaded from, or None if it is of local files.
 
     It is the name of the folder in which `datasets` caches the split, so it is known without a network too.
     """
@@ -127,7 +127,7 @@ def hub_commit(split: Dataset) -> str | None:
 
 
 def _rename_splits(data: DataArguments, loaded: DatasetDict, existing: list[str] | None = None) -> DatasetDict:
-    """Return the splits of a dataset as ``train``, ``validation`` and ``test``.
+    """Return the splits of a dataset under the names ``train``, ``validation`` and ``test``.
 
     Args:
         data: with --train_split_name, --validation_split_name and --test_split_name.
@@ -151,7 +151,7 @@ def _rename_splits(data: DataArguments, loaded: DatasetDict, existing: list[str]
 
 
 def folder_of_relative_paths(data: DataArguments, split: str) -> Path | None:
-    """Return the folder that relative paths in the table of a split start from; None if it is not a local table."""
+    """Return the folder that relative paths in the table of a split start from, or None if no table is local."""
     file = getattr(data, "source_file" if split == "replay" else f"{split}_file", None) or data.train_file
     if file:
         return Path(file).parent

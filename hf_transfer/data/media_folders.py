@@ -19,7 +19,9 @@ MEDIA_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".png", ".jp
 
 
 def labelled_folders(folder: Path) -> DatasetDict:
-    """Read media files in a subfolder for each label: ``LABEL/FILE``, or ``train/LABEL/FILE`` and so on.
+    """Return the paths of media files and their labels, by split, from a folder with a subfolder for each label.
+
+    They are ``LABEL/FILE``, or ``train/LABEL/FILE`` and so on.
 
     Returns:
         The splits, with the columns ``file_name``, an absolute path, and ``label``; empty if there are no such files.
@@ -43,7 +45,7 @@ def labelled_folders(folder: Path) -> DatasetDict:
 
 
 def audiofolder_tables(folder: Path) -> dict[str, Path]:
-    """Return the ``metadata`` table of a folder, or of the subfolder of each split, by split; empty if none."""
+    """Return by split the ``metadata`` table of a folder, or of its subfolders; empty without such tables."""
     folders = {"train": folder}
     if folder.is_dir() and not any(_metadata_tables(folder)):
         folders = {
@@ -62,7 +64,7 @@ def _metadata_tables(folder: Path) -> Iterator[Path]:
 def load_audiofolder(
     folder: Path, tables: dict[str, Path], *, column_names: list[str] | None = None, delimiter: str | None = None
 ) -> DatasetDict:
-    """Load the tables of an audiofolder, with absolute paths in ``file_name``.
+    """Load the tables of an audiofolder, and return its splits, with absolute paths in ``file_name``.
 
     Args:
         folder: with the media files.
@@ -90,7 +92,7 @@ def load_audiofolder(
 
 
 def _absolute_paths(table: Path, cells: list[str | None]) -> list[str | None]:
-    """Return the files that a table names as absolute paths; None for a cell without a name.
+    """Return as absolute paths the files that the cells of a table name, [n]; None for a cell without a name.
 
     Raises:
         InputError: a cell names a file outside the table's folder.

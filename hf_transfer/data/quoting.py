@@ -17,7 +17,7 @@ _ENCLOSED = re.compile(r'"(?:[^"]|"")*"', re.DOTALL)
 
 
 def quotes_are_literal(lines: Iterable[str], delimiter: str) -> bool:
-    """Check whether the quotes in a delimited file are part of its texts, and do not enclose cells.
+    """Return whether the quotes in a delimited file are part of its texts, and do not enclose cells.
 
     The file is read both ways. If only one gives rows of equal width, it is right. Otherwise: if a quoted cell holds
     line breaks, and its lines are complete rows by themselves, a lone quote has merged them, so quotes are text.
@@ -51,7 +51,7 @@ def without_stray_returns(lines: Iterable[str]) -> Iterator[str]:
 
 
 class _RecordingLines:
-    """Iterates over lines and records those of the current row; ends if a row is longer than `MAX_CELL_LENGTH`."""
+    """Iterator over lines that records those of the current row, and ends if they exceed `MAX_CELL_LENGTH`."""
 
     def __init__(self, lines: Iterable[str]):
         self.lines = iter(lines)
@@ -70,13 +70,13 @@ class _RecordingLines:
         return line
 
     def take(self) -> list[str]:
-        """Return the lines since the last call."""
+        """Return the list of the lines that were read since the last call."""
         recorded, self.recorded, self.size = self.recorded, [], 0
         return recorded
 
 
 class _Column:
-    """What the cells of a column are like, in the rows that are the same with and without quoting."""
+    """Record of what the cells of a column are like, in the rows that are the same with and without quoting."""
 
     def __init__(self) -> None:
         self.values: set[str] = set()
@@ -86,7 +86,7 @@ class _Column:
         self.has_empty = False
 
     def add(self, cell: str, written: str) -> None:
-        """Add a cell.
+        """Add a cell to the record of the column.
 
         Args:
             cell: its content.
@@ -103,7 +103,7 @@ class _Column:
         self.has_unquoted_text = self.has_unquoted_text or (is_text and not is_quoted)
 
     def resembles(self, cell: str, rows: int) -> bool | None:
-        """Check whether a cell is like the column's others; None if these are too different to tell.
+        """Return whether a cell is like the column's others, or None if these are too different to tell.
 
         Args:
             cell: its content.
@@ -118,7 +118,7 @@ class _Column:
 
 
 class _Evidence:
-    """Evidence in the rows of a file for either reading: with quotes that enclose cells, or with literal quotes."""
+    """Collector of evidence, from a file's rows, on whether quotes enclose cells or are part of the texts."""
 
     def __init__(self, delimiter: str):
         self.delimiter = delimiter
@@ -136,7 +136,7 @@ class _Evidence:
         self.rows = -1  # of one line by both readings, without the header
 
     def add(self, cells: list[str], lines: list[str]) -> None:
-        """Add a row of the reading with quoting, and the lines that it was read from."""
+        """Add the cells of a row as read with quoting, and the lines that it was read from."""
         if not cells:
             return
         self.quoted_width = self.quoted_width or len(cells)
@@ -152,7 +152,7 @@ class _Evidence:
                 self.columns[i].add(cell, written)
 
     def add_line(self, line: str) -> list[str]:
-        """Add a line as a row of the literal reading, and return its cells."""
+        """Add a line as a row in which quotes are part of the texts, and return its cells."""
         cells = line.rstrip("\r\n").split(self.delimiter)
         if cells == [""]:
             return cells
@@ -172,7 +172,7 @@ class _Evidence:
         return cells
 
     def quotes_are_literal(self, *, quoting_is_usual: bool) -> bool:
-        """Decide whether quotes are part of the texts.
+        """Return whether quotes are part of the texts, by the evidence of the rows that were added.
 
         Args:
             quoting_is_usual: whether files with this delimiter usually have quoted cells.
@@ -199,7 +199,7 @@ class _Evidence:
         return not by_spreadsheet and not quotes_whole_column
 
     def _are_rows(self, literal_rows: list[list[str]]) -> bool:
-        """Check whether the lines of a multi-line cell look like the other rows of the file."""
+        """Return whether the lines of a multi-line cell look like the other rows of the file."""
         similar = 0
         for cells in literal_rows:
             for i, cell in enumerate(cells):
@@ -213,7 +213,7 @@ class _Evidence:
 
 
 def has_width(cells: list[str], width: int) -> bool:
-    """Check whether a row has `width` cells, not counting empty ones at its end."""
+    """Return whether a row has `width` cells, not counting empty ones at its end."""
     return len(cells) >= width and not any(cell.strip() for cell in cells[width:])
 
 
@@ -223,7 +223,7 @@ def _shape(cell: str) -> str:
 
 
 def line_of_unclosed_quote(lines: Iterable[str], first: int) -> int:
-    """Return the line, from 1, with the quote that opens a cell and is never closed.
+    """Return the number, from 1, of the line with a quote that opens a cell and is never closed.
 
     Args:
         lines: of the file.

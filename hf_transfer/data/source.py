@@ -19,7 +19,9 @@ SMALLEST_HALF_OF_FOUND_UNITS, SMALLEST_HALF = 0.4, 0.25
 def separate_source(
     splits: DatasetDict, data: DataArguments, seed: int, identities: Callable[[Dataset], list[str]], *, asked: bool
 ) -> tuple[DatasetDict, Dataset | None]:
-    """Move the source examples out of the splits: some to measure forgetting, others to replay.
+    """Move source examples out of the splits, and return the splits and the examples that can be replayed.
+
+    Some become the split ``source``, which measures forgetting.
 
     Test examples of --source_group become the split ``source``; its training examples can be replayed. A --source_file
     is halved if it has to serve both. Equal examples stay in the same half, and so do those of one unit, if whole
@@ -83,7 +85,7 @@ def _separate_source_group(splits: DatasetDict, data: DataArguments, source_grou
 def _halves(
     source: Dataset, seed: int, identities: Callable[[Dataset], list[str]], *, asked: bool
 ) -> tuple[Dataset, Dataset]:
-    """Halve a dataset so that equal examples are in one half, and whole units too if they can be nearly halved.
+    """Return the two halves of a dataset, with equal examples in one half, and whole units if possible.
 
     Raises:
         InputError: too many examples are equal, or of one unit.
@@ -110,7 +112,9 @@ def add_replay(
     seed: int,
     identities: Callable[[Dataset], list[str]],
 ) -> DatasetDict:
-    """Add source examples to training, as many as --replay says, and none that are held out.
+    """Return the splits with source examples added to training, as many as --replay says.
+
+    Source examples that are held out are not added.
 
     Args:
         splits: with ``train``.
@@ -152,7 +156,7 @@ def _with_columns_of(train: Dataset, replayed: Dataset) -> Dataset:
 
 
 def _rows_by_group(split: Dataset, group: str) -> tuple[list[int], list[int]]:
-    """Return the indices of the rows outside a group, and of those in it."""
+    """Return the indices of the rows outside a group, and those of the rows in it."""
     groups = split["group"][:]
     outside = [i for i, name in enumerate(groups) if name != group]
     return outside, [i for i, name in enumerate(groups) if name == group]

@@ -10,7 +10,7 @@ SPLIT_COLUMNS = ("split", "set", "partition")
 
 
 def divide_by_split_column(table: Dataset, source: str) -> DatasetDict:
-    """Divide a table into train, validation and test by one of `SPLIT_COLUMNS`, and log it.
+    """Divide a table by its column of splits (`SPLIT_COLUMNS`), log it, and return train, validation and test.
 
     A column divides the table if at least half of its rows name a split in it and some name training.
 
@@ -48,7 +48,7 @@ def divide_by_split_column(table: Dataset, source: str) -> DatasetDict:
 
 
 def _divide(table: Dataset, column: str, values: list[str], rows: dict[str, list[int]], source: str) -> DatasetDict:
-    """Divide a table by the rows of each split.
+    """Return the splits of a table, divided by the row indices of each split, and log their sizes.
 
     Args:
         table: the user's rows.

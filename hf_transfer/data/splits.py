@@ -18,7 +18,7 @@ USUAL_SPLIT_NAMES = {
 
 
 def require_columns(split: Dataset, name: str, columns: Mapping[str, str], flag: str | None = None) -> None:
-    """Check that a split has all of the user's columns.
+    """Raise an error if a split lacks one of the user's columns.
 
     Args:
         split: the user's rows.
@@ -45,7 +45,7 @@ def find_column(
     *,
     hint: Callable[[], str] = lambda: "",
 ) -> str:
-    """Return the column that the user names, or else the first column with a usual name, and log which it is.
+    """Return the column that the user names, or else the first with a usual name, which is logged.
 
     Args:
         columns: of the table.

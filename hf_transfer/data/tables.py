@@ -88,7 +88,7 @@ def _require_table(path: Path) -> None:
 
 
 def _tables_beside(path: Path) -> str:
-    """Return a sentence with the tables in a file's folder, and the one with the nearest name."""
+    """Return a sentence that lists the tables in a file's folder, and the one with the nearest name."""
     if not path.parent.is_dir():
         return f" The folder {path.parent} does not exist either."
     with suppress(OSError):  # the folder's files may be readable although it cannot be listed
@@ -120,14 +120,14 @@ def show_progress_bars_for(rows: int) -> None:
 
 
 def load_table(file: str, *, column_names: Sequence[str] | None = None, delimiter: str | None = None) -> Dataset:
-    """Load a local table as a memory-mapped `Dataset`, from the cache unless the file has changed."""
+    """Return a local table as a memory-mapped `Dataset`, from the cache unless the file has changed."""
     return load_tables([file], column_names=column_names, delimiter=delimiter)
 
 
 def load_tables(
     files: Sequence[str | Path], *, column_names: Sequence[str] | None = None, delimiter: str | None = None
 ) -> Dataset:
-    """Load local tables of one format and the same columns, one after another, as a memory-mapped `Dataset`.
+    """Return local tables of one format and the same columns, one after another, as a memory-mapped `Dataset`.
 
     Args:
         files: paths of the tables.
@@ -186,13 +186,13 @@ def _load_parquet(paths: list[Path]) -> Dataset:
 
 
 def file_digest(path: Path) -> str:
-    """Return a hash of a file's content."""
+    """Return a hash (hexadecimal digits) of a file's content."""
     with reading(path), path.open("rb") as stream:
         return hashlib.file_digest(stream, "blake2b").hexdigest()
 
 
 def _columns(paths: Sequence[Path], column_names: Sequence[str] | None, delimiter: str | None) -> dict[str, bool]:
-    """Return the columns of tables, and whether each holds lists or objects; log how the files are read.
+    """Return for each column of some tables whether it holds lists or objects; log how the files are read.
 
     Raises:
         InputError: a table has other columns than the first.

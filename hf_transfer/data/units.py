@@ -31,7 +31,9 @@ ENOUGH_TO_RESAMPLE = 10
 def usual_unit_column(
     columns: Sequence[str], other: Sequence[str | None] = (), nouns: Sequence[str] = tuple(USUAL_UNITS)
 ) -> str | None:
-    """Return the first column named like a speaker, patient or camera, ignoring case and punctuation; None if absent.
+    """Return the first column named like a speaker, patient or camera, or None if there is no such column.
+
+    Case and punctuation are ignored.
 
     Args:
         columns: of the table.
@@ -47,7 +49,7 @@ def usual_unit_column(
 
 
 def unit_names(split: Dataset) -> list[str] | None:
-    """Return the unit of each example [n]: the value of --split_by, or its speaker; None if no column has them."""
+    """Return the unit of each example, [n]: its value of --split_by or its speaker; None without such a column."""
     column = next((name for name in (UNIT, "speaker") if name in split.column_names), None)
     return None if column is None else split[column][:]
 
@@ -73,7 +75,7 @@ def resampling_units(names: Sequence[str] | None, n: int) -> np.ndarray:
 
 
 def resamples_single_examples(names: Sequence[str] | None, n: int) -> bool:
-    """Check whether a bootstrap draws each of `n` examples by itself: see `resampling_units`."""
+    """Return whether a bootstrap draws each of `n` examples by itself, as they have too few units to draw."""
     return int(resampling_units(names, n).max(initial=-1)) + 1 == n
 
 
@@ -90,7 +92,7 @@ def noun_of_resampling_units(test: Dataset, column: str | None) -> str:
 
 
 def unit_column(data: DataArguments, columns: Sequence[str], usual: str | None) -> str | None:
-    """Return the column of units that drawn splits keep whole: --split_by, or else the one with a usual name.
+    """Return the column of units that drawn splits keep whole (--split_by, or one with a usual name), or None.
 
     Args:
         data: with --split_by.
@@ -123,7 +125,7 @@ def _letters(column: str) -> str:
 
 
 def unit_numbers(identities: Sequence[Hashable], values: Sequence[str] | None = None) -> np.ndarray:
-    """Number the examples so that those that have to be on the same side of a split have the same number, [n].
+    """Return a number for each example, [n], the same for those that have to be on the same side of a split.
 
     Args:
         identities: a key for each example; examples with the same key are equal.
@@ -146,12 +148,12 @@ def unit_numbers(identities: Sequence[Hashable], values: Sequence[str] | None = 
 
 
 def unit_numbers_of_split(split: Dataset, identities: Sequence[Hashable]) -> np.ndarray:
-    """Number the examples of a split, [n], with the same number for equal ones and those of one unit."""
+    """Return a number for each example of a split, [n], the same for equal ones and those of one unit."""
     return unit_numbers(identities, unit_names(split))
 
 
 def few_units_caveats(test: Dataset, column: str) -> list[str]:
-    """Return, and log, a sentence if the test split has too few units to resample whole ones; else an empty list.
+    """Return and log a sentence if the test split has too few units to resample whole; else return an empty list.
 
     Args:
         test: the test split.

@@ -24,12 +24,12 @@ NESTED = (dict, list, tuple, set, frozenset, np.ndarray)
 
 
 def is_blank(text: str) -> bool:
-    """Check whether a text has no visible character: only white space, control and zero-width characters."""
+    """Return whether a text has no visible character: only white space, control and zero-width characters."""
     return _INVISIBLE.fullmatch(text) is not None
 
 
 def is_missing(value: Any) -> bool:
-    """Check whether a value is missing: None, NaN, NaT or pandas' NA."""
+    """Return whether a value is missing: None, NaN, NaT or pandas' NA."""
     if value is None:
         return True
     if isinstance(value, (str, bytes, *NESTED)):
@@ -69,7 +69,7 @@ def as_text(value: Any) -> str:
 
 
 def read_text(value: Any) -> tuple[str, str | None]:
-    """Return the text in a cell, and the reason why it cannot be used, or None if it can.
+    """Return the text in a cell, and the reason why it cannot be used, or None if it can be used.
 
     Training, evaluation and prediction all read texts with this function.
     """
@@ -87,7 +87,9 @@ def read_text(value: Any) -> tuple[str, str | None]:
 
 
 def storable(value: Any) -> Any:
-    """Return a JSON value as Arrow can store it: lone surrogates, which UTF-8 cannot encode, as NUL, and NaN as None.
+    """Return a JSON value as Arrow can store it: lone surrogates as NUL, and NaN as None.
+
+    UTF-8 cannot encode lone surrogates.
 
     `read_text` refuses a text with NUL just as it refuses one with a lone surrogate.
     """
@@ -101,7 +103,7 @@ def storable(value: Any) -> Any:
 
 
 def quoted(value: Any) -> str:
-    """Return a value as messages quote it, cut to 80 characters."""
+    """Return a value as text as messages quote it, cut to 80 characters."""
     if isinstance(value, list):
         value = [round(item, 10) if isinstance(item, float) else item for item in value]
     text = json.dumps(value, ensure_ascii=True, default=str) if isinstance(value, (dict, list)) else repr(value)
@@ -109,7 +111,9 @@ def quoted(value: Any) -> str:
 
 
 def canonical_names(names: Iterable[str]) -> dict[str, str]:
-    """Map the names in a column to canonical forms, so that names that mean the same number or truth value are one.
+    """Return the canonical form of each name in a column, by name.
+
+    Names that mean the same number or truth value have the same form.
 
     If all names are ``true`` or ``false`` in any case, they become ``True`` and ``False``. If all are numbers, ``1.0``
     becomes ``1``; ``01`` is not a number: with it in the column, all names stay as they are.
@@ -123,14 +127,14 @@ def canonical_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def _without_zeros(number: str) -> str:
-    """Return a number without the zeros behind its point, and 0 for -0."""
+    """Return a number, as text, without the zeros behind its point, and 0 for -0."""
     match = _ENDS_IN_ZEROS.fullmatch(number)
     without_zeros = match.group(1) if match else number
     return "0" if without_zeros == "-0" else without_zeros
 
 
 def names_by_canonical_form(names: Iterable[str]) -> dict[str, str]:
-    """Map canonical forms to the known names that have them, without forms that several names share.
+    """Return the known names by canonical form, without forms that several names share.
 
     With it, a label that another file writes differently (``1.0`` for ``1``) is recognised.
     """
@@ -141,5 +145,5 @@ def names_by_canonical_form(names: Iterable[str]) -> dict[str, str]:
 
 
 def canonical_name(name: str) -> str:
-    """Return the canonical form of a single name: see `canonical_names`."""
+    """Return the canonical form of a single name, such as ``1`` for ``1.0``: see `canonical_names`."""
     return canonical_names([name])[name]

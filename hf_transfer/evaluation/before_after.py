@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def measure_before_and_after(
     task: "Task", before: np.ndarray, after: np.ndarray, split: Dataset, config: "PretrainedConfig", seed: int
 ) -> dict[str, Any]:
-    """Return what a report says of a split: metrics before and after, intervals, groups and the error analysis.
+    """Return the report's entries on a split: metrics before and after, intervals, groups, error analysis.
 
     Where intervals are over whole units (patients, speakers), groups of too few units have no intervals.
 

@@ -25,7 +25,7 @@ WeightedMetrics = Callable[[Array], dict[str, Array]]
 
 @dataclass(frozen=True)
 class ResampledMetrics(Generic[Key]):
-    """Metrics as a function of example weights, and which examples are resampled together.
+    """Dataclass of metrics as a function of example weights, and of which examples are resampled together.
 
     Attributes:
         unit_numbers: the number of each example's unit (itself, or its patient or speaker), [n]; whole units are
@@ -46,11 +46,11 @@ class ResampledMetrics(Generic[Key]):
 
     @property
     def num_units(self) -> int:
-        """The number of units: of examples, or of patients or speakers where these are resampled whole."""
+        """Number of units: of examples, or of patients or speakers if these are resampled whole."""
         return int(self.unit_numbers.max()) + 1
 
     def support_of(self, name: str | tuple[str, str]) -> Array:
-        """Return how many units a metric depends on, one number for each of its labels."""
+        """Return the number of units that a metric depends on, for each of its labels, [labels]."""
         kind, metric = name if isinstance(name, tuple) else ("", name)
         if kind == "gain" and metric in self.changed:
             return np.array([len(np.unique(self.unit_numbers[self.changed[metric]]))])
@@ -58,7 +58,7 @@ class ResampledMetrics(Generic[Key]):
 
 
 def bootstrap(resampled: ResampledMetrics[Key], *, seed: int) -> dict[Key, list[float]]:
-    """Return the 95 % bootstrap interval of every metric.
+    """Return the 95 % bootstrap interval, ``[low, high]``, of every metric by name.
 
     Metrics have bias-corrected and accelerated (BCa) intervals, differences have percentile intervals. Both are
     widened for few examples: see `small_sample_factor`. Where all resamples give the same value and it is a limit of
@@ -110,7 +110,7 @@ def paired_metrics(before: WeightedMetrics, after: WeightedMetrics) -> Callable[
 
 
 def split_by_kind(intervals: Mapping[tuple[str, str], list[float]]) -> dict[str, dict[str, list[float]]]:
-    """Return the intervals of `paired_metrics` by kind: ``after`` and ``gain``, each by the name of the metric."""
+    """Return intervals of metrics by kind, ``after`` or ``gain`` (after minus before), each by the metric's name."""
     return {
         kind: {name: ends for (own_kind, name), ends in intervals.items() if own_kind == kind}
         for kind in ("after", "gain")
@@ -120,13 +120,16 @@ def split_by_kind(intervals: Mapping[tuple[str, str], list[float]]) -> dict[str,
 def compute_in_batches(
     compute: Callable[[Array], dict[AnyKey, Array]], weights: Iterable[Array]
 ) -> dict[AnyKey, Array]:
-    """Return the values of `compute` by name, [all rows], for weights that come in batches of rows."""
+    """Return by name the metrics that `compute` gives for weights that come in batches of rows, [all rows]."""
     batches = [compute(rows) for rows in weights]
     return {name: np.concatenate([np.atleast_1d(batch[name]) for batch in batches]) for name in batches[0]}
 
 
 def resample_weights(unit_numbers: Array, seed: int) -> Iterator[Array]:
-    """Yield how often each example is drawn in each resample, in batches [resamples, n]; see `ResampledMetrics`."""
+    """Yield how often each example is drawn in each resample of a bootstrap, in batches [resamples, n].
+
+    Whole units are drawn: see `ResampledMetrics`.
+    """
     generator, num_units = np.random.default_rng(seed), int(unit_numbers.max()) + 1
     batch_size = max(1, min(RESAMPLES, _WEIGHTS_PER_BATCH // len(unit_numbers)))
     for start in range(0, RESAMPLES, batch_size):
@@ -155,7 +158,9 @@ def bca_interval(
     *,
     stretch: float = 1.0,
 ) -> list[float]:
-    """Return the bias-corrected and accelerated (BCa) interval: Efron 1987, https://doi.org/10.2307/2289144.
+    """Return a metric's bias-corrected and accelerated (BCa) 95 % interval ``[low, high]``, from its resamples.
+
+    Efron 1987, https://doi.org/10.2307/2289144.
 
     Plain percentile intervals are too short on the far side of metrics near 0 or 1. The resampled values are shifted
     so that their mean is `measured`: the resampled values of a mean over rare labels are too low.
@@ -191,7 +196,9 @@ def bca_interval(
 def percentile_interval(
     values: Array, measured: float, changed_support: Array, support: Array, num_units: int, metric: str
 ) -> list[float]:
-    """Return the percentile interval of a difference: Efron & Tibshirani 1993, chapter 13.
+    """Return the 95 % percentile interval ``[low, high]`` of a difference, from its resamples.
+
+    Efron & Tibshirani 1993, chapter 13.
 
     Args:
         values: the difference in each resample, [resamples]; NaN where there is none.
@@ -240,13 +247,13 @@ def exact_lower_end(n: int) -> float:
 
 
 def _exact_width(support: Array) -> float:
-    """Return the width of the exact interval of a proportion of 0 or 1, averaged over labels."""
+    """Return the width of the exact 95 % interval of a proportion of 0 or 1, averaged over labels."""
     widths = [1 - exact_lower_end(max(1, round(count))) for count in support if count > 0]
     return float(np.mean(widths)) if widths else 1.0
 
 
 def _interval_of_constant(value: float, support: Array, metric_limits: tuple[float, float]) -> list[float]:
-    """Return the interval of a metric that is the same in all resamples.
+    """Return the interval ``[low, high]`` of a metric that is the same in all resamples.
 
     Where it is no limit of the metric, nothing is known: a correlation is 0 where all predictions are the same.
     """

@@ -21,7 +21,7 @@ def measure_groups(
     split: Dataset,
     config: "PretrainedConfig | None",
 ) -> dict[str, dict[str, Any]]:
-    """Return every metric of each group, with the number of ``examples``, and before training (``<name>_before``).
+    """Return by group every metric, the number of ``examples``, and metrics before training (``<name>_before``).
 
     Args:
         task: computes the metrics.
@@ -41,7 +41,7 @@ def measure_groups(
 
 
 def rows_by_group(split: Dataset) -> dict[str, np.ndarray]:
-    """Return the row numbers of each group by its name; nothing without a column ``group``."""
+    """Return the row numbers of each group, [n], by its name; empty without a column ``group``."""
     if "group" not in split.column_names:
         return {}
     groups = np.asarray(split["group"][:])
@@ -49,7 +49,7 @@ def rows_by_group(split: Dataset) -> dict[str, np.ndarray]:
 
 
 def group_summary_metrics(task: "Task", groups: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Return the task's first metric for each group, for the worst group, and its mean over groups.
+    """Return the task's first metric for each group, for the worst group, and its mean over groups, by name.
 
     Checkpoints can be chosen by them (``--metric_for_best_model``).
     """

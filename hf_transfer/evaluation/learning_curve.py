@@ -21,7 +21,7 @@ CONTROL = "scratch"
 
 
 class Curve(TypedDict):
-    """A metric by number of training examples; every value is a list [sizes], in ascending order of size."""
+    """Dictionary of a metric by number of training examples; each value is a list [sizes], in ascending order."""
 
     examples: list[int]
     mean: list[float]
@@ -33,7 +33,7 @@ class Curve(TypedDict):
 def describe_curves(
     runs: Sequence[Mapping[str, Any]], metric: str, *, greater_is_better: bool, seed: int
 ) -> dict[str, Any]:
-    """Return the learning curve of each method, its forecast, and what pretraining is worth.
+    """Return the learning curve of each method, its forecast, and what pretraining is worth, as a dictionary.
 
     Args:
         runs: with ``method``, ``size``, ``examples``, ``metrics``, ``confidence`` and ``training_seconds``; several
@@ -75,7 +75,7 @@ def describe_curves(
 
 
 def _curve(draws: Sequence[Sequence[Mapping[str, Any]]], values: Sequence[Array]) -> Curve:
-    """Return the learning curve of a method.
+    """Return the learning curve of a method from its runs: a metric by number of training examples.
 
     Args:
         draws: the runs of each size, in ascending order of size.
@@ -91,7 +91,7 @@ def _curve(draws: Sequence[Sequence[Mapping[str, Any]]], values: Sequence[Array]
 
 
 def _test_standard_error(runs: Sequence[Mapping[str, Any]], metric: str) -> float:
-    """Return the standard error of the metric over test examples, which all runs share."""
+    """Return the standard error of a metric over test examples, which all runs share, from its intervals."""
     intervals = [run["confidence"][metric] for run in runs if metric in run.get("confidence", {})]
     return float(np.mean([high - low for low, high in intervals])) / (2 * NORMAL_95) if intervals else 0.0
 
@@ -103,7 +103,7 @@ def _mean_examples(runs: Sequence[Mapping[str, Any]]) -> int:
 def forecast(
     sizes: Sequence[int], errors: Sequence[Array], at: int, seed: int, *, test_error: float
 ) -> dict[str, float] | None:
-    """Return the error at another number of examples, by a power law with a floor: ``a + b n^-c``.
+    """Return the forecast error at another number of examples, by a power law ``a + b n^-c``, or None.
 
     Hestness et al. 2017, https://arxiv.org/abs/1712.00409. An extrapolation: it holds as long as the curve goes on in
     the same way.
@@ -136,13 +136,13 @@ def forecast(
 
 
 def _resampled_mean(values: Array, generator: np.random.Generator) -> float:
-    """Return the mean of resampled values; scaled, as resampled values vary less by a factor of (n - 1) / n."""
+    """Return the mean of resampled values, scaled, as they vary less by a factor of (n - 1) / n."""
     mean, n = values.mean(), len(values)
     return float(mean + (generator.choice(values, n).mean() - mean) * (n / (n - 1)) ** 0.5)
 
 
 def _power_law_at(sizes: Sequence[int], errors: Sequence[float], at: int) -> float | None:
-    """Return the error at another size by a power law fitted to the errors [sizes]; None without a good fit."""
+    """Return the error at another size by a power law fitted to errors [sizes], or None without a good fit."""
     n, e = np.asarray(sizes, dtype=float), np.asarray(errors, dtype=float)
     unit = float(np.abs(e).max()) or 1.0  # the optimizer's step sizes and tolerances expect errors of about 1
     e = e / unit

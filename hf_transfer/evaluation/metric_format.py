@@ -31,5 +31,5 @@ def format_metric(value: float | None, metric: str, digits: int = 3, *, sign: bo
 
 
 def format_interval(ends: Sequence[float | None] | None, metric: str, digits: int = 3, *, sign: bool = False) -> str:
-    """Return ``[low, high]`` of a metric as text; nothing without an interval."""
+    """Return the interval ``[low, high]`` of a metric as text, or an empty string without an interval."""
     return f"[{', '.join(format_metric(end, metric, digits, sign=sign) for end in ends)}]" if ends else ""

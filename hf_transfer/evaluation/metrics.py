@@ -15,7 +15,7 @@ Array = NDArray[Any]
 
 
 def confusion_matrix(references: Array, predictions: Array, num_labels: int, weights: Array | None = None) -> Array:
-    """Return weighted counts [..., num_labels, num_labels], true labels by predicted labels.
+    """Return weighted counts of examples [..., num_labels, num_labels], true labels by predicted labels.
 
     Args:
         references: true label ids [n].
@@ -33,7 +33,7 @@ def confusion_matrix(references: Array, predictions: Array, num_labels: int, wei
 
 
 def _ratio(numerator: Array, denominator: Array) -> Array:
-    """Return the ratio; 0 where the denominator is 0, as scikit-learn's `zero_division=0`."""
+    """Return the ratio of two arrays, or 0 where the denominator is 0, as scikit-learn's `zero_division=0`."""
     return np.divide(numerator, denominator, out=np.zeros_like(numerator, dtype=float), where=denominator > 0)
 
 
@@ -45,7 +45,7 @@ def scores_by_label(confusion: Array) -> tuple[Array, Array, Array]:
 
 
 def _masked_mean(values: Array, mask: Array) -> Array:
-    """Return the mean over the last axis, [...], of the values where `mask` is true; NaN where it never is.
+    """Return the mean over the last axis, [...], of the values where `mask` is true, or NaN where it never is.
 
     Args:
         values: [..., num_labels].
@@ -95,7 +95,7 @@ def label_metrics(confusion: Array, full_confusion: Array | None = None) -> dict
 
 
 def multilabel_metrics(references: Array, predictions: Array, weights: Array | None = None) -> dict[str, Array]:
-    """Return metrics of examples with several labels, each [...].
+    """Return the metrics of examples with several labels by name, each [...].
 
     Accuracy is the proportion of examples with every label right. F1, precision and recall are macro averages over
     labels; ``f1_micro`` is the micro average. Averages are over the labels that occur, also in a resample (for
@@ -125,7 +125,7 @@ def multilabel_metrics(references: Array, predictions: Array, weights: Array | N
 
 
 def ranking_metrics(references: Array, scores: Array, weights: Array | None = None) -> dict[str, Array]:
-    """Return ROC AUC and average precision of label 1, each [...]; NaN where only one of the labels occurs.
+    """Return ROC AUC and average precision of label 1, each [...], or NaN where only one of the labels occurs.
 
     Args:
         references: true label ids, 0 or 1, [n].
@@ -154,17 +154,17 @@ def ranking_metrics(references: Array, scores: Array, weights: Array | None = No
 
 
 class MetricInMemory(evaluate.Metric):
-    """An `evaluate.Metric` that computes in memory: evaluate itself first writes its inputs to a locked file."""
+    """Base class of metrics that compute in memory: `evaluate.Metric` first writes its inputs to a locked file."""
 
     def compute(self, **inputs: Any) -> dict:
-        """Compute the metric, as `evaluate.Metric` does."""
+        """Compute the metric, and return its value by name, as `evaluate.Metric` does."""
         if set(self.features) <= set(inputs):
             return self._compute(**inputs)
         return super().compute(**inputs) or {}  # of the batches given to `add_batch`
 
 
 class _LabelMetric(MetricInMemory):
-    """A metric of label ids: ``compute(predictions=[n], references=[n])`` returns ``{name: value}``."""
+    """Metric of predicted label ids: ``compute(predictions=[n], references=[n])`` returns ``{name: value}``."""
 
     key = ""
     summary = ""
@@ -211,7 +211,7 @@ class MatthewsCorrelation(_LabelMetric):
 
 
 class _RankingMetric(MetricInMemory):
-    """A metric of scores: ``compute(prediction_scores=[n], references=[n])``, as evaluate's ``roc_auc``."""
+    """Metric of scores: ``compute(prediction_scores=[n], references=[n])`` returns ``{name: value}``."""
 
     key = ""
     summary = ""

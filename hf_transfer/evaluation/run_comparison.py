@@ -26,7 +26,7 @@ SEED_VARIANCE_BOUND = 0.8
 
 
 class CandidateResult(TypedDict, total=False):
-    """What `compare_runs` returns for each candidate."""
+    """Dictionary of a candidate's result in a comparison: metrics, intervals, difference to the best one."""
 
     metrics: dict[str, float]
     confidence: dict[str, list[float]]
@@ -38,7 +38,7 @@ class CandidateResult(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class _MetricVariance:
-    """Variance of one metric's means over seeds; test examples and seeds are crossed factors.
+    """Dataclass of the variance of one metric's means over seeds; test examples and seeds are crossed factors.
 
     The variance between examples (with the seeds as they are) and that between seeds (with the examples as they are)
     both contain their interaction, and resampling both at once counts it a third time: Owen 2007,
@@ -56,7 +56,7 @@ class _MetricVariance:
 
     @classmethod
     def from_resamples(cls, resampled: Array, measured: Array) -> "_MetricVariance":
-        """Estimate the variance.
+        """Return the variance of a metric, estimated from resamples of the test examples.
 
         Args:
             resampled: values of the resamples, [candidates, seeds, resamples]; NaN where there is none.
@@ -109,7 +109,7 @@ class _MetricVariance:
         return np.maximum(examples, examples - interaction + seeds)
 
     def interval_stretch(self, candidate: int) -> float:
-        """Return how much wider the interval of a candidate's mean is with its seeds than between examples alone.
+        """Return the factor by which seeds widen the interval of a candidate's mean over examples alone.
 
         The degrees of freedom of Student's t are those of Satterthwaite 1946, https://doi.org/10.2307/3002019, for a
         sum in which the variance between seeds alone is uncertain.
@@ -206,7 +206,10 @@ def _add_differences(
     greater_is_better: bool,
     seed: int,
 ) -> None:
-    """Add to the results of each candidate its difference to the best one in `metric`; see `compare_runs`."""
+    """Add to the result of each candidate its difference to the best one in `metric`, with its interval.
+
+    See `compare_runs`.
+    """
     means = np.array([result["metrics"][metric] for result in results.values()])
     best = int(np.argmax(means) if greater_is_better else np.argmin(means))
     factor, one_hot = _simultaneous_factor(variance, seed), np.eye(len(means))
@@ -227,7 +230,7 @@ def _interval_of_mean(
     jackknife_means: Array,
     stretch: float,
 ) -> list[float]:
-    """Return the 95 % interval of a metric's mean over seeds; for a single seed it is the interval of its report."""
+    """Return the 95 % interval of a metric's mean over seeds; for a single seed, that of its report."""
     first = runs[0]
     support = np.mean([run.support_of(name) for run in runs], axis=0)
     ends = bca_interval(resampled_means, mean, jackknife_means, support, first.num_units, name, stretch=stretch)
@@ -282,7 +285,7 @@ def _matrix_square_root(covariance: Array) -> Array:
 
 
 def recommend(results: Mapping[str, CandidateResult], costs: Mapping[str, float]) -> tuple[str, str]:
-    """Return the best candidate, and the cheapest of those within one standard error of it.
+    """Return the names of the best candidate, and of the cheapest of those within one standard error of it.
 
     The one-standard-error rule (Breiman et al. 1984, chapter 3; Hastie et al. 2009, section 7.10), with the standard
     error of the paired difference, which is smaller.

@@ -20,7 +20,7 @@ Processor: TypeAlias = PreTrainedTokenizerBase | FeatureExtractionMixin | Proces
 
 
 class ModelInputs(Protocol):
-    """The examples of a split as inputs of a model: a dataset for `torch.utils.data.DataLoader`.
+    """Protocol of the examples of a split as inputs of a model: a dataset for `torch.utils.data.DataLoader`.
 
     Attributes:
         lengths: length of each example, by which batches are made, [n]: tokens, or samples of audio.
@@ -49,17 +49,17 @@ class ModelInputs(Protocol):
     def __len__(self) -> int: ...
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        """Return examples for `data.batches.Collator`, each with its ``labels`` and ``length``."""
+        """Return the examples at these indices for `data.batches.Collator`, with ``labels`` and ``length``."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch for which augmentation is drawn."""
+        """Set the number of the epoch, for which augmentation is drawn."""
 
     def without_augmentation(self) -> "ModelInputs":
-        """Return the examples without augmentation."""
+        """Return the dataset with examples that are not augmented."""
 
 
 class Input(Protocol):
-    """An input of models: reads the user's columns, loads the processor and makes `ModelInputs`.
+    """Protocol of inputs of models: they read the user's columns, load the processor and make `ModelInputs`.
 
     Standard columns are ours (``text``, ``audio``), whatever the user's columns are called.
 
@@ -76,7 +76,7 @@ class Input(Protocol):
     # --- data -------------------------------------------------------------------------------------------------
 
     def input_columns(self, columns: Sequence[str]) -> dict[str, str]:
-        """Return the user's columns that predictions are made from, by standard column.
+        """Return the user's columns that predictions are made from, by the name of the standard column.
 
         Args:
             columns: of the user's table.
@@ -86,10 +86,10 @@ class Input(Protocol):
         """
 
     def metadata_columns(self, columns: Sequence[str]) -> dict[str, str]:
-        """Return the user's columns with further facts about examples, such as the speaker, by standard column."""
+        """Return the user's columns with further facts about examples, as the speaker, by standard column."""
 
     def prediction_input(self, standard_column: str, value: Any, file: str) -> Any:
-        """Return a cell of a table as the pipeline takes it.
+        """Return the content of a table's cell in the form that the pipeline takes.
 
         Args:
             standard_column: that the cell is read for.
@@ -106,7 +106,7 @@ class Input(Protocol):
         data: DataArguments,
         model: ModelArguments,
     ) -> tuple[dict[str, Dataset], dict[str, dict[str, int]]]:
-        """Read the user's rows into standard columns.
+        """Read the user's rows, and return them as examples in standard columns, with counts of rows left out.
 
         Args:
             splits: the user's rows.
@@ -124,22 +124,22 @@ class Input(Protocol):
         """
 
     def identities(self, split: Dataset) -> list[str]:
-        """Return a key for each example, [n]; examples with the same key count as equal when splits are drawn."""
+        """Return a key for each example, [n]; those with the same key count as equal when splits are drawn."""
 
     def content_hashes(self, split: Dataset) -> list[str]:
-        """Return a hash of each example's input, [n]: any change of the input changes it."""
+        """Return a hash of each example's input, [n]; any change of the input changes it."""
 
     def unit_column(self, columns: Sequence[str]) -> str | None:
-        """Return the user's column of speakers, patients or cameras, which drawn splits keep whole; None if absent."""
+        """Return the user's column of speakers, patients or cameras, which drawn splits keep whole, or None."""
 
     def caveats(self, splits: DatasetDict) -> list[str]:
-        """Return, and log, sentences on why results may look better or more certain than they are; for the report."""
+        """Return and log sentences on why results may look better or more certain than they are, for the report."""
 
     def facts(self, splits: DatasetDict) -> dict[str, Any]:
-        """Return what the report says about the inputs, ready for JSON."""
+        """Return by name what the report says about the inputs of all splits, ready for JSON."""
 
     def leave_out(self, name: str, split: Dataset, fits: list[bool], reason: str, remedy: str) -> Dataset:
-        """Return the examples that fit, and log the others.
+        """Return the examples of a split that fit, and log the others.
 
         Args:
             name: of the split.
@@ -152,17 +152,17 @@ class Input(Protocol):
     # --- model ------------------------------------------------------------------------------------------------
 
     def require_settings(self, model: ModelArguments) -> None:
-        """Check, before the data are read, that the settings are possible with the model.
+        """Raise an error if a setting is not possible with the model; this comes before the data are read.
 
         Raises:
             InputError: a setting is not.
         """
 
     def load_processor(self, model: ModelArguments) -> Processor:
-        """Load the tokenizer, feature extractor or image processor that comes with the model."""
+        """Return the tokenizer, feature extractor or image processor that comes with the model."""
 
     def config_settings(self, old: PretrainedConfig, processor: Processor, *, pretrained: bool) -> dict[str, Any]:
-        """Return the settings of the model's config that the inputs need.
+        """Return by name the settings of the model's config that the inputs need.
 
         Args:
             old: the checkpoint's config.
@@ -190,7 +190,7 @@ class Input(Protocol):
         encoding: TargetEncoding,
         seed: int,
     ) -> tuple[DatasetDict, dict[str, Any]]:
-        """Return the splits without examples that the model cannot take, and the `ModelInputs` of each.
+        """Return the splits without examples that the model cannot take, and the `ModelInputs` of each split.
 
         Args:
             splits: examples in standard columns.
@@ -204,15 +204,15 @@ class Input(Protocol):
         """Return a function that collates the model's inputs of examples into those of a padded batch."""
 
     def train_mode_effects(self, config: PretrainedConfig) -> list[str]:
-        """Return what a model with this config does to its inputs in train mode only, each with its flags."""
+        """Return texts on what a model with this config does to its inputs in train mode only, with the flags."""
 
     # --- report -----------------------------------------------------------------------------------------------
 
     def display_rows(self, split: Dataset) -> list[dict[str, Any]]:
-        """Return the examples as the report's page displays them."""
+        """Return for each example of a split the values that the report's page displays, by name."""
 
     def media_data_uris(self, inputs: Any, rows: Sequence[int]) -> list[str]:
-        """Return examples as data URIs that a page can play or display; empty if there is nothing to.
+        """Return examples as data URIs that a page can play or display; empty for inputs that are read.
 
         Args:
             inputs: the `ModelInputs` of a split.
@@ -220,13 +220,13 @@ class Input(Protocol):
         """
 
     def prediction_fields(self, split: Dataset) -> list[dict[str, Any]]:
-        """Return the fields of each example's input in ``predictions.jsonl``."""
+        """Return for each example of a split the fields of its input in ``predictions.jsonl``, by name."""
 
     def record_key(self, record: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Return a key that identifies the input of a record of ``predictions.jsonl``, the same for every model."""
+        """Return a key for the input of a record of ``predictions.jsonl``, the same whatever model predicted it."""
 
     def predict_arguments(self, records: list[dict[str, Any]], run_arguments: Mapping[str, Any]) -> list[str]:
-        """Return arguments of ``hf-transfer predict`` that try the model on a test example.
+        """Return a list of arguments of ``hf-transfer predict`` that try the model on a test example.
 
         Args:
             records: the first records of ``predictions.jsonl``.

@@ -19,7 +19,7 @@ Outputs: TypeAlias = Any
 
 
 class Target(Protocol):
-    """What is predicted for an example: labels, a number, a transcript.
+    """Protocol of targets: what is predicted for an example, such as labels, a number or a transcript.
 
     Attributes:
         column: standard name of the column, ``label`` or ``text``; the flag ``--<column>_column_name`` names the
@@ -41,18 +41,26 @@ class Target(Protocol):
 
     @property
     def uses_validation_split(self) -> bool:
-        """Whether `decide` uses a validation split; if not, none is drawn unless training evaluates on it."""
+        """Boolean: whether `decide` uses a validation split.
+
+        If not, none is drawn unless training evaluates on it.
+        """
 
     @property
     def requires_validation_split(self) -> bool:
-        """Whether the settings choose something on validation examples; `check` then refuses data without them."""
+        """Boolean: whether the settings choose something on validation examples.
+
+        `check` then refuses data without them.
+        """
 
     # --- data -------------------------------------------------------------------------------------------------
 
     def columns(
         self, splits: DatasetDict, inputs: Mapping[str, Sequence[str]], config: PretrainedConfig | None
     ) -> tuple[DatasetDict, dict[str, str]]:
-        """Find the user's column in each split; where it has to be made of several columns, add it.
+        """Find the user's column of targets in each split, and return the splits and the columns' names.
+
+        If it has to be made of several columns, it is added.
 
         Args:
             splits: the user's rows.
@@ -66,7 +74,7 @@ class Target(Protocol):
     def readers(
         self, splits: DatasetDict, columns: Mapping[str, str], config: PretrainedConfig | None, model: ModelArguments
     ) -> Mapping[str, TargetReader]:
-        """Return the reader of each split's column; arguments as of `columns`."""
+        """Return the reader of each split's column of targets, by split; arguments as of `columns`."""
 
     def prepare_targets(
         self,
@@ -90,12 +98,14 @@ class Target(Protocol):
         """
 
     def strata(self, split: Dataset) -> list[Any]:
-        """Return the stratum of each example: drawn splits get the same share of each."""
+        """Return the stratum of each example, [n]: drawn splits get the same share of each stratum."""
 
     def check(
         self, splits: DatasetDict, identities: Mapping[str, list[str]], describe: Callable[[Dataset, int], str]
     ) -> list[str]:
-        """Refuse, before training, data that would make the run fail or its results meaningless.
+        """Raise an error, before training, for data that would make the run fail; return caveats.
+
+        Data that would make its results meaningless are refused, too.
 
         Args:
             splits: the examples.
@@ -108,7 +118,7 @@ class Target(Protocol):
         """
 
     def facts(self, splits: DatasetDict) -> dict[str, Any]:
-        """Return what report, card and page say of the targets in the data.
+        """Return by name what report, card and page say of the targets in the data.
 
         ``answer`` is the main metric of the run and the name that a sentence gives it.
         """
@@ -116,7 +126,7 @@ class Target(Protocol):
     # --- model ------------------------------------------------------------------------------------------------
 
     def complete_processor(self, processor: Any, model: ModelArguments, splits: DatasetDict | None) -> Processor:
-        """Return the input's processor together with what turns targets into ids and back, such as a CTC tokenizer.
+        """Return the input's processor with what turns targets into ids and back, such as a CTC tokenizer.
 
         Args:
             processor: of the input: a tokenizer or a feature extractor.
@@ -127,7 +137,7 @@ class Target(Protocol):
     def config_settings(
         self, model: ModelArguments, splits: DatasetDict, processor: Processor, *, pretrained: bool
     ) -> dict[str, Any]:
-        """Return settings of the model's config that depend on the target, such as ``id2label``."""
+        """Return by name the settings of the model's config that depend on the target, as ``id2label``."""
 
     def adapt_head(
         self,
@@ -140,7 +150,7 @@ class Target(Protocol):
         *,
         pretrained: bool,
     ) -> list[str]:
-        """Keep the checkpoint's head where it fits this target, and log that; initialise it anew where it does not.
+        """Keep the checkpoint's head if it fits this target, else initialise it; return the new parameters' names.
 
         Args:
             loaded: the model, with a head of the right size.
@@ -165,20 +175,23 @@ class Target(Protocol):
         """
 
     def encoding(self, split: Dataset, processor: Processor, config: PretrainedConfig) -> TargetEncoding:
-        """Return the function that encodes the targets of a split as ``labels`` of the loss."""
+        """Return the function that encodes the targets of a split as the ``labels`` that the loss takes."""
 
     @staticmethod
     def pad(labels: list[Any]) -> torch.Tensor:
-        """Return the ``labels`` of a batch from those of its examples, which `encoding` made."""
+        """Return the ``labels`` of a batch as a tensor, from those of its examples, which `encoding` made."""
 
     def loss_function(self, train: Dataset, model: PreTrainedModel, label_smoothing: float) -> Loss:
-        """Return the training loss."""
+        """Return the training loss of this target, a callable that takes a batch's outputs and the batch."""
 
     def readout(self, processor: Processor, model: PreTrainedModel) -> Readout:
         """Return the function that takes from a batch's outputs what evaluation keeps: logits, a number, a text."""
 
     def finalised(self, model: PreTrainedModel) -> AbstractContextManager[None]:
-        """Bring the trained model into the form that is measured and saved; undo that if the block raises."""
+        """Return a context manager that brings the trained model into the form that is measured and saved.
+
+        It undoes that if the block raises.
+        """
 
     # --- quality ----------------------------------------------------------------------------------------------
 
@@ -189,7 +202,9 @@ class Target(Protocol):
         config: PretrainedConfig,
         identities: Sequence[str] | None,
     ) -> dict[str, Any]:
-        """Fit on the validation split how outputs become predictions (temperature, threshold); save that in `config`.
+        """Fit on the validation split how outputs become predictions (temperature, threshold), and return it.
+
+        It is saved in `config`.
 
         Args:
             outputs: of the validation examples; None without a validation split.
@@ -202,12 +217,12 @@ class Target(Protocol):
         """
 
     def compute_metrics(self, outputs: Outputs, split: Dataset, config: PretrainedConfig | None) -> dict[str, float]:
-        """Return the metrics of outputs on a split, with the decision saved in the config, if one is given."""
+        """Return by name the metrics of outputs on a split, with the decision in the config, if it is given."""
 
     def intervals(
         self, before: Outputs, after: Outputs, split: Dataset, config: PretrainedConfig, seed: int
     ) -> dict[str, Any]:
-        """Return 95 % confidence intervals of the metrics after training (``after``) and of their change (``gain``).
+        """Return 95 % confidence intervals of the metrics ``after`` training, and of their change (``gain``).
 
         Args:
             before: outputs of the untrained model.
@@ -220,7 +235,7 @@ class Target(Protocol):
     def error_analysis(
         self, outputs: Outputs, split: Dataset, config: PretrainedConfig
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Return more entries of the report, such as a confusion matrix, and the worst examples by their ``row``."""
+        """Return more entries of the report, such as a confusion matrix, and the worst examples by ``row``."""
 
     def remarks(self, report: Mapping[str, Any]) -> list[str]:
         """Return sentences on the result that the summary shows below its metrics.
@@ -233,7 +248,7 @@ class Target(Protocol):
         """Return a JSON-ready record for each example: its target, the prediction, scores."""
 
     def resampled_metrics(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> ResampledMetrics[str]:
-        """Return the metrics of records as a function of the examples' bootstrap weights.
+        """Return the metrics of prediction records as `ResampledMetrics`, for the bootstrap.
 
         Args:
             records: as in ``predictions.jsonl``.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def task_class_for_config(config: "PretrainedConfig", name: str) -> "type[Task]":
-    """Return the task class of a fine-tuned model, by the architecture in its config.
+    """Return the task class of a fine-tuned model, by the architecture that its config names.
 
     Args:
         config: of the fine-tuned model.
@@ -51,7 +51,7 @@ def task_class_for_tag(tag: str) -> "type[Task]":
 
 
 def task_class_for_model(model: ModelArguments, argument_names: Collection[str] = ()) -> "type[Task]":
-    """Return the task class that a pretrained model can be fine-tuned for.
+    """Return the task class that a pretrained model can be fine-tuned for, chosen by the given arguments.
 
     Some models can be fine-tuned for several tasks (wav2vec2: speech recognition and audio classification). Then the
     task is the one that has most of the given arguments as its settings; among equals, the first of `_task_classes`.

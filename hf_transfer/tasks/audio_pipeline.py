@@ -32,11 +32,14 @@ class CalibratedAudioClassificationPipeline(LabelPipelineMixin, ClipPipeline, Au
         self.min_length = min_input_samples(self.feature_extractor, self.model)
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
-        """Classify one or several inputs, one at a time: the windows of a clip are a batch already."""
+        """Classify one or several clips, and return labels with scores for each.
+
+        Clips are classified one at a time: the windows of a clip are a batch already.
+        """
         return super().__call__(inputs, **{**kwargs, "batch_size": 1})
 
     def preprocess(self, inputs: Any) -> dict[str, Any]:
-        """Return the windows of a clip as a batch of model inputs."""
+        """Return the windows of a clip as a batch of model inputs, tensors by name."""
         rate = self.feature_extractor.sampling_rate
         size = int(self.whole_seconds * rate)
         try:
@@ -61,7 +64,7 @@ class CalibratedAudioClassificationPipeline(LabelPipelineMixin, ClipPipeline, Au
         return {"logits": logits.float().mean(dim=0, keepdim=True)}
 
     def postprocess(self, model_outputs: Any, top_k: int | None = 5, function_to_apply: Any = None) -> Any:
-        """Return the labels with their scores: the predicted labels first, then the most probable others."""
+        """Return the labels of a clip with their scores: the predicted ones, then the most probable others."""
         if function_to_apply is not None:
             return super().postprocess(model_outputs, top_k, function_to_apply)
         scores = self.label_scores(model_outputs["logits"])
@@ -76,6 +79,9 @@ class CalibratedAudioClassificationPipeline(LabelPipelineMixin, ClipPipeline, Au
         return self.forward(inputs)["logits"][0].cpu().numpy()
 
     def record(self, stream: DecodedStream, source: Source, batch_size: int) -> dict[str, Any]:
-        """Return ``label``, ``score`` and ``scores``; or ``prediction``, a number."""
+        """Return the record of a clip's prediction: ``label``, ``score`` and ``scores``, or ``prediction``.
+
+        ``prediction`` is a number.
+        """
         (record,) = self.prediction_records([self(stream, top_k=None)])
         return record

@@ -15,7 +15,7 @@ from hf_transfer.tasks.task import Task
 
 @dataclass
 class ClassificationTask(LabelSettings, Task):
-    """A task whose target is one label, several labels or a number for each example."""
+    """Base class of tasks whose target is one label, several labels or a number for each example."""
 
     @property
     def target(self) -> Target:

@@ -41,7 +41,7 @@ class SpeechPipeline(ClipPipeline, AutomaticSpeechRecognitionPipeline):
     def preprocess(
         self, inputs: Any, chunk_length_s: float | None = None, stride_length_s: float = MARGIN_SECONDS
     ) -> Iterator[dict[str, Any]]:
-        """Yield the model inputs of a clip, or of each of its chunks.
+        """Yield the model inputs of a clip, or of each of its chunks, tensors by name.
 
         Args:
             inputs: a file, bytes or samples, as pipelines of `transformers` take them.
@@ -70,7 +70,7 @@ class SpeechPipeline(ClipPipeline, AutomaticSpeechRecognitionPipeline):
             raise InputError(f"{input_name(inputs)} cannot be used: {error}") from error
 
     def _forward(self, model_inputs: dict[str, Any], **_: Any) -> dict[str, Any]:
-        """Return the most probable token of each frame, or the logits for a language model, with strides in frames."""
+        """Return the most probable token of each frame, or logits for a language model, with strides in frames."""
         strides, is_last = model_inputs.pop("stride"), model_inputs.pop("is_last")
         logits = self.model(**model_inputs).logits
         if isinstance(strides, tuple):
@@ -81,7 +81,7 @@ class SpeechPipeline(ClipPipeline, AutomaticSpeechRecognitionPipeline):
         return {"is_last": is_last, **outputs, "stride": frame_strides}
 
     def _stride_in_frames(self, stride: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Return the frames of a chunk without its right margin, those of its left margin, and 0.
+        """Return the numbers of frames of a chunk without its right margin and of its left margin, and 0.
 
         Args:
             stride: samples of the chunk, of its left margin and of its right margin.
@@ -94,11 +94,11 @@ class SpeechPipeline(ClipPipeline, AutomaticSpeechRecognitionPipeline):
 
     @property
     def _align_to(self) -> int:
-        """Samples of each frame of the output; the name is that of transformers' pipeline."""
+        """Number of samples of each frame of the output; the name is that of transformers' pipeline."""
         return samples_per_frame(self.feature_extractor, self.model)
 
     def use_language_model(self, file: str) -> None:
-        """Use a KenLM language model for decoding.
+        """Load a KenLM language model from a file, and decode with it from now on.
 
         Args:
             file: the language model, in ARPA format.
@@ -114,7 +114,10 @@ class SpeechPipeline(ClipPipeline, AutomaticSpeechRecognitionPipeline):
         return " ".join(result["text"].split())
 
     def record(self, stream: DecodedStream, source: Source, batch_size: int) -> dict[str, Any]:
-        """Return the ``text`` and its ``words`` with their times in the recording, in seconds."""
+        """Return the record of a clip's prediction: ``text``, and ``words`` with their times in seconds.
+
+        Times are those in the recording of which the clip is an excerpt.
+        """
         result = self(stream, return_timestamps="word", batch_size=min(batch_size, MAX_CHUNKS_PER_BATCH))
         offset, words = start_seconds(source, stream), []
         for chunk in result["chunks"]:

@@ -19,7 +19,7 @@ from hf_transfer.targets.target import Target
 
 @dataclass
 class Task:
-    """Base class of tasks: an input with a target.
+    """Base class of tasks, dataclasses of flags that tie an input to a target.
 
     A task is a dataclass whose fields are the settings of its input and of its target; each field is a flag as well.
     A run asks `input` and `target` for what concerns one of them, and the methods here for what needs both.
@@ -48,21 +48,21 @@ class Task:
 
     @property
     def input(self) -> Input:
-        """The input: what the model is given."""
+        """The `Input` of the task: what the model is given."""
         raise NotImplementedError
 
     @property
     def target(self) -> Target:
-        """The target: what the model learns to predict."""
+        """The `Target` of the task: what the model learns to predict."""
         raise NotImplementedError
 
     def pipeline(self, model: PreTrainedModel, processor: Processor) -> Pipeline:
-        """Return the `transformers.Pipeline` that predicts as the model was measured."""
+        """Return the `transformers.Pipeline` of a model, which predicts as the model was measured."""
         raise NotImplementedError
 
     @classmethod
     def has_models_of(cls, config: PretrainedConfig) -> bool:
-        """Whether a fine-tuned model with this config is a model of this task, whoever trained it."""
+        """Return whether a fine-tuned model with this config is a model of this task, whoever trained it."""
         # The ending alone does not tell the input: Wav2Vec2ForSequenceClassification classifies audio.
         is_supported = type(config) in cls.auto_model._model_mapping or getattr(config, "auto_map", None)
         architectures = getattr(config, "architectures", None) or []
@@ -70,12 +70,12 @@ class Task:
 
     @classmethod
     def settings_from_config(cls, config: PretrainedConfig) -> dict[str, Any]:
-        """Return the settings of the task that are kept in the config of a fine-tuned model."""
+        """Return by name the settings of the task that are kept in the config of a fine-tuned model."""
         return {}
 
     @classmethod
     def setting_names(cls) -> set[str]:
-        """Return the names of the settings of input and target."""
+        """Return the names of the settings of the task's input and target, which are flags."""
         return {field.name for field in fields(cls)}
 
     @classmethod
@@ -88,7 +88,9 @@ class Task:
     def read(
         self, splits: DatasetDict, data: DataArguments, model: ModelArguments, config: PretrainedConfig | None = None
     ) -> tuple[DatasetDict, dict[str, dict[str, int]], dict[str, str]]:
-        """Check the user's rows and return them as examples in standard columns (``text``, ``audio``, ``label``...).
+        """Check the user's rows, and return them as examples in standard columns (``text``, ``label``, ...).
+
+        Rows that are left out are counted.
 
         Args:
             splits: the user's rows.
@@ -131,7 +133,7 @@ class Task:
         return examples, left_out, next(iter(columns.values()))
 
     def _input_columns(self, splits: DatasetDict) -> dict[str, dict[str, str]]:
-        """Return the input columns of each split: those of an earlier split where the table has them, too."""
+        """Return by split the user's columns of inputs; those of an earlier split if the table has them."""
         by_split: dict[str, dict[str, str]] = {}
         for name, split in splits.items():
             shared = next(
@@ -146,16 +148,16 @@ class Task:
         return by_split
 
     def unit_column(self, columns: Sequence[str]) -> str | None:
-        """Return the column of speakers, patients or cameras, each of which is kept in one of the drawn splits."""
+        """Return the column of speakers, patients or cameras, which drawn splits keep whole, or None."""
         target = getattr(self, f"{self.target.column}_column_name")
         return self.input.unit_column([name for name in columns if name != target])
 
     def identities(self, split: Dataset) -> list[str]:
-        """Return a string for each example; examples with equal strings are kept in one of the drawn splits."""
+        """Return a string for each example, [n]; those with equal strings are kept in one of the drawn splits."""
         return self.input.identities(split)
 
     def check(self, splits: DatasetDict) -> list[str]:
-        """Check before training for what would fail after it.
+        """Raise an error, before training, if the splits cannot be trained on or measured; return caveats.
 
         Returns:
             Caveats: why the result may be too good, or hold for few cases only. They have been logged, and may be
@@ -174,19 +176,19 @@ class Task:
         return f"{self.input.noun} '{shown if len(shown) <= 60 else f'{shown[:59]}…'}'"
 
     def facts(self, splits: DatasetDict) -> dict[str, Any]:
-        """Return facts about the examples for the report, the card and the page."""
+        """Return by name facts about the examples for the report, the card and the page."""
         return self.input.facts(splits) | self.target.facts(splits)
 
     # --- model ------------------------------------------------------------------------------------------------
 
     def load_processor(self, model: ModelArguments, splits: DatasetDict | None = None) -> Processor:
-        """Return the tokenizer or processor that comes with the model, adapted to the splits where it has to be."""
+        """Return the tokenizer or processor that comes with the model, adapted to the splits if needed."""
         return self.target.complete_processor(self.input.load_processor(model), model, splits)
 
     def load_model(
         self, model: ModelArguments, splits: DatasetDict, processor: Processor, *, pretrained: bool
     ) -> tuple[PreTrainedModel, list[str]]:
-        """Load the model and adapt it to these examples.
+        """Load a pretrained model, adapt it to these examples, and return it and its new parameters' names.
 
         Returns:
             The model, and the names of its newly initialised parameters.
@@ -206,23 +208,26 @@ class Task:
     def model_inputs(
         self, splits: DatasetDict, processor: Processor, model: PreTrainedModel, seed: int
     ) -> tuple[DatasetDict, dict[str, ModelInputs]]:
-        """Return the splits without examples that the model cannot take, and the `ModelInputs` of each, in order."""
+        """Return the splits without examples that the model cannot take, and the `ModelInputs` of each.
+
+        They are in the same order.
+        """
         encoding = self.target.encoding(next(iter(splits.values())), processor, model.config)
         return self.input.model_inputs(splits, processor, model, encoding, seed)
 
     def collator(self, processor: Processor) -> Collator:
-        """Return the collator that makes a padded batch of examples of `ModelInputs`."""
+        """Return the `Collator` that makes a padded batch of examples of `ModelInputs`."""
         return Collator(self.input.pad(processor), self.target.pad)
 
     def decide(self, outputs: Any, split: Dataset | None, config: PretrainedConfig) -> dict[str, Any]:
-        """Fit on the validation outputs how outputs become decisions, and keep that in the config."""
+        """Fit on the validation outputs how outputs become decisions, keep it in the config, and return it."""
         identities = None if split is None else self.input.identities(split)
         return self.target.decide(outputs, split, config, identities)
 
     # --- report -----------------------------------------------------------------------------------------------
 
     def error_analysis(self, outputs: Any, split: Dataset, config: PretrainedConfig) -> dict[str, Any]:
-        """Return what the report says of the outputs beside metrics; ``worst`` are examples, never published."""
+        """Return by name the report's entries beside metrics; ``worst`` are examples, never published."""
         analysis, worst = self.target.error_analysis(outputs, split, config)
         inputs = self.input.display_rows(split.select([record["row"] for record in worst]))
         return analysis | {"worst": [example | record for example, record in zip(inputs, worst, strict=True)]}
@@ -236,6 +241,6 @@ class Task:
         return [{**example, **group, **prediction} for example, group, prediction in records]
 
     def example_key(self, record: dict[str, Any]) -> tuple[Any, ...]:
-        """Return a key that tells the example of such a record from others, whatever model predicted it."""
+        """Return a key that tells the example of a prediction record from others, whatever model predicted it."""
         reference = (record[self.target.column],) if self.target.distinguishes_examples else ()
         return *self.input.record_key(record), *reference

@@ -27,7 +27,7 @@ class CalibratedTextClassificationPipeline(LabelPipelineMixin, TextClassificatio
     has_logged_truncation = False
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
-        """Classify one or several texts, or pairs of texts.
+        """Classify one or several texts, or pairs of texts, and return labels with scores.
 
         Raises:
             InputError: a text is None, or holds half a character (a lone surrogate).
@@ -42,7 +42,7 @@ class CalibratedTextClassificationPipeline(LabelPipelineMixin, TextClassificatio
         return super().__call__(inputs, **kwargs)
 
     def preprocess(self, inputs: Any, **tokenizer_kwargs: Any) -> BatchEncoding:
-        """Tokenize a text, truncated to the length of training."""
+        """Return the tensors of a tokenized text, truncated to the length of training, by name."""
         max_length = self.tokenizer.model_max_length
         encoding = super().preprocess(inputs, **{"truncation": True, "max_length": max_length, **tokenizer_kwargs})
         if encoding["input_ids"].shape[-1] >= max_length and not self.has_logged_truncation:
@@ -59,7 +59,7 @@ class CalibratedTextClassificationPipeline(LabelPipelineMixin, TextClassificatio
     def postprocess(
         self, model_outputs: Any, function_to_apply: Any = None, top_k: int | None = 1, _legacy: bool = True
     ) -> Any:
-        """Return the predicted label or labels with scores, or the scores of all labels: see the class."""
+        """Return the predicted label or labels of a text with scores, or the scores of all labels."""
         is_cross_encoder = self.model.config.num_labels == 1 and not self.predicts_number
         if function_to_apply is not None or is_cross_encoder:
             return super().postprocess(model_outputs, function_to_apply, top_k, _legacy)
@@ -74,7 +74,9 @@ class CalibratedTextClassificationPipeline(LabelPipelineMixin, TextClassificatio
         return scores[:top_k]
 
     def predict_records(self, rows: list[dict[str, Any]], *, batch_size: int) -> list[dict[str, Any]]:
-        """Return a record for each row: ``label``, ``score`` and ``scores``; ``prediction``, a number; or ``error``.
+        """Return a record for each row: ``label``, ``score`` and ``scores``, or ``prediction``, or ``error``.
+
+        ``prediction`` is a number.
 
         Args:
             rows: with ``text``, and ``text_pair`` if the model classifies pairs.
@@ -106,14 +108,17 @@ class CalibratedTextClassificationPipeline(LabelPipelineMixin, TextClassificatio
         return records
 
     def outputs_of(self, inputs: ModelInputs, predict: Callable[[ModelInputs], Any]) -> Any:
-        """Return the outputs of the examples, which for texts are those that the trainer computes in batches."""
+        """Return the model's output for each example, computed in batches by the given function."""
         return predict(inputs)
 
     @classmethod
     def from_model(
         cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     ) -> "CalibratedTextClassificationPipeline":
-        """Return the pipeline of a model; one of another toolkit is adapted to its tokenizer's padding and length."""
+        """Return the pipeline of a model and a tokenizer.
+
+        A model of another toolkit is adapted to its tokenizer's padding and length.
+        """
         if not hasattr(model.config, "padding_changes_outputs"):
             align_padding(model, tokenizer)
         if tokenizer.model_max_length >= NO_LIMIT:

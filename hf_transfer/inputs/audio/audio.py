@@ -39,7 +39,7 @@ from hf_transfer.inputs.input import Processor
 
 @dataclass(frozen=True)
 class AudioInput:
-    """Audio as input: each example is a clip.
+    """Dataclass of audio as an input of models (an `Input`): each example is a clip.
 
     The examples have the columns ``audio`` (the clip's name), perhaps ``speaker``, ``start`` and ``end`` (of an
     excerpt of a recording, in seconds), and those of the decoded samples: see `read_recordings`.
@@ -58,17 +58,17 @@ class AudioInput:
     # --- data -------------------------------------------------------------------------------------------------
 
     def input_columns(self, columns: Sequence[str]) -> dict[str, str]:
-        """Return the column of ``audio``, and for excerpts those of ``start`` and of ``end`` or ``duration``."""
+        """Return the user's columns of ``audio`` and, for excerpts, of ``start`` and ``end`` or ``duration``."""
         audio = find_column(columns, self.settings.audio_column_name, AUDIO_COLUMNS, "audio_column_name")
         return {"audio": audio, **excerpt_columns([name for name in columns if name != audio])}
 
     def metadata_columns(self, columns: Sequence[str]) -> dict[str, str]:
-        """Return the column of ``speaker``, if there is one."""
+        """Return the user's column of ``speaker``, or an empty dictionary if there is no such column."""
         speaker = self.settings.speaker_column_name or usual_unit_column(columns, nouns=("speakers",))
         return {"speaker": speaker} if speaker else {}
 
     def prediction_input(self, standard_column: str, value: Any, file: str) -> Any:
-        """Return the path or content of a clip, or the seconds at which an excerpt starts or ends."""
+        """Return the path or content of the clip in a cell, or the seconds at which an excerpt starts or ends."""
         if standard_column != "audio":
             seconds = parse_seconds(value)
             # A text that is not a number is passed on: the record of the prediction says what is wrong with it.
@@ -85,7 +85,10 @@ class AudioInput:
         data: DataArguments,
         model: ModelArguments,
     ) -> tuple[dict[str, Dataset], dict[str, dict[str, int]]]:
-        """Decode the clips of each split and read their targets; leave out clips that cannot be used."""
+        """Decode the clips of each split and read their targets; return examples and counts of rows left out.
+
+        Clips that cannot be used are left out.
+        """
         extractor = load_feature_extractor(model, self.auto_model)
         max_seconds = min(self.settings.max_seconds, fixed_input_seconds(extractor) or math.inf)
         decoding = DecodingSettings(extractor.sampling_rate, self.settings.min_seconds, max_seconds)
@@ -98,24 +101,24 @@ class AudioInput:
         return clips, left_out
 
     def identities(self, split: Dataset) -> list[str]:
-        """Return the checksums of the samples: clips with the same samples are equal."""
+        """Return the checksum of each clip's samples, [n]: clips with the same samples count as equal."""
         return split["checksum"][:]
 
     def content_hashes(self, split: Dataset) -> list[str]:
-        """Return the checksums of the samples."""
+        """Return the checksum of each clip's samples, [n]: any change of the samples changes it."""
         return split["checksum"][:]
 
     def unit_column(self, columns: Sequence[str]) -> str | None:
-        """Return --speaker_column_name, or a column with a usual name of speakers, patients or cameras."""
+        """Return --speaker_column_name, or else a column with a usual name of speakers, patients or cameras."""
         speaker = self.settings.speaker_column_name
         return speaker if speaker in columns else usual_unit_column(columns)
 
     def caveats(self, splits: DatasetDict) -> list[str]:
-        """Return caveats about speakers who are in train and test, and about one who dominates."""
+        """Return and log sentences about speakers who are in both train and test, and about one who dominates."""
         return speaker_caveats(splits["train"], splits["test"])
 
     def facts(self, splits: DatasetDict) -> dict[str, Any]:
-        """Return the ``hours`` of audio and the number of ``speakers`` of each split."""
+        """Return the ``hours`` of audio and the number of ``speakers`` of each split, as a dictionary."""
         return {
             "hours": {name: round(sum(split["seconds"][:]) / 3600, 3) for name, split in splits.items()},
             "speakers": {
@@ -126,7 +129,7 @@ class AudioInput:
         }
 
     def leave_out(self, name: str, split: Dataset, fits: list[bool], reason: str, remedy: str) -> Dataset:
-        """Return the clips that fit; log the others, and list them in a file beside the decoded clips."""
+        """Return the clips of a split that fit; log the others, and list them in a file beside decoded clips."""
         if all(fits):
             return split
         left_out = [clip for clip, fit in zip(display_names_of(split), fits, strict=True) if not fit]
@@ -136,14 +139,14 @@ class AudioInput:
     # --- model ------------------------------------------------------------------------------------------------
 
     def require_settings(self, model: ModelArguments) -> None:
-        """Do nothing: no setting of audio depends on the model."""
+        """Do nothing, as no setting of audio depends on the model."""
 
     def load_processor(self, model: ModelArguments) -> SequenceFeatureExtractor:
-        """Load the feature extractor."""
+        """Return the feature extractor that comes with the model."""
         return load_feature_extractor(model, self.auto_model)
 
     def config_settings(self, old: PretrainedConfig, processor: Processor, *, pretrained: bool) -> dict[str, Any]:
-        """Return settings of the model's config: no LayerDrop, and SpecAugment as the user asks for it."""
+        """Return by name settings of the model's config: no LayerDrop, and SpecAugment as the user asks for it."""
         # LayerDrop leaves parameters without gradients, and makes steps that cannot be repeated.
         settings: dict[str, Any] = {"layerdrop": 0.0} if hasattr(old, "layerdrop") else {}
         for name in ("mask_time_prob", "mask_feature_prob"):
@@ -154,7 +157,10 @@ class AudioInput:
     def prepare_model(
         self, model: PreTrainedModel, splits: DatasetDict, processor: Processor, *, pretrained: bool
     ) -> None:
-        """Freeze the convolutional feature encoder unless it is trained; keep in the config when clips are split."""
+        """Freeze the model's convolutional feature encoder unless it is to be trained.
+
+        The model's config gets the length from which clips are split.
+        """
         is_frozen = pretrained and not self.settings.train_feature_encoder and hasattr(model, "freeze_feature_encoder")
         if is_frozen:
             model.freeze_feature_encoder()
@@ -173,7 +179,10 @@ class AudioInput:
     def model_inputs(
         self, splits: DatasetDict, processor: Processor, model: PreTrainedModel, encoding: TargetEncoding, seed: int
     ) -> tuple[DatasetDict, dict[str, Clips]]:
-        """Return the clips as `ModelInputs`, without training clips whose target needs more frames than they have."""
+        """Return the splits, and each one's clips as `ModelInputs`, without clips too short for their target.
+
+        Test clips that are too short stay: they count as errors.
+        """
         extractor = feature_extractor_of(processor)
         count_frames = frame_counter(extractor, model)
         has_fixed_length = fixed_input_seconds(extractor) is not None
@@ -218,7 +227,9 @@ class AudioInput:
         return used_splits, inputs
 
     def _limit_mask_length(self, config: PretrainedConfig, min_frames: int) -> None:
-        """Limit the length of SpecAugment's masks to the shortest training clip, as transformers requires.
+        """Limit the length of SpecAugment's masks, in the config, to the shortest training clip.
+
+        transformers requires that.
 
         Args:
             config: of the model; changed in place.
@@ -232,12 +243,12 @@ class AudioInput:
             config.mask_time_length = min_frames
 
     def pad(self, processor: Processor) -> ClipPadding:
-        """Return what pads samples or features to batches, with an ``attention_mask`` if the model takes one."""
+        """Return the function that pads clips to a batch, with an ``attention_mask`` if the model takes one."""
         extractor = feature_extractor_of(processor)
         return ClipPadding(extractor, has_fixed_length=fixed_input_seconds(extractor) is not None)
 
     def train_mode_effects(self, config: PretrainedConfig) -> list[str]:
-        """Return SpecAugment with its flags, if the model applies it."""
+        """Return a list with SpecAugment and its flags, or an empty list if the model does not apply it."""
         probability = max(getattr(config, name, 0.0) for name in ("mask_time_prob", "mask_feature_prob"))
         is_applied = getattr(config, "apply_spec_augment", False) and probability > 0
         return ["SpecAugment (--mask_time_prob, --mask_feature_prob)"] if is_applied else []
@@ -245,24 +256,24 @@ class AudioInput:
     # --- report -----------------------------------------------------------------------------------------------
 
     def display_rows(self, split: Dataset) -> list[dict[str, Any]]:
-        """Return the names of the clips, with the times of excerpts."""
+        """Return for each clip of a split a dictionary with its name, and the times of an excerpt."""
         return [{"audio": name} for name in display_names_of(split)]
 
     def media_data_uris(self, inputs: Clips, rows: Sequence[int]) -> list[str]:
-        """Return the clips as data URIs that a page can play."""
+        """Return the clips of these rows as data URIs that a page can play."""
         return [to_data_uri(inputs.samples(row), inputs.sampling_rate) for row in rows]
 
     def prediction_fields(self, split: Dataset) -> list[dict[str, Any]]:
-        """Return the names, times and speakers of the clips."""
+        """Return for each clip of a split its name, times and speaker, as in ``predictions.jsonl``."""
         names = [name for name in ("audio", "start", "end", "speaker") if name in split.column_names]
         return list(split.select_columns(names))
 
     def record_key(self, record: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Return the clip's name and times."""
+        """Return the clip's name and times in a record of ``predictions.jsonl``, as a tuple."""
         return tuple(record.get(name) for name in ("audio", "start", "end"))
 
     def predict_arguments(self, records: list[dict[str, Any]], run_arguments: Mapping[str, Any]) -> list[str]:
-        """Return the path of a test clip, relative to the working directory."""
+        """Return a list with the path of a test clip, relative to the working directory, or ``CLIP``."""
         file = run_arguments.get("test_file") or run_arguments.get("train_file")
         folder = Path(file).parent if file else Path(run_arguments.get("dataset_name", ""))
         clips = (find_clip(record["audio"], folder) for record in records)

@@ -15,7 +15,7 @@ TELEPHONE_RATE = 8000
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of training clips; called with a clip, it returns a changed one.
+    """Dataclass of random changes of training clips; called with a clip, it returns a changed one.
 
     Attributes:
         speed_perturbation: clips are played faster or slower by up to this share (Ko et al. 2015, "Audio augmentation
@@ -35,7 +35,7 @@ class Augmentation:
     def __call__(
         self, samples: np.ndarray, sampling_rate: int, generator: np.random.Generator, min_samples: int
     ) -> np.ndarray:
-        """Return the clip with random changes, float32.
+        """Return the clip with random changes, float32 [samples].
 
         Args:
             samples: float32 [n].
@@ -62,7 +62,10 @@ class Augmentation:
 
 
 def _add_noise(clip: torch.Tensor, snr_db: float, generator: np.random.Generator) -> torch.Tensor:
-    """Add white noise, or pink noise (1/f), which is nearer to that of rooms and streets."""
+    """Return a clip [samples] with white noise, or pink noise (1/f), at this signal-to-noise ratio in dB.
+
+    Pink noise is nearer to that of rooms and streets.
+    """
     noise = torch.from_numpy(generator.standard_normal(len(clip)).astype(np.float32))
     if generator.random() < 0.5:
         spectrum = torch.fft.rfft(noise)
@@ -72,7 +75,7 @@ def _add_noise(clip: torch.Tensor, snr_db: float, generator: np.random.Generator
 
 
 def _telephone(clip: torch.Tensor, sampling_rate: int) -> torch.Tensor:
-    """Return the clip in the band of a telephone line, coded with mu-law."""
+    """Return a clip [samples] as over a telephone line: in its frequency band, and coded with mu-law."""
     low, high = TELEPHONE_BAND
     rate = min(sampling_rate, TELEPHONE_RATE)
     narrow = resampler(sampling_rate, rate)(clip)

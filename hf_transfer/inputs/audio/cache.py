@@ -34,7 +34,7 @@ MAX_RENAME_ATTEMPTS = 5
 
 @dataclass(frozen=True)
 class StoredClips:
-    """Decoded clips on disk.
+    """Dataclass of decoded clips on disk: the file of their samples, and lists of facts about each clip.
 
     Attributes:
         file: the samples of all clips one after another, int16.
@@ -54,7 +54,7 @@ class StoredClips:
 def store_clips(
     sources: Iterable[Source], count: int, settings: DecodingSettings, *, name: str, show: bool
 ) -> tuple[StoredClips, bool]:
-    """Return decoded clips from the cache; decode them first if they are not in it.
+    """Return decoded clips from the cache on disk, decoding them first if they are not in it.
 
     Args:
         sources: of the clips; iterated over twice.
@@ -84,7 +84,7 @@ def store_clips(
 
 
 def _read(folder: Path) -> StoredClips | None:
-    """Return the clips in a folder of the cache; None if there are none, or if they are damaged (by a power cut)."""
+    """Return the clips in a folder of the cache, or None if they are absent or damaged (by a power cut)."""
     file = folder / "samples.int16"
     try:
         with np.load(folder / "clips.npz") as arrays:
@@ -101,7 +101,7 @@ def _read(folder: Path) -> StoredClips | None:
 
 
 def _fingerprint(sources: Iterable[Source], settings: DecodingSettings) -> str:
-    """Return a hash of the settings and of all sources: of files the path, size and time of modification."""
+    """Return a hash of the decoding settings and of all sources: of files the path, size and time of modification."""
     digest = hashlib.sha256(repr((DECODING_VERSION, soundfile.__libsndfile_version__, asdict(settings))).encode())
     for source in sources:
         digest.update(repr(_identity(source)).encode())
@@ -109,7 +109,7 @@ def _fingerprint(sources: Iterable[Source], settings: DecodingSettings) -> str:
 
 
 def _identity(source: Source) -> bytes | tuple[object, ...]:
-    """Return what tells a source from all other sources."""
+    """Return a value that tells a source of audio from all other sources."""
     if isinstance(source, Excerpt):
         return "excerpt", source.start, source.end, _identity(source.recording)
     if isinstance(source, bytes):
@@ -134,7 +134,7 @@ def _identity(source: Source) -> bytes | tuple[object, ...]:
 def _decode_all(
     sources: Iterable[Source], count: int, settings: DecodingSettings, folder: Path, *, name: str, show: bool
 ) -> None:
-    """Decode clips to a temporary folder and rename it to `folder`, which is therefore complete or absent."""
+    """Decode clips to a temporary folder, and rename that to `folder`, which is thus complete or absent."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = folder.parent / f".partial-{uuid.uuid4().hex}"
@@ -210,7 +210,10 @@ def _rename_into_place(partial: Path, folder: Path) -> None:
 
 
 def _decode_in_order(sources: Iterable[Source], settings: DecodingSettings) -> Iterator[DecodedClip | UnusableAudio]:
-    """Decode in several threads and yield the results in order, with at most a few dozen clips in memory."""
+    """Decode sources in several threads, and yield a clip or an error for each, in their order.
+
+    At most a few dozen clips are in memory.
+    """
     # Threads are enough: soundfile and torch release the global interpreter lock.
     workers = min(8, os.cpu_count() or 1)
     futures: deque[Future[DecodedClip | UnusableAudio]] = deque()
@@ -231,12 +234,12 @@ def _decode_or_problem(source: Source, settings: DecodingSettings) -> DecodedCli
 
 
 def read_float32(file: Path | str, offset: int, length: int) -> np.ndarray:
-    """Return the samples of a stored clip, float32 in [-1, 1]."""
+    """Return the samples of a clip in the cache, float32 [samples], from -1 to 1."""
     return to_float32(read_int16(file, offset, length))
 
 
 def read_int16(file: Path | str, offset: int, length: int) -> np.ndarray:
-    """Return the samples of a stored clip, int16."""
+    """Return the samples of a clip in the cache, int16 [samples]."""
     return _memory_map(str(file))[offset : offset + length]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 def split_into_chunks(
     blocks: Iterable[np.ndarray], max_unsplit: int, size: int, margin: int
 ) -> Iterator[tuple[np.ndarray, int, int, bool]]:
-    """Yield a clip whole, or its overlapping chunks, in bounded memory.
+    """Yield a clip whole, or its overlapping chunks, float32 [samples], in bounded memory.
 
     All chunks have the same length, as padding changes the outputs of some models: the last chunk begins early enough.
 

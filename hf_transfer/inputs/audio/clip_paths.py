@@ -40,7 +40,7 @@ def find_clip(name: str, folder: Path | None) -> Path:
 
 
 def similar_name_hint(path: Path, names_by_folder: dict[Path, dict[str, str]]) -> str:
-    """Return a hint that a file beside a missing one differs in case or spaces only; empty if there is none.
+    """Return a hint at a file beside a missing one that differs in case or spaces only, or an empty string.
 
     Args:
         path: of the missing file.

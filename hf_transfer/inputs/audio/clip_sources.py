@@ -28,7 +28,9 @@ SAMPLING_RATE_COLUMNS = ("sampling_rate", "sample_rate", "samplerate")
 
 
 def source_of(cell: Any, folder: Path | None, sampling_rate: Any = None) -> WholeSource:
-    """Return what a cell of a table names: a file, the content of a file, or samples.
+    """Return the audio that a cell of a table names: a path, the bytes of a file, or samples.
+
+    It is `UnusableAudio` if the cell names no audio.
 
     Args:
         cell: a path, bytes, ``{"bytes", "path"}``, ``{"array", "sampling_rate"}`` or samples.
@@ -53,7 +55,7 @@ def source_of(cell: Any, folder: Path | None, sampling_rate: Any = None) -> Whol
 
 
 def _json_object(cell: object) -> dict[str, Any] | None:
-    """Return the JSON object that a cell holds as text; None if it holds something else."""
+    """Return the JSON object that a cell holds as text, or None if it holds something else."""
     if not isinstance(cell, str) or not cell.startswith("{"):
         return None
     try:
@@ -71,7 +73,7 @@ def _as_array(values: Any) -> Any:
 
 
 class ClipSources:
-    """The `Source` of each row of a split; can be iterated over several times.
+    """Iterable over the `Source` of the audio in each row of a split; it can be iterated over several times.
 
     Args:
         split: the user's rows.
@@ -95,7 +97,7 @@ class ClipSources:
         self.split = split.select_columns(list(dict.fromkeys(columns))).with_format("arrow")
 
     def _times_are_seconds(self, split: Dataset) -> bool:
-        """Whether the columns of times hold seconds; if not, they are about something else than excerpts.
+        """Return whether the columns of times hold seconds; if not, they are about something else than excerpts.
 
         Raises:
             InputError: they hold times in another format.
@@ -131,7 +133,7 @@ class ClipSources:
                     yield recording
 
     def _excerpt(self, recording: WholeSource, times: Mapping[str, Any], file: str | None) -> Source:
-        """Return the excerpt that a row names; a row without times must not share its file with excerpts."""
+        """Return the excerpt that a row names, or its whole file; `UnusableAudio` if excerpts share the whole file."""
         source = excerpt_of(recording, times)
         if source is recording and file in self._files_with_excerpts:
             return UnusableAudio("no part of its file", f"no {' and no '.join(times)}, and other rows name this file")
@@ -139,7 +141,7 @@ class ClipSources:
 
     @functools.cached_property
     def _files_with_excerpts(self) -> set[str]:
-        """The files, as rows name them, of which some row names an excerpt."""
+        """Set of the names of the files, as rows write them, of which some row names an excerpt."""
         times = [self.split.with_format(None)[column][:] for column in self.time_columns.values()]
         rows = zip(self.files, zip(*times, strict=True), strict=True)
         paths = self._resolved_paths
@@ -148,13 +150,13 @@ class ClipSources:
 
     @functools.cached_property
     def _resolved_paths(self) -> dict[str, str]:
-        """The path of each file name, the same for all spellings of a file's name."""
+        """Dictionary of the path of each file name, the same for all spellings of a file's name."""
         names = {file for file in self.files if file is not None}
         return {file: os.path.normpath(find_clip(file, self.folder)) for file in names}
 
     @functools.cached_property
     def files(self) -> list[str | None]:
-        """The name of each clip's file, as its row has it; None for clips whose audio is in the table itself."""
+        """List of the file name of each clip, as its row has it; None for clips with their audio in the table."""
         files: list[str | None] = []
         for table in self.split.iter(batch_size=256):
             for chunk in table[self.column].chunks:
@@ -164,7 +166,7 @@ class ClipSources:
 
     @functools.cached_property
     def names(self) -> list[str]:
-        """A name for each clip, for messages and predictions: its file, or the number of its row."""
+        """List of a name for each clip, for messages and predictions: its file, or the number of its row."""
         names: list[str] = []
         for table in self.split.iter(batch_size=256):
             for chunk in table[self.column].chunks:
@@ -173,7 +175,7 @@ class ClipSources:
 
     @functools.cached_property
     def _excerpts(self) -> list[Source]:
-        """For each row an `Excerpt` of a placeholder path, `UnusableAudio`, or the placeholder for a whole file."""
+        """List of each row's `Excerpt` of a placeholder path, `UnusableAudio`, or the path itself for a whole file."""
         if not self.time_columns:
             return [Path()] * len(self.split)
         times = {key: self.split.with_format(None)[column][:] for key, column in self.time_columns.items()}
@@ -182,11 +184,11 @@ class ClipSources:
 
     @functools.cached_property
     def time_ranges(self) -> list[tuple[float, float | None] | None]:
-        """The start and end of each clip in its recording, in seconds; None for clips that are whole files."""
+        """List of each clip's start and end in its recording, in seconds; None for clips that are whole files."""
         return [(source.start, source.end) if isinstance(source, Excerpt) else None for source in self._excerpts]
 
     def rows_by_excerpt(self) -> dict[tuple[str, Source], list[int]]:
-        """Return the rows that name the same excerpt of the same file, by path and excerpt."""
+        """Return the numbers of the rows that name the same excerpt of the same file, by path and excerpt."""
         rows: dict[tuple[str, Source], list[int]] = {}
         for i, (file, source) in enumerate(zip(self.files, self._excerpts, strict=True)):
             if file is not None and not isinstance(source, UnusableAudio):
@@ -195,13 +197,13 @@ class ClipSources:
 
     @functools.cached_property
     def display_names(self) -> list[str]:
-        """The names of the clips, with the times of excerpts."""
+        """List of the names of the clips, with the times of excerpts."""
         return [name if times is None else f"{name} ({format_time_range(times)})"
                 for name, times in zip(self.names, self.time_ranges, strict=True)]  # fmt: skip
 
 
 def _paths_in(cells: pyarrow.Array) -> tuple[list[str | None], list[bool]]:
-    """Return the paths in a column of audio, and for each cell whether it holds the audio itself."""
+    """Return the path in each cell of a column of audio, or None, and whether the cell holds the audio itself."""
     embedded = [False] * len(cells)
     if pyarrow.types.is_struct(cells.type):
         fields = [field.name for field in cells.type]
@@ -221,7 +223,7 @@ def _paths_in(cells: pyarrow.Array) -> tuple[list[str | None], list[bool]]:
 
 
 def _to_python(cell: pyarrow.Scalar) -> Any:
-    """Return an Arrow scalar as a Python value, lists of numbers as NumPy arrays."""
+    """Return an Arrow scalar as a Python value, with lists of numbers as NumPy arrays."""
     if isinstance(cell, pyarrow.StructScalar):
         names = [field.name for field in cell.type]
         return {name: _to_python(cell[name]) for name in names} if cell.is_valid else None

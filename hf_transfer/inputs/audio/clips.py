@@ -16,7 +16,7 @@ from hf_transfer.inputs.audio.cache import read_float32, read_int16
 
 
 class Clips(Dataset):
-    """The clips of a split as `ModelInputs`; samples are read from disk when they are needed.
+    """Dataset of the clips of a split as `ModelInputs`; samples are read from disk when they are needed.
 
     Args:
         table: with the columns ``store``, ``offset``, ``length`` and ``checksum`` of each clip's samples.
@@ -61,34 +61,34 @@ class Clips(Dataset):
 
     @property
     def is_augmented(self) -> bool:
-        """Whether the clips are augmented."""
+        """Boolean: whether the clips are augmented."""
         return self.augmentation is not None
 
     def without_augmentation(self) -> "Clips":
-        """Return the clips without augmentation."""
+        """Return a copy of the dataset whose clips are not augmented."""
         clips = copy.copy(self)
         clips.augmentation = None
         return clips
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch for which augmentation is drawn."""
+        """Set the number of the epoch, for which augmentation is drawn."""
         self.epoch = epoch
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         return [self._example(i) for i in indices]
 
     def samples(self, i: int) -> np.ndarray:
-        """Return a clip as the feature extractor is given it, float32 [samples]."""
+        """Return the samples of a clip as the feature extractor is given them, float32 [samples]."""
         return pad_to_length(
             read_float32(self.stores[i], int(self.offsets[i]), int(self.stored_lengths[i])), int(self.lengths[i])
         )
 
     def stored_samples(self, i: int) -> np.ndarray:
-        """Return a clip as it is stored, int16 [samples]."""
+        """Return the samples of a clip as they are stored in the cache, int16 [samples]."""
         return read_int16(self.stores[i], int(self.offsets[i]), int(self.stored_lengths[i]))
 
     def select(self, rows: list[int]) -> "Clips":
-        """Return the clips of these rows."""
+        """Return a copy of the dataset with only the clips of these rows."""
         selected = copy.copy(self)
         for name in ("offsets", "stored_lengths", "lengths", "positions"):
             setattr(selected, name, getattr(self, name)[rows])
@@ -112,7 +112,7 @@ def pad_to_length(samples: np.ndarray, min_length: int) -> np.ndarray:
 
 
 class ClipPadding:
-    """Makes a padded batch of clips, with an ``attention_mask`` if the model takes one.
+    """Callable that makes a padded batch of clips, with an ``attention_mask`` if the model takes one.
 
     If the feature extractor makes frames of the samples, ``length`` [batch] is the number of frames.
 
@@ -125,7 +125,7 @@ class ClipPadding:
         self.feature_extractor, self.has_fixed_length = feature_extractor, has_fixed_length
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return the batch of the examples' ``input_values``."""
+        """Return the examples' ``input_values`` as a padded batch of the model's inputs, a dictionary of tensors."""
         features = self.feature_extractor(
             [example["input_values"] for example in examples],
             sampling_rate=self.feature_extractor.sampling_rate,
@@ -143,7 +143,7 @@ class ClipPadding:
 
 
 def min_samples_for(frames: int, count_frames: Callable[[int], int]) -> int:
-    """Return the smallest number of samples of which the model makes `frames` frames.
+    """Return the smallest number of samples of which the model makes at least `frames` frames.
 
     Args:
         frames: of the model's output.

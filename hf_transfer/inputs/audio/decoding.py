@@ -27,7 +27,7 @@ FULL_SCALE = 32767
 
 @dataclass(frozen=True)
 class DecodingSettings:
-    """How clips are decoded.
+    """Dataclass that says how clips are decoded: sampling rate, and the shortest and the longest clip.
 
     Attributes:
         sampling_rate: of the decoded clips, in Hz.
@@ -42,7 +42,7 @@ class DecodingSettings:
 
 @dataclass(frozen=True)
 class DecodedClip:
-    """A decoded clip.
+    """Dataclass of a decoded clip: its samples, and what decoding found about it.
 
     Attributes:
         samples: int16 [n].
@@ -57,7 +57,7 @@ class DecodedClip:
 
 @dataclass
 class DecodedStream:
-    """A source that is decoded block by block.
+    """Dataclass of a source of audio that is decoded block by block.
 
     Attributes:
         blocks: int16 [n] each; can be iterated over once.
@@ -69,7 +69,7 @@ class DecodedStream:
 
 
 def decode_stream(source: Source, sampling_rate: int, *, max_seconds: float = math.inf) -> DecodedStream:
-    """Decode a source block by block, in bounded memory whatever its length.
+    """Decode a source of audio block by block, in bounded memory, and return it as a `DecodedStream`.
 
     Args:
         source: WAV, FLAC, OGG, MP3 or another format that libsndfile reads; or samples.
@@ -86,7 +86,7 @@ def decode_stream(source: Source, sampling_rate: int, *, max_seconds: float = ma
 
 
 def _with_unusable_audio(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """Turn every exception into `UnusableAudio`: whatever a library raises, the file is the cause."""
+    """Yield the blocks, and turn every exception into `UnusableAudio`, as the file is the cause of it."""
     try:
         yield from blocks
     except UnusableAudio:
@@ -122,7 +122,7 @@ def _blocks(source: Source, sampling_rate: int, max_seconds: float, findings: li
 
 
 def _blocks_before_truncation(recording: Recording, findings: list[str]) -> Iterator[np.ndarray]:
-    """Yield the blocks of a recording; if it is truncated, add that to the findings instead of raising."""
+    """Yield the blocks of a recording; if it is truncated, add that to the findings instead of raising an error."""
     try:
         yield from recording.blocks()
     except UnusableAudio as error:
@@ -143,12 +143,12 @@ def _to_int16(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def to_float32(samples: np.ndarray) -> np.ndarray:
-    """Return int16 samples as float32 in [-1, 1], which every feature extractor is given."""
+    """Return int16 samples as float32, from -1 to 1, which every feature extractor is given."""
     return samples.astype(np.float32) / FULL_SCALE
 
 
 def decode(source: Source, settings: DecodingSettings) -> DecodedClip:
-    """Decode a clip.
+    """Decode the source of a clip, and return it as a `DecodedClip`.
 
     Raises:
         UnusableAudio: it cannot be read, or is shorter or longer than the settings allow.

@@ -15,7 +15,7 @@ OPPOSITE_PHASE_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Downmix:
-    """How the channels of a recording become one signal; called with a block of frames, it computes that.
+    """Dataclass that says how the channels of a recording become one signal; called with a block, it computes that.
 
     Attributes:
         channel: the channel that is taken; None for the mean of all.
@@ -28,12 +28,12 @@ class Downmix:
     scale: float
 
     def findings(self) -> list[str]:
-        """Return what is unusual, in the words of `DecodedClip.findings`."""
+        """Return a list of words for what is unusual, of those of `DecodedClip.findings`."""
         has_large_offset = abs(self.offset) > REPORTED_OFFSET * self.scale
         return [*(["opposite"] if self.channel is not None else []), *(["offset"] if has_large_offset else [])]
 
     def __call__(self, block: np.ndarray) -> np.ndarray:
-        """Return the signal [frames] of a block [frames, channels]."""
+        """Return the signal [frames] of a block of audio [frames, channels]."""
         channel = 0 if block.shape[1] == 1 else self.channel
         signal = block.mean(axis=1) if channel is None else block[:, channel]
         if self.offset:
@@ -42,7 +42,7 @@ class Downmix:
 
 
 class ChannelStatistics:
-    """Statistics over all blocks of a recording, which decide its `Downmix`.
+    """Collector of statistics over all blocks of a recording, which decide its `Downmix`.
 
     Args:
         channels: number of channels.
@@ -56,7 +56,7 @@ class ChannelStatistics:
         self.low, self.high = np.full(signals, np.inf), np.full(signals, -np.inf)
 
     def add(self, block: np.ndarray) -> None:
-        """Add a block [frames, channels]."""
+        """Add a block of audio [frames, channels] to the statistics."""
         signals = block if self.channels == 1 else np.column_stack([block.mean(axis=1), block])
         self.frames += len(block)
         self.sums += signals.sum(axis=0, dtype=np.float64)
@@ -65,7 +65,7 @@ class ChannelStatistics:
         self.low, self.high = np.minimum(self.low, signals.min(axis=0)), np.maximum(self.high, signals.max(axis=0))
 
     def downmix(self) -> Downmix:
-        """Return the downmix: the mean of the channels, or the loudest channel if their phases are opposite."""
+        """Return the `Downmix`: the mean of the channels, or the loudest one if their phases are opposite."""
         signal, means = 0, self.sums / self.frames
         if self.channels > 1:
             power = self.squares / self.frames - means**2

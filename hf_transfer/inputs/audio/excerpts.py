@@ -18,7 +18,7 @@ OTHER_TIME_FORMATS = re.compile(r"\s*\d+(?:[:,]\d+)+(?:[.,]\d+)?\s*")
 
 
 def excerpt_columns(columns: Sequence[str]) -> dict[str, str]:
-    """Return the columns of the times of excerpts: ``start``, and ``end`` or ``duration``; empty if there are none."""
+    """Return the columns of excerpts' times, ``start`` and ``end`` or ``duration``; empty without such columns."""
     by_name = {name.lower().strip(): name for name in reversed(columns)}
 
     def first_of(usual_names: Sequence[str]) -> str | None:
@@ -32,7 +32,7 @@ def excerpt_columns(columns: Sequence[str]) -> dict[str, str]:
 
 
 def parse_seconds(value: Any) -> float | None:
-    """Return a cell as a number of seconds; None if it is not one."""
+    """Return a cell as a number of seconds, or None if it is not a number."""
     try:
         seconds = float(value.strip() if isinstance(value, str) else value)
     except (TypeError, ValueError):
@@ -41,12 +41,12 @@ def parse_seconds(value: Any) -> float | None:
 
 
 def is_empty(value: object) -> bool:
-    """Whether a cell is None, NaN or blank."""
+    """Return whether a cell is None, NaN or blank."""
     return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
 def excerpt_of(recording: WholeSource, times: Mapping[str, Any]) -> Source:
-    """Return the part of a recording that a row names; the whole recording where the row has no times.
+    """Return the part of a recording that a row names, or the whole recording if the row has no times.
 
     Args:
         recording: the file or samples that the row names.
@@ -71,6 +71,6 @@ def excerpt_of(recording: WholeSource, times: Mapping[str, Any]) -> Source:
 
 
 def format_time_range(time_range: tuple[float, float | None]) -> str:
-    """Return the start and end of an excerpt in words, such as ``1.5 s to its end``."""
+    """Return the start and end of an excerpt (seconds) as text, such as ``1.5 s to its end``."""
     start, end = time_range
     return f"{start:g} s to {'its end' if end is None else f'{end:g} s'}"

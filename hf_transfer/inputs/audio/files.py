@@ -38,7 +38,7 @@ UNSUPPORTED_FORMATS = {
 
 
 class Recording:
-    """An opened source, as a context manager.
+    """Context manager that opens a source of audio and reads it in blocks.
 
     Attributes:
         sampling_rate: in Hz.
@@ -82,7 +82,10 @@ class Recording:
 
     @contextlib.contextmanager
     def _closed_if_unusable(self) -> Iterator[None]:
-        """Close the file on every exception, and turn it into `UnusableAudio`: the user's file is the cause."""
+        """Context manager: close the file on every exception, and turn it into `UnusableAudio`.
+
+        The user's file is the cause of all of them.
+        """
         try:
             yield
         except UnusableAudio:
@@ -110,7 +113,7 @@ class Recording:
         return self._exit_stack.enter_context(soundfile.SoundFile(file))
 
     def _frame_range(self) -> tuple[int, float]:
-        """Return the first frame, and the frame after the last one; infinite for the end of the file."""
+        """Return the number of the first frame, and of the one after the last, infinite for the file's end."""
         if self.excerpt is None:
             return 0, math.inf
         seconds, start = self._frames / self.sampling_rate, self.excerpt.start
@@ -124,7 +127,7 @@ class Recording:
         return round(start * self.sampling_rate), end if end == math.inf else round(end * self.sampling_rate)
 
     def blocks(self, seconds: float = BLOCK_SECONDS) -> Iterator[np.ndarray]:
-        """Yield blocks of float32 [frames, channels].
+        """Yield the recording in blocks of float32 [frames, channels].
 
         Args:
             seconds: length of all blocks but the last.
@@ -177,7 +180,7 @@ class Recording:
             yield block
 
     def _check_completeness(self, frames_read: int) -> None:
-        """Raise `UnusableAudio` if there are fewer frames than the header declares, or than the excerpt has."""
+        """Raise `UnusableAudio` if fewer frames were read than the header declares, or the excerpt has."""
         if self.excerpt is not None and self._stop < math.inf:
             is_truncated = self._stop - self._start - frames_read > TOLERANCE_SECONDS * self.sampling_rate
             if is_truncated and not (self._chunk is not None and self._chunk.missing_bytes):
@@ -196,7 +199,7 @@ class Recording:
 
 
 def _unsupported_format(first_bytes: bytes) -> str | None:
-    """Return the name of the format that a file begins like, if libsndfile cannot read it."""
+    """Return the name of the format that a file begins like if libsndfile cannot read it, or else None."""
     if first_bytes[4:8] == b"ftyp":
         return "MP4, M4A or another file of that family"
     if len(first_bytes) > 1 and first_bytes[0] == 0xFF and first_bytes[1] & 0xF6 == 0xF0:
@@ -223,7 +226,7 @@ def _require_content(source: Path | bytes) -> None:
 
 
 def to_unusable_audio(error: Exception, path: Path | None = None) -> UnusableAudio:
-    """Return the problem of a file that an exception tells, with a remedy.
+    """Return an exception from reading a file as `UnusableAudio`, with a remedy.
 
     Args:
         error: raised when the file was opened or read.
@@ -261,14 +264,17 @@ def conversion_hint(path: Path | None, input_options: str = "") -> str:
 
 
 def _declared_frames(source: Path | bytes, file: soundfile.SoundFile) -> float:
-    """Return the frames that the header declares; infinite if it does not, where libsndfile guesses from the size."""
+    """Return the number of frames that a file's header declares, or infinity if it does not declare it.
+
+    libsndfile guesses from the size then.
+    """
     if file.frames >= UNKNOWN_FRAMES or (file.format == "MP3" and not _has_mp3_frame_count(source)):
         return math.inf
     return file.frames
 
 
 def _has_mp3_frame_count(source: Path | bytes) -> bool:
-    """Whether an MP3 begins with a Xing, Info or VBRI frame, which holds the number of frames."""
+    """Return whether an MP3 begins with a Xing, Info or VBRI frame, which holds the number of frames."""
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
         tag = stream.read(10)
         size = functools.reduce(lambda high, low: high << 7 | low & 0x7F, tag[6:10], 0)

@@ -18,12 +18,12 @@ MAX_NAMED_CLIPS = 3
 
 
 def first_names(names: Sequence[str]) -> str:
-    """Return the first of some names of clips, for a message."""
+    """Return the first of some names of clips as text, for a message."""
     return ", ".join(names[:MAX_NAMED_CLIPS]) + (", ..." if len(names) > MAX_NAMED_CLIPS else "")
 
 
 def log_decoding_notes(source: str, findings: Iterable[tuple[str, Sequence[str]]]) -> None:
-    """Log how decoding dealt with unusual clips.
+    """Log how decoding dealt with unusual clips, with the names of the first of them.
 
     Args:
         source: what the clips are from, such as the name of a split.
@@ -37,7 +37,7 @@ def log_decoding_notes(source: str, findings: Iterable[tuple[str, Sequence[str]]
 
 
 def log_suspicious_clips(split: str, names: Mapping[str, Sequence[str]], pace_description: str) -> None:
-    """Log which suspicious clips of a split are used.
+    """Log which suspicious clips of a split are used all the same, and how to leave them out.
 
     Args:
         split: its name.

@@ -24,7 +24,7 @@ TAIL_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class SampleChunk:
-    """The chunk of a WAV, RIFX, RF64, W64 or AIFF file that holds the samples.
+    """Dataclass of the chunk of a WAV, RIFX, RF64, W64 or AIFF file that holds the samples: its place and size.
 
     Attributes:
         start: position of its first byte in the file.
@@ -46,19 +46,19 @@ class SampleChunk:
 
     @property
     def missing_bytes(self) -> int:
-        """Bytes that the header declares and the file does not hold; 0 if they are less than a block."""
+        """Number of bytes that the header declares and the file lacks; 0 if it is less than a block."""
         missing = 0 if self.declared_bytes is None else self.declared_bytes - self.present_bytes
         return missing if missing >= self.block_bytes else 0
 
     @property
     def needs_repair(self) -> bool:
-        """Whether libsndfile would not find the samples."""
+        """Boolean: whether libsndfile would not find the samples."""
         has_unknown_size = self.declared_bytes is None and self.present_bytes > 0 and bool(self.format)
         return self.follows_unpadded_chunk or has_unknown_size
 
 
 def find_sample_chunk(stream: BinaryIO) -> SampleChunk | None:
-    """Return the chunk of samples of a WAV, RIFX, RF64, W64 or AIFF file; None for other files, or without samples.
+    """Return the chunk of samples of a WAV, RIFX, RF64, W64 or AIFF file, or None if it has no such chunk.
 
     Args:
         stream: the file, seekable.
@@ -78,7 +78,10 @@ def find_sample_chunk(stream: BinaryIO) -> SampleChunk | None:
 def _walk_chunks(
     stream: BinaryIO, file_size: int, position: int, *, byte_order: str = "<", is_w64: bool = False
 ) -> SampleChunk | None:
-    """Return the chunk of samples, going from chunk to chunk; W64 has GUIDs as names and 64-bit sizes."""
+    """Go from chunk to chunk of a file, and return the chunk of samples, or None if there is no such chunk.
+
+    W64 has GUIDs as names and 64-bit sizes.
+    """
     header_size, block_bytes, sample_format, follows_unpadded_chunk = (24 if is_w64 else 8), 1, b"", False
     size_in_ds64: int | None = None
     while True:
@@ -119,14 +122,14 @@ def _is_chunk_name(four_bytes: bytes) -> bool:
 
 
 def _is_placeholder(declared: int, present: int) -> bool:
-    """Whether the declared size was written before the true size was known."""
+    """Return whether the declared size was written before the true size was known."""
     if declared <= 0 or declared >= PLACEHOLDER_BYTES:
         return True
     return declared >= IMPLAUSIBLE_BYTES and present < IMPLAUSIBLE_SHARE * declared
 
 
 def _with_unknown_size(chunk: SampleChunk, stream: BinaryIO, file_size: int) -> SampleChunk | None:
-    """Return the chunk with the size of what the file holds; None if it is empty and another chunk follows."""
+    """Return a chunk with the size of what the file holds; None if it is empty and another chunk follows."""
     stream.seek(chunk.start)
     if (chunk.declared_bytes or 0) <= 0 and stream.read(4) in CHUNKS_AFTER_SAMPLES:
         return None
@@ -135,7 +138,7 @@ def _with_unknown_size(chunk: SampleChunk, stream: BinaryIO, file_size: int) -> 
 
 
 def _size_of_last_chunk(stream: BinaryIO, file_size: int, start: int) -> int:
-    """Return the size of a chunk that follows samples of unknown size and ends the file; 0 if there is none."""
+    """Return the size in bytes of a chunk that follows samples of unknown size and ends the file, or 0."""
     tail_start = max(start, file_size - TAIL_BYTES)
     stream.seek(tail_start)
     tail = stream.read(TAIL_BYTES)
@@ -149,7 +152,7 @@ def _size_of_last_chunk(stream: BinaryIO, file_size: int, start: int) -> int:
 
 
 class RepairedWav(io.RawIOBase):
-    """A WAV file with a new header that libsndfile can read; the samples are read from the file.
+    """Binary stream of a WAV file with a new header that libsndfile can read; samples are read from the file.
 
     Args:
         stream: the file, which is closed with this one.

@@ -10,7 +10,7 @@ from hf_transfer.inputs.audio.findings import MAX_NAMED_CLIPS, SUSPICIONS
 
 
 class LeftOutClips:
-    """The clips of a split that are left out, by reason.
+    """Record of the clips of a split that are left out, by reason.
 
     Attributes:
         names: of the clips with details, by reason.
@@ -20,15 +20,15 @@ class LeftOutClips:
         self.names: dict[str, list[str]] = defaultdict(list)
 
     def add(self, reason: str, name: str) -> None:
-        """Add a clip."""
+        """Add the name of a clip under the reason for which it is left out."""
         self.names[reason].append(name)
 
     def counts(self) -> dict[str, int]:
-        """Return the number of clips by reason."""
+        """Return the number of clips that are left out, by reason."""
         return {reason: len(names) for reason, names in self.names.items()}
 
     def log(self, split: str, settings: DecodingSettings, folder: Path) -> None:
-        """Log a line for each reason: see `log_left_out`."""
+        """Log a line for each reason: how many clips are left out, the first of them and the remedy."""
         remedies = _remedies(settings)
         for reason, names in self.names.items():
             log_left_out(split, reason, names, remedies.get(reason, "repair or remove the files"), folder)

@@ -20,7 +20,7 @@ DEFAULT_WHOLE_SECONDS = 30.0
 
 
 def load_feature_extractor(model: ModelArguments, auto_model: Any) -> SequenceFeatureExtractor:
-    """Load the feature extractor of a checkpoint; that of wav2vec2 if the checkpoint has none.
+    """Return the feature extractor of a checkpoint, or that of wav2vec2 if the checkpoint comes without one.
 
     Args:
         model: the checkpoint.
@@ -53,7 +53,7 @@ def input_length(extractor: SequenceFeatureExtractor, samples: int) -> int:
 
 
 def fixed_input_seconds(extractor: SequenceFeatureExtractor) -> float | None:
-    """Return the length in seconds that every input is padded to; None for models that take inputs of any length.
+    """Return the seconds that every input is padded to, or None for models that take inputs of any length.
 
     Whisper takes inputs of 30 seconds, the Audio Spectrogram Transformer a fixed number of frames of 10 ms.
     """
@@ -80,7 +80,7 @@ def _frames_of_fixed_input(extractor: SequenceFeatureExtractor, model: PreTraine
 
 
 def frame_counter(extractor: SequenceFeatureExtractor, model: PreTrainedModel) -> Callable[[list[int]], list[int]]:
-    """Return a function from the numbers of samples of clips to the numbers of frames that the model makes of them.
+    """Return a function from the numbers of samples of clips to the numbers of frames that a model makes of them.
 
     Raises:
         InputError: the number of frames of this kind of model is not known.
@@ -93,7 +93,7 @@ def frame_counter(extractor: SequenceFeatureExtractor, model: PreTrainedModel) -
 
 
 def min_input_samples(extractor: SequenceFeatureExtractor, model: PreTrainedModel) -> int:
-    """Return the number of samples to which shorter clips are padded, so that the model makes at least one frame."""
+    """Return the number of samples to which shorter clips are padded, so that a model makes at least one frame."""
     if fixed_input_seconds(extractor) is not None:
         return int(MIN_INPUT_SECONDS * extractor.sampling_rate)
     count_frames = frame_counter(extractor, model)
@@ -102,7 +102,7 @@ def min_input_samples(extractor: SequenceFeatureExtractor, model: PreTrainedMode
 
 
 def samples_per_frame(extractor: SequenceFeatureExtractor, model: PreTrainedModel) -> int:
-    """Return the number of samples between the beginnings of two frames of the model's output."""
+    """Return the number of samples between the beginnings of two frames of a model's output."""
     config = unwrap_peft(model).config
     ratio = getattr(config, "inputs_to_logits_ratio", None) or 160 * getattr(extractor, "stride", 1)
     has_adapter = getattr(config, "add_adapter", False)

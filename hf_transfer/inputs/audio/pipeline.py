@@ -29,7 +29,7 @@ class ClipPipeline:
     """Rows that `predict` passes to `decide` together; few, as they may hold the audio itself."""
 
     def record(self, stream: DecodedStream, source: Source, batch_size: int) -> dict[str, Any]:
-        """Return the record that ``predict`` writes for a clip.
+        """Return the record that ``predict`` writes for a clip, a dictionary.
 
         Args:
             stream: its samples.
@@ -42,16 +42,16 @@ class ClipPipeline:
         raise NotImplementedError
 
     def output(self, samples: np.ndarray) -> Any:
-        """Return the output for a long recording, int16 [samples], in the form in which outputs are measured."""
+        """Return the model's output for a long recording, int16 [samples], in the form that metrics take."""
         raise NotImplementedError
 
     @property
     def whole_seconds(self) -> float:
-        """The longest clip in seconds that the model is given whole; longer ones are split."""
+        """Number of seconds of the longest clip that the model is given whole; longer ones are split."""
         return getattr(self.model.config, "whole_seconds", None) or DEFAULT_WHOLE_SECONDS
 
     def open_input(self, inputs: Any) -> DecodedStream:
-        """Return the samples of an input in one of the forms that pipelines of `transformers` take.
+        """Return an input, in one of the forms that pipelines of `transformers` take, as a `DecodedStream`.
 
         Raises:
             InputError: the input has a ``stride``.
@@ -70,7 +70,7 @@ class ClipPipeline:
         return decode_stream(source, rate)
 
     def outputs_of(self, clips: Clips, predict: Callable[[Clips], Any]) -> np.ndarray:
-        """Return the output for each clip [n], with long recordings split as in `decide`.
+        """Return the model's output for each clip, [n]; long recordings are split into chunks.
 
         Args:
             clips: of a split.
@@ -89,7 +89,7 @@ class ClipPipeline:
         return outputs
 
     def predict_records(self, rows: list[dict[str, Any]], *, batch_size: int) -> list[dict[str, Any]]:
-        """Return the `record` of each row, or the ``error`` of its file.
+        """Return the record of the prediction for each row, or a record with an ``error`` of its file.
 
         ``truncated`` is true for a file that is truncated; the part that is there is used.
 
@@ -115,7 +115,7 @@ class ClipPipeline:
 
 
 def start_seconds(source: Source, stream: DecodedStream) -> float:
-    """Return the second of its recording at which a clip begins."""
+    """Return the second of its recording at which a clip begins, 0 if it is a whole file."""
     return source.start if isinstance(source, Excerpt) and "cut" not in stream.findings else 0.0
 
 

@@ -45,7 +45,9 @@ def read_recordings(
     *,
     drop: bool,
 ) -> tuple[Dataset, dict[str, int]]:
-    """Decode the clips of a split and read their targets; clips that cannot be used are left out, counted and logged.
+    """Decode the clips of a split and read their targets; return a table of clips and counts of those left out.
+
+    Clips that cannot be used are left out, counted and logged.
 
     Args:
         split: the user's rows.
@@ -89,7 +91,7 @@ def read_recordings(
 
 @dataclass(frozen=True)
 class _Targets:
-    """The targets of the clips of a split.
+    """Dataclass of the targets of the clips of a split, and of what is wrong with each.
 
     Attributes:
         contents: as the reader reads them.
@@ -103,7 +105,7 @@ class _Targets:
     reader: TargetReader
 
     def has_unusual_pace(self, i: int, seconds: float) -> bool:
-        """Whether the target of a clip does not fit its duration."""
+        """Return whether the target of a clip is too long or too short for its seconds."""
         if self.problems[i] is not None or seconds < MIN_PACE_SECONDS:
             return False
         return self.reader.has_unusual_pace(self.contents[i], seconds)
@@ -111,7 +113,7 @@ class _Targets:
 
 @dataclass(frozen=True)
 class _DecodedSplit:
-    """All clips of a split, before any is left out."""
+    """Dataclass of all clips of a split with their targets, before any clip is left out."""
 
     name: str
     sources: ClipSources
@@ -121,12 +123,12 @@ class _DecodedSplit:
 
     @functools.cached_property
     def seconds(self) -> list[float]:
-        """The duration of each clip."""
+        """List of the duration of each clip in seconds."""
         return (np.diff(self.stored.offsets) / self.settings.sampling_rate).tolist()
 
     @functools.cached_property
     def suspicions(self) -> list[list[str]]:
-        """What is suspicious about each clip, of `SUSPICIONS`."""
+        """List, for each clip, of the words of `SUSPICIONS` that apply to it."""
         return [
             [word for word in words if word in SUSPICIONS]
             + (["pace"] if self.targets.has_unusual_pace(i, self.seconds[i]) else [])
@@ -134,15 +136,18 @@ class _DecodedSplit:
         ]
 
     def names_with(self, suspicion: str) -> list[str]:
-        """Return the names of the clips that have this suspicion."""
+        """Return the names of the clips of the split that have this suspicion, such as ``silent``."""
         return [name for i, name in enumerate(self.sources.display_names) if suspicion in self.suspicions[i]]
 
     def decoding_notes(self, i: int) -> list[str]:
-        """Return how decoding dealt with something unusual in a clip, of `DECODING_NOTES` without suspicions."""
+        """Return the words of `DECODING_NOTES` that say how decoding dealt with an unusual clip.
+
+        Suspicions are not among them.
+        """
         return [word for word in self.stored.findings[i] if word not in SUSPICIONS]
 
     def select(self, leave_out: list[str]) -> tuple[list[int], LeftOutClips]:
-        """Return the rows of the clips that can be used, and the clips that are left out.
+        """Return the row numbers of the clips that can be used, and the clips that are left out.
 
         Args:
             leave_out: the suspicions that make a clip be left out.
@@ -161,7 +166,7 @@ class _DecodedSplit:
         return used_rows, left_out
 
     def _reason_to_leave_out(self, i: int, leave_out: list[str]) -> tuple[str | None, str]:
-        """Return why a clip is left out, in a word or two, and details; None if it is used."""
+        """Return the reason to leave a clip out, in a word or two, and details; None if it is used."""
         if self.stored.problems[i]:
             reason, _, details = self.stored.problems[i].partition(": ")
             return reason, details
@@ -174,7 +179,10 @@ class _DecodedSplit:
 def _read_targets(
     split: Dataset, name: str, column: str, target: str, reader: TargetReader, *, drop: bool
 ) -> _Targets:
-    """Read the column of targets; the arguments are those of `read_recordings`."""
+    """Read the column of targets of a split, and return the targets and what is wrong with each.
+
+    The arguments are those of `read_recordings`.
+    """
     cells = split[column][:]
     read = [reader.read(cell) for cell in cells]
     contents, problems = [content for content, _ in read], [problem for _, problem in read]
@@ -206,7 +214,7 @@ def _check_targets_of_equal_clips(split: str, sources: ClipSources, transcripts:
 
 
 def _decode(sources: ClipSources, count: int, settings: DecodingSettings, name: str) -> StoredClips:
-    """Decode the clips of a split, or read them from the cache."""
+    """Decode the clips of a split, or read them from the cache, and return them as `StoredClips`."""
     clips, were_cached = store_clips(sources, count, settings, name=name, show=sys.stderr.isatty())
     hours = float(clips.offsets[-1]) / settings.sampling_rate / 3600
     verb = "read from" if were_cached else "written to"
@@ -216,7 +224,7 @@ def _decode(sources: ClipSources, count: int, settings: DecodingSettings, name: 
 
 
 def _check_most_are_used(split: str, used: int, count: int, left_out: LeftOutClips, folder: Path | None) -> None:
-    """Raise an error if fewer than half of the clips can be used."""
+    """Raise an error if fewer than half of the clips of a split can be used."""
     if used < count / 2:
         reason, names = max(left_out.names.items(), key=lambda item: len(item[1]))
         hint = f" Relative paths begin in {Path(folder or '.').resolve()}." if reason == "missing" else ""
@@ -227,7 +235,7 @@ def _check_most_are_used(split: str, used: int, count: int, left_out: LeftOutCli
 
 
 def _clip_table(split: Dataset, columns: Mapping[str, str], used_rows: list[int], clips: _DecodedSplit) -> Dataset:
-    """Return the columns of the used clips, without their targets."""
+    """Return a table of the clips that are used, with the standard columns, without their targets."""
     offsets = clips.stored.offsets
     table: dict[str, Any] = {
         "audio": [clips.sources.names[i] for i in used_rows],
@@ -249,7 +257,7 @@ def _clip_table(split: Dataset, columns: Mapping[str, str], used_rows: list[int]
 
 
 def display_names_of(split: Dataset) -> list[str]:
-    """Return the names of the clips of a split from `read_recordings`, with the times of excerpts."""
+    """Return the names of the clips of a split, with the times of excerpts."""
     names = split["audio"][:]
     if "start" not in split.column_names:
         return names

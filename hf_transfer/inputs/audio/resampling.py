@@ -14,12 +14,12 @@ MAX_DENOMINATOR = 1000
 
 @functools.lru_cache(maxsize=64)
 def resampler(old_rate: int, new_rate: int) -> torchaudio.transforms.Resample:
-    """Return torchaudio's resampler from one rate to another; its filter is computed once for each pair of rates."""
+    """Return torchaudio's resampler from one rate (Hz) to another; its filter is computed once for each pair."""
     return torchaudio.transforms.Resample(old_rate, new_rate)
 
 
 def resample_blocks(blocks: Iterable[np.ndarray], old_rate: int, new_rate: int) -> Iterator[np.ndarray]:
-    """Yield blocks of a signal at another sampling rate, with the samples that resampling it whole would give.
+    """Yield blocks of a signal, float32 [n], at another sampling rate, with the samples of resampling it whole.
 
     Args:
         blocks: float32 [n] each.
@@ -36,7 +36,7 @@ def resample_blocks(blocks: Iterable[np.ndarray], old_rate: int, new_rate: int) 
 
 
 class _ResampledStream:
-    """Resamples block by block; each block is resampled together with the samples around it."""
+    """Resampler of a signal block by block; each block is resampled together with the samples around it."""
 
     def __init__(self, old_rate: int, new_rate: int):
         ratio = Fraction(new_rate, old_rate).limit_denominator(MAX_DENOMINATOR)
@@ -49,7 +49,7 @@ class _ResampledStream:
         self.left = 0
 
     def add(self, samples: np.ndarray) -> np.ndarray:
-        """Return the resampled signal as far as `samples` [n] allow."""
+        """Add a block of the signal [n], and return what can be resampled so far and was not returned yet."""
         self.buffer = np.concatenate([self.buffer, samples])
         ready = (len(self.buffer) - self.left - self.margin) // self.step_in * self.step_in
         if ready <= 0:
@@ -57,7 +57,7 @@ class _ResampledStream:
         return self._resample(ready, last=False)
 
     def finish(self) -> np.ndarray:
-        """Return the end of the resampled signal."""
+        """Return the end of the resampled signal, [n], after the last block was added."""
         if len(self.buffer) == self.left:
             return np.zeros(0, dtype=np.float32)
         return self._resample(len(self.buffer) - self.left, last=True)

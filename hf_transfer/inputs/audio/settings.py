@@ -10,7 +10,7 @@ from hf_transfer.inputs.audio.findings import SUSPICIONS
 
 @dataclass
 class AudioSettings:
-    """Settings of audio as input.
+    """Dataclass of the flags of audio as input: columns, which clips are used, augmentation.
 
     Raises:
         InputError: one of them is out of its range.
@@ -93,7 +93,7 @@ class AudioSettings:
             raise InputError(f"--noise_snr_db is {self.noise_snr_db}: expected two numbers, the lower first.")
 
     def augmentation(self) -> Augmentation | None:
-        """Return the augmentation of training clips; None if they are not augmented."""
+        """Return the `Augmentation` of training clips, or None if they are not augmented."""
         if not (self.speed_perturbation or self.noise_probability or self.gain_db or self.telephone_probability):
             return None
         low, high = self.noise_snr_db

@@ -11,7 +11,7 @@ MAX_CHANNELS = 32
 
 
 class UnusableAudio(ValueError):
-    """A clip that cannot be used.
+    """Exception: a clip cannot be used.
 
     Args:
         reason: in a word or two; clips are counted by it.
@@ -25,7 +25,7 @@ class UnusableAudio(ValueError):
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples in memory.
+    """Dataclass of samples of audio in memory, and their sampling rate.
 
     Attributes:
         array: [samples], [channels, samples] or [samples, channels]; integers on the scale of their type.
@@ -73,7 +73,7 @@ def _full_scale(array: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Excerpt:
-    """A part of a recording.
+    """Dataclass of a part of a recording: its start and end in seconds.
 
     Attributes:
         recording: of which it is a part.
@@ -86,7 +86,7 @@ class Excerpt:
     end: float | None
 
     def outside_of_recording(self, seconds: float) -> UnusableAudio:
-        """Return the problem that the excerpt ends after its recording, which has `seconds` seconds."""
+        """Return the `UnusableAudio` that says that the excerpt ends after its recording of `seconds`."""
         end = "its end" if self.end is None else f"{self.end:g}"
         found = f"the row names {self.start:g} to {end} s, and the file has {seconds:.2f} s"
         if max(self.start, self.end or 0) >= 100:

@@ -10,7 +10,7 @@ from hf_transfer.errors import logger
 
 
 def speaker_caveats(train: Dataset, test: Dataset) -> list[str]:
-    """Return and log why the result may not hold for other speakers; only the log names speakers."""
+    """Return and log sentences on why the result may not hold for other speakers; only the log names speakers."""
     if "speaker" not in train.column_names:
         return []
     samples_by_speaker: dict[str, int] = defaultdict(int)
@@ -34,5 +34,5 @@ def speaker_caveats(train: Dataset, test: Dataset) -> list[str]:
 
 
 def _are_units(split: Dataset) -> bool:
-    """Whether the speakers are the units that are kept in one split each."""
+    """Return whether the speakers of a split are the units that are kept in one split each."""
     return UNIT in split.column_names and split[UNIT][:] == split["speaker"][:]

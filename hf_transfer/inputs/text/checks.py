@@ -21,7 +21,7 @@ TEXTS_TO_CHECK = 1000
 
 
 def require_embedding_of_every_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Check that the model has an embedding for every token id of the tokenizer.
+    """Raise an error if the model has no embedding for some token id of the tokenizer.
 
     Raises:
         InputError: the largest token id is not a row of the embedding table.
@@ -44,7 +44,7 @@ def require_embedding_of_every_token(model: PreTrainedModel, tokenizer: PreTrain
 
 
 def require_known_words(splits: Mapping[str, Dataset], tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Check that the tokenizer knows the words of the texts, and warn if it does not know many of them.
+    """Raise an error if the tokenizer knows no word of the texts, and warn if it does not know many of them.
 
     Args:
         splits: tokenized texts, with their ``length``.
@@ -82,7 +82,7 @@ def require_accepted_inputs(
     texts: TokenizedTexts,
     name: str,
 ) -> None:
-    """Check that a forward pass of the shortest text works, before anything that takes long.
+    """Raise an error if a forward pass of the shortest text fails, before anything that takes long.
 
     Args:
         model: to check.

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode, and back into the mode that it was in."""
+    """Context manager: put a model into evaluation mode, and afterwards back into the mode that it was in."""
     was_training = model.training
     model.eval()
     try:
@@ -20,7 +20,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def token_ids_of_length(tokenizer: PreTrainedTokenizerBase, length: int) -> torch.Tensor:
-    """Return the token ids of a text of `length` tokens, [1, length].
+    """Return the token ids of a made-up text of `length` tokens, [1, length].
 
     Two words of the vocabulary alternate between the special tokens that the tokenizer puts around a text.
     """

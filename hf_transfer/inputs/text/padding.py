@@ -17,7 +17,9 @@ TEXT_LENGTH = 8
 def padding_config_settings(
     config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, *, pretrained: bool
 ) -> dict[str, int]:
-    """Return the tokenizer's padding id as a setting of the model's config, if the checkpoint's cannot be kept.
+    """Return the tokenizer's padding id as a setting of the model's config, or an empty dictionary.
+
+    It is empty if the checkpoint's own padding id can be kept.
 
     It cannot be kept if it is None or not a row of the embedding table. Otherwise it stays, as it may be needed for
     more than padding: RoBERTa's position ids begin after it.
@@ -70,7 +72,7 @@ def _set_padding_id(model: PreTrainedModel, padding_id: int) -> None:
 
 
 def _padding_changes_outputs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, side: str) -> bool:
-    """Check whether padding on one side of a text changes its outputs by more than rounding."""
+    """Return whether padding on one side of a text changes its outputs by more than rounding."""
     token_ids = token_ids_of_length(tokenizer, TEXT_LENGTH)
     padding = (0, TEXT_LENGTH) if side == "right" else (TEXT_LENGTH, 0)
     padded = nn.functional.pad(token_ids, padding, value=tokenizer.pad_token_id)
@@ -90,7 +92,9 @@ def _logits(model: PreTrainedModel, token_ids: torch.Tensor, attention_mask: tor
 
 
 def _finds_token_by_padding_id(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Check, with forward passes, whether a classifier finds the token that it reads by ``config.pad_token_id``.
+    """Return whether a classifier finds the token that it reads by ``config.pad_token_id``.
+
+    This is found out with forward passes.
 
     Such a classifier gives other outputs if the last token of a text counts as padding.
     """

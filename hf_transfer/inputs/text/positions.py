@@ -29,7 +29,10 @@ def max_input_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 
 
 def smallest_limit(*limits: int | None) -> int | None:
-    """Return the smallest of some limits in tokens; None and transformers' "no limit" do not count."""
+    """Return the smallest of some limits in tokens, or None without a limit.
+
+    None and transformers' "no limit" do not count.
+    """
     return min((limit for limit in limits if limit is not None and 0 < limit < NO_LIMIT), default=None)
 
 
@@ -53,7 +56,7 @@ def max_positions(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 
 
 def _limits_of_position_tables(lengths: Sequence[int], lookups: Sequence[Mapping[_Table, int]]) -> list[int]:
-    """Return the most tokens that each table of positions has rows for.
+    """Return for each of a model's tables of positions the most tokens that it has rows for, as a list.
 
     Args:
         lengths: of the inputs.
@@ -81,7 +84,7 @@ def max_positions_in_config(config: PretrainedConfig) -> int | None:
 
 
 class _LookupRecorder(TorchDispatchMode):
-    """Records the last index that is looked up in each tensor of a model.
+    """`TorchDispatchMode` that records the last index that is looked up in each tensor of a model.
 
     Args:
         model: whose parameters, buffers and other tensors are watched.
@@ -129,7 +132,7 @@ def _address(tensor: torch.Tensor) -> int:
 
 
 def _last_lookups(model: PreTrainedModel, token_ids: torch.Tensor) -> dict[_Table, int]:
-    """Return the last index that a forward pass looks up in each of the model's tables."""
+    """Return by table the last index that a forward pass of token ids looks up in each of the model's tables."""
     with evaluation_mode(model), torch.no_grad(), _LookupRecorder(model) as recorder:
         model(input_ids=token_ids.to(model.device))
     return recorder.last

@@ -8,7 +8,7 @@ from hf_transfer.errors import InputError
 
 @dataclass
 class TextSettings:
-    """Settings of text inputs, each of them a flag.
+    """Dataclass of the flags of texts as input: the columns, and the most tokens.
 
     Raises:
         InputError: a setting is out of its range.

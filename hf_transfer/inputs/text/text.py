@@ -47,7 +47,9 @@ PROBLEMS_IN_TRAINING = {"there is no text": "no text"}
 
 @dataclass(frozen=True)
 class TextInput:
-    """Texts as inputs, or pairs of texts: the standard columns ``text`` and ``text_pair``; see `Input`.
+    """Dataclass of texts, or pairs of texts, as an input of models (an `Input`).
+
+    The standard columns are ``text`` and ``text_pair``.
 
     Attributes:
         settings: the user's columns, and the most tokens.
@@ -63,7 +65,7 @@ class TextInput:
     # --- data -------------------------------------------------------------------------------------------------
 
     def input_columns(self, columns: Sequence[str]) -> dict[str, str]:
-        """Return the user's columns of ``text`` and, for pairs, of ``text_pair``."""
+        """Return the user's columns of ``text`` and, for pairs, of ``text_pair``, by standard column."""
         settings = self.settings
         text = find_column(columns, settings.text_column_name, TEXT_COLUMNS, "text_column_name")
         if settings.text_pair_column_name is not None:
@@ -75,11 +77,14 @@ class TextInput:
         return {"text": text}
 
     def metadata_columns(self, columns: Sequence[str]) -> dict[str, str]:
-        """Return none: nothing else is known of a text."""
+        """Return an empty dictionary, as tables have no columns with further facts about texts."""
         return {}
 
     def prediction_input(self, standard_column: str, value: Any, file: str) -> Any:
-        """Return the text in a cell; if it holds none, the value, whose record will say so."""
+        """Return the text in a cell, or the cell's value if it holds no text.
+
+        The record of the prediction will say so.
+        """
         text, problem = read_text(value)
         return value if problem else text
 
@@ -92,7 +97,10 @@ class TextInput:
         data: DataArguments,
         model: ModelArguments,
     ) -> tuple[dict[str, Dataset], dict[str, dict[str, int]]]:
-        """Read texts and targets; rows without one are refused, or left out with --drop_incomplete."""
+        """Read texts and targets; return examples in standard columns and the number of rows left out.
+
+        Rows without a text or a target are an error, or left out with --drop_incomplete.
+        """
         text_readers: dict[str, CellReader] = {"text": TextReader(), "text_pair": TextReader()}
         examples = {}
         for name, split in splits.items():
@@ -102,27 +110,30 @@ class TextInput:
         return examples, {name: {"incomplete": len(splits[name]) - len(examples[name])} for name in examples}
 
     def identities(self, split: Dataset) -> list[str]:
-        """Return keys that are equal for texts that differ only in case, spaces and Unicode normalisation."""
+        """Return a key for each example, [n], equal for texts that differ only in case, spaces and Unicode form."""
         return [text_identity(*texts) for texts in _texts(split)]
 
     def content_hashes(self, split: Dataset) -> list[str]:
-        """Return hashes of the texts as they are."""
+        """Return a hash of each example's texts as they are, [n]."""
         return [hashlib.sha256(repr(texts).encode()).hexdigest() for texts in _texts(split)]
 
     def unit_column(self, columns: Sequence[str]) -> str | None:
-        """Return the column with a usual name for speakers, patients or cameras, if it is not one of the texts."""
+        """Return the column with a usual name for speakers, patients or cameras, or None without one.
+
+        A column of the texts is not returned.
+        """
         return usual_unit_column(columns, (self.settings.text_column_name, self.settings.text_pair_column_name))
 
     def caveats(self, splits: DatasetDict) -> list[str]:
-        """Return none."""
+        """Return an empty list, as the toolkit knows of no caveat about texts."""
         return []
 
     def facts(self, splits: DatasetDict) -> dict[str, Any]:
-        """Return an empty dictionary: the report says nothing more about texts than about every input."""
+        """Return an empty dictionary, as the report says no more about texts than about every input."""
         return {}
 
     def leave_out(self, name: str, split: Dataset, fits: list[bool], reason: str, remedy: str) -> Dataset:
-        """Return the examples that fit, and log how many do not."""
+        """Return the examples of a split that fit, and log how many do not."""
         if all(fits):
             return split
         logger.info("Left out of %s: %d x %s (%s).", name, fits.count(False), reason, remedy)
@@ -131,7 +142,10 @@ class TextInput:
     # --- model ------------------------------------------------------------------------------------------------
 
     def require_settings(self, model: ModelArguments) -> None:
-        """Check --max_length by the limits of config and tokenizer; `model_inputs` checks it by the model itself."""
+        """Raise an error if --max_length is more than the limits of the model's config and tokenizer.
+
+        `model_inputs` checks it by the model itself.
+        """
         if self.settings.max_length is not None:
             limit = max_positions_in_config(load_config(model, self.auto_model))
             self._require_length(smallest_limit(load_tokenizer(model).model_max_length, limit))
@@ -144,24 +158,24 @@ class TextInput:
             )
 
     def load_processor(self, model: ModelArguments) -> PreTrainedTokenizerBase:
-        """Load the tokenizer."""
+        """Return the tokenizer that comes with the model."""
         return load_tokenizer(model)
 
     def config_settings(self, old: PretrainedConfig, processor: Processor, *, pretrained: bool) -> dict[str, Any]:
-        """Return the padding id, if the checkpoint's cannot be kept."""
+        """Return the padding id as a setting of the model's config, if the checkpoint's cannot be kept."""
         return padding_config_settings(old, processor, pretrained=pretrained)
 
     def prepare_model(
         self, model: PreTrainedModel, splits: DatasetDict, processor: Processor, *, pretrained: bool
     ) -> None:
-        """Note in the config whether inputs are pairs; check that the model has an embedding for every token."""
+        """Note in the config whether inputs are pairs; raise an error if a token has no embedding in the model."""
         model.config.text_pairs = "text_pair" in splits["train"].column_names
         require_embedding_of_every_token(model, processor, str(model.name_or_path))
 
     def model_inputs(
         self, splits: DatasetDict, processor: Processor, model: PreTrainedModel, encoding: TargetEncoding, seed: int
     ) -> tuple[DatasetDict, dict[str, TokenizedTexts]]:
-        """Tokenize all examples; texts that are longer than the limit are cut."""
+        """Tokenize all examples, cut to the most tokens, and return the splits and each one's `TokenizedTexts`."""
         limit = max_input_length(model, processor)
         self._require_length(limit)
         limit = self.settings.max_length or limit or DEFAULT_MAX_LENGTH
@@ -196,31 +210,34 @@ class TextInput:
         return DataCollatorWithPadding(processor)
 
     def train_mode_effects(self, config: PretrainedConfig) -> list[str]:
-        """Return none."""
+        """Return an empty list, as models do not change texts in train mode."""
         return []
 
     # --- report -----------------------------------------------------------------------------------------------
 
     def display_rows(self, split: Dataset) -> list[dict[str, Any]]:
-        """Return the texts, cut to `MAX_SHOWN` letters; the texts of a pair are joined."""
+        """Return for each example a dictionary of its text, cut to `MAX_SHOWN` letters.
+
+        The texts of a pair are joined.
+        """
         pairs = zip(split["text"], split["text_pair"], strict=True) if "text_pair" in split.column_names else None
         texts = split["text"][:] if pairs is None else [f"{text} ⏐ {text_pair}" for text, text_pair in pairs]
         return [{"text": text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]} …"} for text in texts]
 
     def media_data_uris(self, inputs: ModelInputs, rows: Sequence[int]) -> list[str]:
-        """Return none: texts are read."""
+        """Return an empty list, as texts are read and not played."""
         return []
 
     def prediction_fields(self, split: Dataset) -> list[dict[str, Any]]:
-        """Return the texts of each example."""
+        """Return for each example a dictionary with its text, or the two texts of a pair."""
         return list(split.select_columns([name for name in ("text", "text_pair") if name in split.column_names]))
 
     def record_key(self, record: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Return the texts."""
+        """Return the text in a record of ``predictions.jsonl``, and the second text or None, as a tuple."""
         return record["text"], record.get("text_pair")
 
     def predict_arguments(self, records: list[dict[str, Any]], run_arguments: Mapping[str, Any]) -> list[str]:
-        """Return a short text of the test split; for pairs, the run's test file and columns."""
+        """Return a list with a short text of the test split; for pairs, with the run's test file and columns."""
         if "text_pair" not in records[0]:
             return [_short_line([record["text"] for record in records])]
         arguments = ["--file", run_arguments.get("test_file") or run_arguments.get("train_file") or "FILE"]
@@ -233,17 +250,17 @@ class TextInput:
 
 @dataclass(frozen=True)
 class TextReader:
-    """Reads the cells of a column of texts: see `CellReader`."""
+    """Reader of the cells of a column of texts (a `CellReader`)."""
 
     feature: ClassVar[Value] = Value("string")
 
     def read(self, value: Any) -> tuple[str, str | None]:
-        """Return the text in a cell, and what is wrong with it, or None."""
+        """Return the text in a cell, and what is wrong with it, or None if it can be used."""
         text, problem = read_text(value)
         return text, PROBLEMS_IN_TRAINING.get(problem or "", problem)
 
     def unusable_column_message(self, split: str, problem: str) -> str | None:
-        """Return a message for a column that holds objects or lists in every cell."""
+        """Return an error message for a column of objects or lists, or None for another problem."""
         if not problem.startswith("expected a text"):
             return None
         return (
@@ -252,12 +269,12 @@ class TextReader:
         )
 
     def hint(self, problems: list[str], contents: list[Any]) -> str:
-        """Return nothing."""
+        """Return an empty string, as there is no remedy beyond the message."""
         return ""
 
 
 def _texts(split: Dataset) -> Iterator[tuple[str, ...]]:
-    """Yield the text, or the two texts, of each example."""
+    """Yield for each example of a split a tuple of its text, or of its two texts."""
     names = [name for name in ("text", "text_pair") if name in split.column_names]
     return zip(*(split[name][:] for name in names), strict=True)
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 
 class TokenizedTexts:
-    """The tokenized texts of a split: see `ModelInputs`.
+    """Dataset of the tokenized texts of a split (a `ModelInputs`).
 
     Args:
         table: with the tokenizer's columns and ``length``, in tokens.
@@ -33,23 +33,23 @@ class TokenizedTexts:
 
     @property
     def cache_keys(self) -> Iterator[str]:
-        """The token ids of each text."""
+        """Iterator over the token ids of each text, written as a string."""
         rows = self.table.remove_columns("length")
         for start in range(0, len(rows), 1000):
             yield from (repr(tuple(row)) for row in zip(*rows[start : start + 1000].values(), strict=True))
 
     def set_epoch(self, epoch: int) -> None:
-        """Do nothing: texts are the same in each epoch."""
+        """Do nothing, as texts are the same in each epoch."""
 
     def without_augmentation(self) -> "TokenizedTexts":
-        """Return the texts: they are not augmented."""
+        """Return the dataset itself, as texts are not augmented."""
         return self
 
 
 def tokenize(
     batch: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int, strip: int | None
 ) -> dict[str, list[Any]]:
-    """Return the model's inputs for a batch of texts, with their ``length``.
+    """Return the model's inputs for a batch of texts, as lists of token ids and so on, with their ``length``.
 
     Args:
         batch: of examples.

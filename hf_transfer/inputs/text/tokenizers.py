@@ -16,7 +16,7 @@ WORD_BOUNDARIES = "▁Ġ# \t\n"  # as tokenizers mark them in their tokens
 
 
 def load_tokenizer(model: ModelArguments) -> PreTrainedTokenizerBase:
-    """Load the tokenizer that comes with the model, and give it a padding token if it has none.
+    """Return the tokenizer that comes with the model, with a padding token if it came without one.
 
     Raises:
         InputError: there is no tokenizer, it has no words, or needs a library that is not installed.
@@ -40,7 +40,7 @@ def load_tokenizer(model: ModelArguments) -> PreTrainedTokenizerBase:
 
 
 def _choose_padding_token(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
-    """Return a special token to pad with: preferably one called "pad", and one that texts do not end with."""
+    """Return a special token to pad with, preferably one called "pad", and one that texts do not end with."""
     special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
     called_pad = [token for token in special if "pad" in token.lower()]
     others = [tokenizer.eos_token, tokenizer.unk_token, tokenizer.bos_token, tokenizer.sep_token]
@@ -56,7 +56,7 @@ def _choose_padding_token(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
 
 @contextlib.contextmanager
 def _explain_missing_libraries(name: str) -> Iterator[None]:
-    """Turn the error about a tokenizer's missing library into a message that says what to install."""
+    """Context manager: turn the error about a tokenizer's missing library into one that says what to install."""
     try:
         yield
     except Exception as error:

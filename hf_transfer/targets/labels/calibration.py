@@ -15,7 +15,7 @@ PRIOR_DEVIATION = 0.5
 
 
 def calibrate(logits: Array, references: Array, *, multi_label: bool = False) -> tuple[float, str | None]:
-    """Return the temperature for which the validation logits give evidence; else 1.0, and a clause that says why.
+    """Return the temperature that validation logits give evidence for; or 1.0, and a clause that says why.
 
     The fitted temperature is used where it makes the references significantly more likely (likelihood-ratio test,
     95 %). One that makes the model more confident is used only where there are enough errors.
@@ -43,7 +43,7 @@ def calibrate(logits: Array, references: Array, *, multi_label: bool = False) ->
 
 
 def fit_temperature(logits: Array, references: Array, *, multi_label: bool = False) -> float:
-    """Return the most likely temperature, given a normal prior of its logarithm (mean 0, deviation 0.5).
+    """Return the most likely temperature of logits, given a normal prior of its logarithm (mean 0, deviation 0.5).
 
     Args:
         logits: [n, num_labels].
@@ -67,7 +67,7 @@ def _negative_log_likelihood(logits: Array, references: Array, temperature: floa
 
 
 def reliability_bins(probabilities: Array, references: Array, bins: int = 15) -> list[dict[str, float]]:
-    """Return mean ``confidence``, ``accuracy`` and number of ``examples`` of equal-width bins of the confidence.
+    """Return ``confidence``, ``accuracy`` and number of ``examples`` of equal-width bins of the confidence.
 
     Bins without examples are left out. Guo et al. 2017, https://arxiv.org/abs/1706.04599.
 
@@ -89,7 +89,7 @@ def reliability_bins(probabilities: Array, references: Array, bins: int = 15) ->
 
 
 def expected_calibration_error(probabilities: Array, references: Array) -> float:
-    """Return the mean gap between confidence and accuracy over `reliability_bins` (Guo et al. 2017)."""
+    """Return the mean gap between confidence and accuracy over bins of the confidence (Guo et al. 2017)."""
     gaps = [
         bin_["examples"] * abs(bin_["accuracy"] - bin_["confidence"])
         for bin_ in reliability_bins(probabilities, references)

@@ -24,7 +24,9 @@ def classification_intervals(
     seed: int,
     units: Sequence[str] | None = None,
 ) -> dict[str, dict[str, list[float]]]:
-    """Return 95 % intervals of the metrics ``after`` training, and of their ``gain`` (after minus before, paired).
+    """Return 95 % intervals of a classifier's metrics ``after`` training and of their ``gain``, by metric.
+
+    The gain is after minus before, on the same examples (paired).
 
     Examples are resampled, or whole units (patients, speakers) where enough are known: see `resampling_units`.
 
@@ -69,7 +71,7 @@ def classification_intervals(
 def resampled_metrics_of_records(
     records: Sequence[Mapping[str, Any]], names: Sequence[str], *, multi_label: bool
 ) -> ResampledMetrics[str]:
-    """Return the metrics of predictions for resampling.
+    """Return the metrics of a classifier's prediction records as `ResampledMetrics`, for the bootstrap.
 
     Args:
         records: of ``predictions.jsonl``.
@@ -94,7 +96,9 @@ def resampled_metrics_of_records(
 
 
 def formula_intervals(references: Array, predictions: Array, num_labels: int) -> dict[str, list[float]]:
-    """Return 95 % intervals of the metrics that are proportions of independent examples, which need no resampling.
+    """Return by metric the 95 % intervals of metrics that are proportions, which need no resampling.
+
+    They are proportions of independent examples.
 
     The interval of F1 is that of the proportion of right answers among the examples that have label 1 or are
     predicted to have it, of which F1 is a function: Lam et al. 2023, https://arxiv.org/abs/2309.14621.
@@ -119,12 +123,12 @@ def formula_intervals(references: Array, predictions: Array, num_labels: int) ->
 
 
 def covering_interval(one: list[float], other: list[float]) -> list[float]:
-    """Return the smallest interval that contains both."""
+    """Return the smallest interval ``[low, high]`` that contains two intervals."""
     return [min(one[0], other[0]), max(one[1], other[1])]
 
 
 def _is_right(references: Array, predictions: Array) -> Array:
-    """Return whether all labels of each example are predicted right, [n]."""
+    """Return for each example whether all of its labels are predicted right, [n]."""
     is_equal = predictions == references
     return is_equal.all(axis=1) if references.ndim == 2 else is_equal
 
@@ -147,14 +151,17 @@ def proportion_difference_interval(before: Array, after: Array) -> list[float]:
 
 
 def proportion_interval(count: int, total: int) -> list[float]:
-    """Return the 95 % interval of a proportion: Wilson 1927, https://doi.org/10.2307/2276774; exact at 0 and 1."""
+    """Return the 95 % interval of the proportion `count` of `total`: Wilson's, or exact at 0 and 1.
+
+    Wilson 1927, https://doi.org/10.2307/2276774.
+    """
     method = "wilson" if 0 < count < total else "exact"
     interval = binomtest(count, total).proportion_ci(method=method)
     return [float(interval.low), float(interval.high)]
 
 
 def metric_support(references: Array, predictions: Array, num_labels: int, unit_numbers: Array) -> dict[str, Array]:
-    """Return, for metrics that depend on a part of the examples, how many units have each of the metric's labels.
+    """Return for each metric that depends on a part of the examples the number of units with each of its labels.
 
     Args:
         references: true label ids [n], or a 0/1 matrix [n, num_labels].
@@ -184,7 +191,7 @@ def metric_support(references: Array, predictions: Array, num_labels: int, unit_
 
 
 def _units_per_label(labels: Array, num_labels: int, unit_numbers: Array) -> Array:
-    """Return how many units have examples of each label, [num_labels]."""
+    """Return the number of units (speakers, ...) that have examples of each label, [num_labels]."""
     rows, ids = np.nonzero(labels) if labels.ndim == 2 else (np.arange(len(labels)), labels)
     pairs = np.unique(np.stack([unit_numbers[rows], ids]), axis=1)
     return np.bincount(pairs[1], minlength=num_labels)

@@ -19,7 +19,7 @@ from hf_transfer.targets.labels.decision import Decision
 
 
 def reference_labels(split: Dataset) -> Array:
-    """Return the column ``label``: label ids [n], or a 0/1 matrix [n, num_labels] for examples with several labels."""
+    """Return a split's true labels: label ids [n], or a 0/1 matrix [n, num_labels] if there may be several."""
     labels = split["label"][:]
     feature = split.features["label"]
     if not isinstance(feature, List):
@@ -31,7 +31,7 @@ def reference_labels(split: Dataset) -> Array:
 
 
 def compute_metrics(logits: Array, references: Array, decision: Decision) -> dict[str, float]:
-    """Return the metrics of a classifier by name.
+    """Return the metrics of a classifier by name, from its logits and the true labels.
 
     Args:
         logits: [n, num_labels].
@@ -80,5 +80,5 @@ def weighted_metrics(
 
 
 def _can_be_ranked(references: Array, num_labels: int) -> bool:
-    """Return whether ranking metrics exist: there are two labels, and examples of both."""
+    """Return whether ranking metrics (as ROC AUC) exist: there are two labels, and examples of both."""
     return num_labels == 2 and len(set(references.tolist())) == 2

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Decision:
-    """How logits become probabilities and labels.
+    """Dataclass of the temperature and threshold by which a classifier's logits become probabilities and labels.
 
     Attributes:
         temperature: the logits are divided by it (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
@@ -33,7 +33,7 @@ class Decision:
         return expit(scaled) if self.multi_label else softmax(scaled, axis=-1)
 
     def labels(self, probabilities: Array) -> Array:
-        """Return label ids [n], or a 0/1 matrix [n, num_labels] where an example may have several labels."""
+        """Return the predicted label ids [n], or a 0/1 matrix [n, num_labels] if there may be several labels."""
         if self.multi_label:
             return (probabilities >= (0.5 if self.threshold is None else self.threshold)).astype(np.int64)
         if self.threshold is None:
@@ -46,13 +46,13 @@ class Decision:
 
     @classmethod
     def read(cls, config: "PretrainedConfig") -> "Decision":
-        """Return the decision stored in a model's config; the default one where there is none."""
+        """Return the decision that is stored in a model's config, or the default one if the config has no decision."""
         stored = getattr(config, "calibration", None) or {}
         multi_label = getattr(config, "problem_type", None) == "multi_label_classification"
         return cls(stored.get("temperature") or 1.0, stored.get("threshold"), multi_label)
 
 
 def remove_decision(config: "PretrainedConfig") -> None:
-    """Remove the decision that an earlier run has stored in a checkpoint's config."""
+    """Remove from a checkpoint's config the decision that an earlier run has stored there."""
     if hasattr(config, "calibration"):
         del config.calibration

@@ -30,7 +30,7 @@ def fit_decision(
     max_false_positive_rate: float | None,
     unit_numbers: Array | None,
 ) -> dict[str, Any]:
-    """Fit temperature and threshold on the validation split, and store them in the model's config.
+    """Fit temperature and threshold on the validation split, store them in the model's config, and return them.
 
     Args:
         logits: of the validation examples, [n, num_labels]; None without a validation split.

@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict
 
 @dataclass(frozen=True)
 class LabelEncoding:
-    """Encoding of labels for the loss; see `TargetEncoding`.
+    """Encoding of labels in the form that the loss takes (a `TargetEncoding`).
 
     Attributes:
         convert: converts the column ``label``; None leaves it as it is.
@@ -20,22 +20,22 @@ class LabelEncoding:
     remedy: ClassVar[str] = "is it empty?"
 
     def respell(self, splits: DatasetDict) -> DatasetDict:
-        """Return the splits unchanged."""
+        """Return the splits unchanged, as labels have one spelling."""
         return splits
 
     def __call__(self, split: Dataset) -> Sequence[Any]:
-        """Return the ``labels`` of each example."""
+        """Return the ``labels`` of each example of a split, in the form that the loss takes, [n]."""
         labels = split["label"][:]
         return labels if self.convert is None else self.convert(labels)
 
     def required_positions(self, labels: Any) -> int:
-        """Return 1: a label belongs to the whole example, so one position of the model's output is enough."""
+        """Return 1, as a label belongs to the whole example, so one position of the output is enough."""
         return 1
 
 
 @dataclass(frozen=True)
 class MultiHot:
-    """Converts lists of label ids to a vector of 0 and 1 for each example, computed when it is asked for.
+    """Callable from lists of label ids to a vector of 0 and 1 for each example, computed when it is asked for.
 
     Attributes:
         num_labels: the length of the vectors.

@@ -41,7 +41,7 @@ def prediction_records(probabilities: Array, decision: Decision, names: list[str
 def error_analysis(
     logits: Array, references: Array, decision: Decision, units: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Return what the report says of a classifier's errors beside metrics, as far as it applies.
+    """Return by name what the report says of a classifier's errors beside metrics, such as a confusion matrix.
 
     Args:
         logits: [n, num_labels].
@@ -82,7 +82,7 @@ def error_analysis(
 
 
 def _false_positives(is_positive: Array, is_negative: Array, unit_numbers: Array) -> dict[str, Any]:
-    """Return the false positives: their ``count``, ``of`` how many negatives, and the 95 % ``interval`` of the rate.
+    """Return the ``count`` of false positives, ``of`` how many negatives, and the rate's 95 % ``interval``.
 
     Args:
         is_positive: whether label 1 is predicted, [n].
@@ -106,7 +106,7 @@ def _false_positives(is_positive: Array, is_negative: Array, unit_numbers: Array
 
 
 def worst_examples(logits: Array, references: Array, decision: Decision, names: list[str]) -> list[dict[str, Any]]:
-    """Return the wrong predictions, those with the least probability of the true label first.
+    """Return records of the wrong predictions, those with the least probability of the true label first.
 
     Args:
         logits: [n, num_labels].
@@ -138,7 +138,7 @@ def worst_examples(logits: Array, references: Array, decision: Decision, names: 
 
 
 def result_remarks(report: Mapping[str, Any]) -> list[str]:
-    """Return sentences that compare the result with the most frequent label alone, and that count the false positives.
+    """Return sentences that compare a result with the most frequent label alone, and count false positives.
 
     Args:
         report: with ``data``, ``metrics``, ``decision`` and the error analysis.

@@ -13,7 +13,7 @@ from hf_transfer.models import unwrap_peft
 def match_head_to_labels(
     model: PreTrainedModel, checkpoint_config: PretrainedConfig, id2label: dict[int, str], new: list[str]
 ) -> list[str]:
-    """Reorder a checkpoint's classification head for the data's labels, or initialise it anew for other labels.
+    """Reorder a checkpoint's head for the data's labels, or initialise it anew; return the new parameters' names.
 
     Args:
         model: loaded with a head for `id2label`.
@@ -67,7 +67,7 @@ def match_head_to_labels(
 
 
 def _label_order(before: list[str], after: list[str]) -> list[int] | None:
-    """Return for each label of `after` its index in `before`; None where the labels are not the same.
+    """Return for each label of `after` its index in `before`, or None if the labels are not the same.
 
     Case and white space are ignored where the labels differ in more than these.
     """
@@ -79,7 +79,7 @@ def _label_order(before: list[str], after: list[str]) -> list[int] | None:
 
 
 def output_layer(model: nn.Module, num_outputs: int) -> tuple[str, nn.Linear] | None:
-    """Return the linear layer that computes the logits, with its name; None if there is none.
+    """Return the name of the linear layer that computes the logits, and the layer; None without such a layer.
 
     It is the last linear layer with so many outputs outside the trunk, or else inside. Other layers of a head of
     several layers (RoBERTa's, T5's) do not depend on the labels. Where peft keeps a copy, it is the trained layer.

@@ -17,7 +17,7 @@ UNKNOWN = ("", "-1", "-1.0")
 
 
 def label_columns(names: Sequence[str] | None, columns: Sequence[str], usual: Sequence[str], source: str) -> list[str]:
-    """Return the columns that `names` names, one for each label; none where the names are not those of columns.
+    """Return the columns that `names` names, one for each label, or an empty list if they name no columns.
 
     Args:
         names: the labels, as --class_names gives them, or of a fine-tuned model.
@@ -54,7 +54,7 @@ def label_columns(names: Sequence[str] | None, columns: Sequence[str], usual: Se
 
 
 def join_label_columns(split: Dataset, name: str, labels: Sequence[str], column: str) -> Dataset:
-    """Return the split with a new column of vectors of 0 and 1, a place for each of the columns `labels`.
+    """Return a split with a new column of vectors of 0 and 1, with a place for each of the columns `labels`.
 
     A row in which one of the labels is not known has no vector.
 
@@ -89,7 +89,7 @@ def join_label_columns(split: Dataset, name: str, labels: Sequence[str], column:
 
 
 def label_columns_hint(split: Dataset, columns: Sequence[str]) -> str:
-    """Return a sentence that names --class_names where several columns hold 0 and 1 only, or an empty string."""
+    """Return a sentence that names --class_names if several columns hold 0 and 1 only, or an empty string."""
     single = [name for name in columns if isinstance(split.features[name], (Value, ClassLabel))]
     values = {name: {_cell_text(value) for value in split[name][:]} for name in single}
     bits = {name: {BITS[value] for value in of_column if value in BITS} for name, of_column in values.items()}
@@ -102,7 +102,7 @@ def label_columns_hint(split: Dataset, columns: Sequence[str]) -> str:
 
 
 def _read_bit(value: Any, row: int, label: str, split: str) -> int | None:
-    """Return the 0 or 1 in a cell; None where it is not known."""
+    """Return the 0 or 1 in a cell of a label's column, or None if it is not known; raise an error for other values."""
     text = _cell_text(value)
     bit = BITS.get(text)
     if bit is None and text not in UNKNOWN:

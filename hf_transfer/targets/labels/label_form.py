@@ -21,7 +21,9 @@ def label_readers(
     names: Sequence[str] | None,
     model_labels: Sequence[str] | None = None,
 ) -> dict[str, LabelReader]:
-    """Return the reader of each split's label column; lists of numbers must have one meaning in all splits.
+    """Return the `LabelReader` of each split's label column, by split.
+
+    Lists of numbers must have one meaning in all splits.
 
     Args:
         splits: the user's rows.
@@ -65,7 +67,10 @@ def _list_or_label_reader(
     names: Sequence[str] | None,
     vectors: "_VectorCheck",
 ) -> LabelReader:
-    """Return the reader of a split's label column, as if its lists were no vectors; add its lists to `vectors`."""
+    """Return the reader of a split's label column, as if no list were a vector of 0 and 1.
+
+    The lists are added to `vectors`.
+    """
     feature = split.features[column]
     item_feature = getattr(feature, "feature", feature)
     class_names = tuple(item_feature.names) if isinstance(item_feature, ClassLabel) else None
@@ -90,14 +95,14 @@ def _cells(split: Dataset, column: str) -> Iterator[Any]:
 
 
 class _FormCheck:
-    """Counts the lists and the single labels in a column, and keeps the first row of each."""
+    """Counter of the lists and the single labels in a column, which keeps the first row of each."""
 
     def __init__(self, split: str):
         self.split, self.lists, self.single = split, 0, 0
         self.first: dict[str, tuple[int, Any]] = {}
 
     def add(self, row: int, value: Any, items: list[Any] | None) -> None:
-        """Count a cell, unless it is empty."""
+        """Count a cell of the column as a list or a single label, unless it is empty."""
         if items is not None:
             self.lists += 1
             self.first.setdefault("list", (row, value))
@@ -108,7 +113,7 @@ class _FormCheck:
             self.first.setdefault("single", (row, value))
 
     def require_one_form(self, separator: str | None) -> None:
-        """Check that there are not both lists and single labels.
+        """Raise an error if a column has both lists and single labels.
 
         Raises:
             InputError: there are; the message names a row with the rarer form.
@@ -129,7 +134,7 @@ class _FormCheck:
 
 
 class _VectorCheck:
-    """Finds out whether lists of numbers are vectors of 0 and 1 (multi-hot) or lists of label ids."""
+    """Collector that finds out whether lists of numbers are vectors of 0 and 1 (multi-hot) or lists of label ids."""
 
     def __init__(self) -> None:
         self.lengths: Counter[int] = Counter()
@@ -137,7 +142,7 @@ class _VectorCheck:
         self.only_bits, self.has_repeats, self.has_booleans = True, False, False
 
     def add(self, split: str, row: int, items: list[Any]) -> None:
-        """Add the list in a row.
+        """Add the list in a row; raise an error if it holds scores instead of label ids or 0 and 1.
 
         Raises:
             InputError: it holds numbers that are neither label ids nor 0 and 1.
@@ -157,7 +162,7 @@ class _VectorCheck:
         self.has_booleans = self.has_booleans or any(isinstance(item, (bool, np.bool_)) for item in items)
 
     def width(self, num_labels: int | None) -> int | None:
-        """Return the length of the vectors; None where the lists hold labels.
+        """Return the length of the vectors of 0 and 1, or None if the lists hold label ids or names.
 
         No label is in a list twice. So lists of three or more numbers 0 and 1 are vectors, and lists of two are
         vectors if both numbers can be the same. Lists of one number hold labels.
@@ -185,7 +190,7 @@ class _VectorCheck:
 
 
 def _require_label_ids(splits: Mapping[str, Dataset], column: str, readers: Mapping[str, LabelReader]) -> None:
-    """Check that the labels that --class_names names are ids.
+    """Raise an error if the labels that --class_names is to name are names already, and no ids.
 
     Raises:
         InputError: they are names already.

@@ -18,7 +18,7 @@ MAX_SHOWN = 20
 
 
 def label_names(split: Dataset) -> list[str]:
-    """Return the label names of a split with label ids, by id."""
+    """Return the label names of a split that has label ids, in the order of the ids."""
     feature = split.features["label"]
     return list(getattr(feature, "feature", feature).names)
 
@@ -29,7 +29,7 @@ def is_multi_label(split: Dataset) -> bool:
 
 
 def label_counts(split: Dataset, names: Sequence[str] | None = None) -> dict[str, int]:
-    """Return how many examples have each label.
+    """Return by label name the number of examples of a split that have the label.
 
     Args:
         split: with a column ``label`` that holds names, ids, or lists of them.
@@ -43,7 +43,7 @@ def label_counts(split: Dataset, names: Sequence[str] | None = None) -> dict[str
 
 
 def untested_labels(test: Dataset, names: Sequence[str]) -> list[str]:
-    """Return a sentence if some of the labels have no test examples, else nothing; log it.
+    """Return and log a sentence if some labels have no test examples; else return an empty list.
 
     Args:
         test: the test split, with label ids.
@@ -62,7 +62,7 @@ def untested_labels(test: Dataset, names: Sequence[str]) -> list[str]:
 def contradictions(
     splits: Mapping[str, tuple[list[str], Dataset]], names: Sequence[str], describe: Callable[[Dataset, int], str]
 ) -> list[str]:
-    """Return a sentence if equal examples have different labels, else nothing; log it with an example.
+    """Return and log a sentence if equal examples have different labels; else return an empty list.
 
     Args:
         splits: for each split its identities, a string for each example that is the same for equal ones, and the
@@ -150,7 +150,7 @@ def _label_ids(batch: dict[str, list], ids: dict[str, int], multi_label: bool) -
 
 
 def _numeric_sort_key(label: str) -> tuple[int, float, str]:
-    """Return a key that sorts numbers by value, before other text."""
+    """Return a sort key for a label that puts numbers in the order of their value, before other text."""
     try:
         number = float(label)
     except ValueError:
@@ -159,7 +159,7 @@ def _numeric_sort_key(label: str) -> tuple[int, float, str]:
 
 
 def _equal_but_for_case(names: Sequence[str]) -> list[list[str]]:
-    """Return the groups of names that differ in case only."""
+    """Return the groups of names that differ in case only, as lists."""
     by_casefold: dict[str, list[str]] = {}
     for name in names:
         by_casefold.setdefault(name.casefold(), []).append(name)
@@ -169,7 +169,7 @@ def _equal_but_for_case(names: Sequence[str]) -> list[list[str]]:
 def learnable_labels(
     train: Dataset, counts: Mapping[str, int], given: Sequence[str] | None, positive_label: str | None
 ) -> list[str]:
-    """Return the label names in order, by id; the positive label is the last of two.
+    """Return the label names of the training split in order, by id; the positive label is the last of two.
 
     Args:
         train: the training split, with label names.
@@ -208,7 +208,7 @@ def learnable_labels(
 
 
 def _warn_of_suspicious_names(names: Sequence[str], counts: Mapping[str, int]) -> None:
-    """Warn of labels that differ in case only, and of those that look like missing values."""
+    """Log a warning about labels that differ in case only, and about those that look like missing values."""
     for group in _equal_but_for_case(names):
         logger.warning("Labels %s differ in case only and are learned as different labels. If they are the same "
                        "label, write them alike.", ", ".join(map(repr, group)))  # fmt: skip

@@ -13,7 +13,7 @@ from hf_transfer.targets.labels.reader_base import LabelReaderBase
 
 @dataclass(frozen=True)
 class LabelReader(LabelReaderBase):
-    """Reads the label names in the cells of a column.
+    """Reader of the label names in the cells of a column (a `TargetReader`).
 
     Attributes:
         kind: whether a cell holds one label, several labels, or a vector with a 1 at the place of each label.
@@ -27,16 +27,16 @@ class LabelReader(LabelReaderBase):
 
     @property
     def multi_label(self) -> bool:
-        """Whether an example may have several labels."""
+        """Boolean: whether an example may have several labels."""
         return self.kind != "one"
 
     @property
     def feature(self) -> Value | List:
-        """The `datasets` feature of what `read` returns."""
+        """The `datasets` feature (a type of column) of the labels that `read` returns."""
         return List(Value("string")) if self.multi_label else Value("string")
 
     def read(self, value: Any) -> tuple[str | list[str], str | None]:
-        """Return the name in a cell, or the list of names; and what is wrong with the cell, or None."""
+        """Return the label name in a cell, or the list of names, and what is wrong with the cell, or None."""
         items = as_list(value)
         if self.kind == "one":
             return ("", "a list instead of a label") if items is not None else self._read_name(value)
@@ -51,7 +51,7 @@ class LabelReader(LabelReaderBase):
         return ([], problem) if problem else (sorted({name for name, _ in labels}), None)
 
     def hint(self, problems: list[str], contents: list[Any]) -> str:
-        """Return a sentence where a cell seems to hold several labels, or an empty string."""
+        """Return a sentence on --label_separator if a cell seems to hold several labels, or an empty string."""
         return separator_hint({label for label in contents if isinstance(label, str)})
 
     def _read_name(self, value: Any) -> tuple[str, str | None]:
@@ -72,7 +72,7 @@ class LabelReader(LabelReaderBase):
 
 
 def separator_hint(names: Iterable[str]) -> str:
-    """Return a sentence that names --label_separator where a label consists of others, or an empty string."""
+    """Return a sentence that names --label_separator if a label consists of others, or an empty string."""
     known = set(names)
     for name in sorted(known):
         for separator in (";", "|", ","):

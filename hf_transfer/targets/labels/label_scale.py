@@ -22,7 +22,7 @@ from hf_transfer.targets.labels.head import output_layer
 
 @dataclass(frozen=True)
 class LabelScale:
-    """Mean and standard deviation that turn a model's outputs into numbers in the unit of the labels.
+    """Dataclass of the mean and deviation that turn a model's outputs into numbers in the unit of the labels.
 
     It is stored in the config of models whose outputs are not in that unit: of checkpoints, and of finished models
     whose last layer has no bias that could hold the mean.
@@ -33,7 +33,7 @@ class LabelScale:
 
     @classmethod
     def of(cls, labels: Sequence[float]) -> "LabelScale":
-        """Return the scale of training labels.
+        """Return the scale of training labels: their mean and standard deviation.
 
         Raises:
             InputError: they are all the same.
@@ -48,11 +48,11 @@ class LabelScale:
 
     @classmethod
     def read(cls, config: PretrainedConfig) -> "LabelScale":
-        """Return the scale stored in a model's config; mean 0 and deviation 1 where there is none."""
+        """Return the scale that is stored in a model's config, or mean 0 and deviation 1 if it has no scale."""
         return cls(**(getattr(config, "label_scale", None) or {}))
 
     def write(self, config: PretrainedConfig) -> None:
-        """Store the scale in a model's config, unless the outputs are in the unit of the labels."""
+        """Store the scale in a model's config, unless the model's outputs are in the unit of the labels."""
         remove_label_scale(config)
         if self != LabelScale():
             config.label_scale = {"mean": self.mean, "deviation": self.deviation}
@@ -62,18 +62,18 @@ class LabelScale:
         return np.asarray(outputs, dtype=np.float64) * self.deviation + self.mean
 
     def standardise(self, labels: Sequence[float]) -> list[float]:
-        """Return the labels with mean 0 and standard deviation 1, as the model's outputs are trained to be."""
+        """Return the labels, [n], scaled to mean 0 and standard deviation 1, as the model learns them."""
         return ((np.asarray(labels, dtype=np.float64) - self.mean) / self.deviation).tolist()
 
 
 def remove_label_scale(config: PretrainedConfig) -> None:
-    """Remove the scale that an earlier run has stored in a checkpoint's config."""
+    """Remove from a checkpoint's config the scale that an earlier run has stored there."""
     if hasattr(config, "label_scale"):
         del config.label_scale
 
 
 def standardise_head(model: PreTrainedModel, scale: LabelScale) -> None:
-    """Rewrite the last layer of a trained head for standardised labels; in their unit its predictions stay the same.
+    """Rewrite the last layer of a trained head for standardised labels; predictions stay the same in their unit.
 
     Args:
         model: its config has the scale of its present outputs.
@@ -88,7 +88,7 @@ def standardise_head(model: PreTrainedModel, scale: LabelScale) -> None:
 
 @contextmanager
 def in_label_unit(model: nn.Module) -> Iterator[None]:
-    """Rewrite the last layer so that the model's outputs are in the unit of the labels, also after the block.
+    """Context manager: rescale the last layer, so that outputs are in the labels' unit; undone if the block fails.
 
     The mean of a layer without a bias stays in the config: see `LabelScale.read`. Where the block raises an error,
     layer and config are restored bit by bit, because a checkpoint holds the model as it was trained.
@@ -107,14 +107,14 @@ def in_label_unit(model: nn.Module) -> Iterator[None]:
 
 
 def _rescale(layer: nn.Linear, factor: float, shift: float) -> None:
-    """Change a layer so that its outputs are multiplied by `factor`, plus `shift` where it has a bias."""
+    """Change a linear layer so that its outputs are multiplied by `factor`, plus `shift` if it has a bias."""
     layer.weight.data.copy_(layer.weight.data.double() * factor)
     if layer.bias is not None:
         layer.bias.data.copy_(layer.bias.data.double() * factor + shift)
 
 
 def number_layer(model: nn.Module) -> nn.Linear:
-    """Return the linear layer outside the trunk that computes the number; where peft keeps a copy, the trained one.
+    """Return the linear layer outside the trunk that computes the number; if peft keeps a copy, the trained one.
 
     Raises:
         InputError: there is none.

@@ -57,7 +57,9 @@ LABEL_COLUMNS = ("label", "labels", "sentiment", "category", "class", "target", 
 
 @dataclass(frozen=True)
 class LabelTarget:
-    """Target of one label or several for each example: the column ``label`` holds a `ClassLabel`, or a list of them.
+    """Dataclass of the target of one label or several for each example (a `Target`).
+
+    The column ``label`` holds a `ClassLabel`, or a list of them.
 
     Attributes:
         settings: the label column, how labels are separated and named, and how the decision is made.
@@ -77,7 +79,7 @@ class LabelTarget:
 
     @property
     def requires_validation_split(self) -> bool:
-        """Whether a threshold has to be chosen on the validation split."""
+        """Boolean: whether a threshold has to be chosen on the validation split."""
         return self.settings.threshold == "best_f1" or self.settings.max_false_positive_rate is not None
 
     # --- data -------------------------------------------------------------------------------------------------
@@ -85,7 +87,7 @@ class LabelTarget:
     def columns(
         self, splits: DatasetDict, inputs: Mapping[str, Sequence[str]], config: PretrainedConfig | None
     ) -> tuple[DatasetDict, dict[str, str]]:
-        """Return the label column of each split; where each label has a column of 0 and 1, these are joined first."""
+        """Return the splits and the label column of each; columns of 0 and 1 for each label are joined first."""
         settings, train = self.settings, next(iter(splits))
         others = [name for name in splits[train].column_names if name not in inputs[train]]
         labels = [] if settings.label_column_name else self._named_label_columns(config, others)
@@ -102,7 +104,7 @@ class LabelTarget:
         return splits, dict.fromkeys(splits, column)
 
     def _named_label_columns(self, config: PretrainedConfig | None, columns: Sequence[str]) -> list[str]:
-        """Return the columns that --class_names or, in evaluation, the model's labels name, one for each label."""
+        """Return the columns, one for each label, that --class_names or a model's labels name; or an empty list."""
         names: Sequence[str] | None = self.settings.class_names
         source = "--class_names"
         if names is None and getattr(config, "problem_type", None) == "multi_label_classification":
@@ -113,7 +115,7 @@ class LabelTarget:
     def readers(
         self, splits: DatasetDict, columns: Mapping[str, str], config: PretrainedConfig | None, model: ModelArguments
     ) -> Mapping[str, LabelReader]:
-        """Return the reader of each split's label column."""
+        """Return the `LabelReader` of each split's label column, by split."""
         settings, column = self.settings, next(iter(columns.values()))
         return label_readers(splits, column, settings.label_separator, settings.class_names, _model_labels(config))
 
@@ -125,7 +127,7 @@ class LabelTarget:
         data: DataArguments,
         leave_out: LeaveOut,
     ) -> tuple[DatasetDict, dict[str, dict[str, int]]]:
-        """Return the splits with label ids in place of names; no example is left out.
+        """Return the splits with label ids in place of names, and empty counts, as no example is left out.
 
         Raises:
             InputError: nothing can be learned from the labels, or a threshold is set and there are not two labels.
@@ -149,14 +151,17 @@ class LabelTarget:
         return encode_labels(read, counts, names, multi_label=multi_label), {}
 
     def strata(self, split: Dataset) -> list[str] | list[int]:
-        """Return the label, or the set of labels, of each example: splits are stratified by it."""
+        """Return the label, or the set of labels, of each example, [n]: drawn splits are stratified by it."""
         labels = split["label"][:]
         return [str(sorted(label)) for label in labels] if is_multi_label(split) else labels
 
     def check(
         self, splits: DatasetDict, identities: Mapping[str, list[str]], describe: Callable[[Dataset, int], str]
     ) -> list[str]:
-        """Check for labels without test examples and for contradictions, and that a threshold can be chosen."""
+        """Return sentences on labels without test examples and on contradictions.
+
+        An error is raised if a threshold cannot be chosen.
+        """
         names = label_names(splits["train"])
         if self.settings.class_weights == "balanced":
             weights = zip(names, _balanced_weights(splits["train"]).tolist(), strict=True)
@@ -174,7 +179,7 @@ class LabelTarget:
         return caveats + contradictions(examples, names, describe)
 
     def facts(self, splits: DatasetDict) -> dict[str, Any]:
-        """Return the labels, their counts, and the accuracy of always predicting the most frequent one."""
+        """Return the labels, their counts, and the accuracy of always predicting the most frequent one, by name."""
         names, multi_label = label_names(splits["train"]), is_multi_label(splits["train"])
         return {
             "labels": names,
@@ -187,7 +192,7 @@ class LabelTarget:
     # --- model ------------------------------------------------------------------------------------------------
 
     def complete_processor(self, processor: Any, model: ModelArguments, splits: DatasetDict | None) -> Any:
-        """Return the processor unchanged."""
+        """Return the processor unchanged, as labels need no tokenizer."""
         return processor
 
     def config_settings(
@@ -213,22 +218,25 @@ class LabelTarget:
         *,
         pretrained: bool,
     ) -> list[str]:
-        """Keep the head for the same labels, or initialise it; remove the decision or scale of an earlier run."""
+        """Keep the head for the same labels, or initialise it; return the names of the new parameters.
+
+        The decision or scale of an earlier run is removed.
+        """
         remove_decision(loaded.config)
         remove_label_scale(loaded.config)
         id2label = dict(enumerate(label_names(splits["train"])))
         return match_head_to_labels(loaded, old, id2label, new) if pretrained else []
 
     def prepare_base(self, model: PreTrainedModel, name: str, revision: str) -> None:
-        """Do nothing: the base model needs no preparation."""
+        """Do nothing, as the base model of an adapter needs no preparation for labels."""
 
     def encoding(self, split: Dataset, processor: Any, config: PretrainedConfig) -> LabelEncoding:
-        """Return the encoding as label ids, or as vectors of 0 and 1 where an example may have several labels."""
+        """Return the encoding of labels as ids, or as vectors of 0 and 1 if an example may have several."""
         return LabelEncoding(MultiHot(len(label_names(split))) if is_multi_label(split) else None)
 
     @staticmethod
     def pad(labels: list[Any]) -> torch.Tensor:
-        """Return label ids [batch], or vectors of 0 and 1 [batch, num_labels]."""
+        """Return the labels of a batch: label ids [batch], or vectors of 0 and 1 [batch, num_labels]."""
         return pad_labels(labels)
 
     def loss_function(self, train: Dataset, model: PreTrainedModel, label_smoothing: float) -> ClassificationLoss:
@@ -251,7 +259,7 @@ class LabelTarget:
         config: PretrainedConfig,
         identities: Sequence[str] | None,
     ) -> dict[str, Any]:
-        """Fit temperature and threshold on the validation split, and store them in the config."""
+        """Fit temperature and threshold on the validation split, store them in the config, and return them."""
         return fit_decision(
             None if outputs is None else _logits(outputs),
             None if split is None else reference_labels(split),
@@ -304,22 +312,22 @@ class LabelTarget:
 
 
 def _model_labels(config: PretrainedConfig | None) -> list[str] | None:
-    """Return the labels of a fine-tuned model, by id."""
+    """Return the labels of a fine-tuned model, in the order of their ids, or None without a config."""
     return None if config is None else [config.id2label[i] for i in range(config.num_labels)]
 
 
 def _logits(outputs: np.ndarray) -> np.ndarray:
-    """Return the outputs as one array, [n, num_labels]."""
+    """Return the outputs of examples as one array of logits, [n, num_labels]."""
     return np.stack(list(outputs))
 
 
 def _decision(split: Dataset, config: PretrainedConfig | None) -> Decision:
-    """Return the decision stored in `config`; without a config the default one for the labels of the split."""
+    """Return the decision that is stored in `config`, or the default one for the split's labels without a config."""
     return Decision.read(config) if config is not None else Decision(multi_label=is_multi_label(split))
 
 
 def _answer(names: Sequence[str], *, multi_label: bool) -> tuple[str, str]:
-    """Return the metric that sums up the result, and what it is called in a sentence."""
+    """Return the name of the metric that sums up the result, and what it is called in a sentence."""
     if len(names) == 2 and not multi_label:
         name = names[1][:40]
         return "f1", f"{name.capitalize() if name.isalpha() and name.islower() else name} F1"

@@ -22,7 +22,7 @@ SAME_NUMBER_SPREAD = 1e-5
 
 
 def balanced_weights(labels: Sequence[Any], num_labels: int, *, multi_label: bool) -> torch.Tensor:
-    """Return the weight of each label, [num_labels]: n / (num_labels x count), as scikit-learn's ``balanced``.
+    """Return the weight of each label in the loss, [num_labels]: n / (num_labels x count), as in scikit-learn.
 
     These average 1 over the training examples. Where an example may have several labels, the weight of a label is its
     number of negatives divided by its number of positives.
@@ -40,7 +40,7 @@ def balanced_weights(labels: Sequence[Any], num_labels: int, *, multi_label: boo
 
 
 class ConstantPredictionCheck:
-    """`CollapseCheck` of a model that predicts the same label, or the same number, for every example."""
+    """Check (a `CollapseCheck`) for a model that predicts the same label or number for every example."""
 
     suspected = False  # checkpoints are written all the same: these may be the best weights of the run
 
@@ -48,7 +48,7 @@ class ConstantPredictionCheck:
         self.logs = self.since = 0  # logs in a row with the same answer, and the step before the first of them
 
     def check(self, figures: Mapping[str, float], position: TrainingPosition) -> str | None:
-        """Return a clause that says that the model has collapsed, or None; see `CollapseCheck`."""
+        """Return a clause that says that the model has collapsed, or None, from the figures of a log."""
         if "commonest_prediction" in figures:
             has_commonest_label = figures["commonest_label"] > MAX_COMMONEST_LABEL
             is_constant = figures["commonest_prediction"] >= 1.0 and not has_commonest_label
@@ -67,13 +67,15 @@ class ConstantPredictionCheck:
         return None
 
     def final_warning(self) -> str | None:
-        """Return None: there is nothing to warn of."""
+        """Return None, as a constant prediction at the end gives no warning."""
         return None
 
 
 @dataclass
 class ClassificationLoss:
-    """Cross-entropy, or binary cross-entropy averaged over labels where an example may have several.
+    """Training loss of labels, a callable dataclass: cross-entropy, or binary cross-entropy for several labels.
+
+    The binary cross-entropy is averaged over labels.
 
     Attributes:
         multi_label: whether an example may have several labels.
@@ -94,11 +96,11 @@ class ClassificationLoss:
 
     @property
     def starts_at_chance(self) -> bool:
-        """Whether the loss of a model with a new head is about `chance_loss`: it is, where there is one label."""
+        """Boolean: whether the loss of a model with a new head is about `chance_loss`, as with one label."""
         return not self.multi_label
 
     def weights(self, batch: Mapping[str, Any]) -> torch.Tensor:
-        """Return the number of examples that are counted, [1]."""
+        """Return the number of examples in a batch that are counted, [1]."""
         return examples_counted(batch)
 
     def __call__(self, outputs: Any, batch: Mapping[str, Any]) -> torch.Tensor:
@@ -127,7 +129,10 @@ class ClassificationLoss:
         add_counts(self.counts, torch.stack([predicted, actual]))
 
     def pop_figures(self) -> dict[str, float]:
-        """Return how frequent the ``commonest_prediction`` and the ``commonest_label`` are, with one label."""
+        """Return the shares of the ``commonest_prediction`` and ``commonest_label`` since the last call.
+
+        They are counted only where an example has one label.
+        """
         if not self.counts:
             return {}
         predicted, actual = self.counts[0].tolist()
@@ -140,7 +145,7 @@ class ClassificationLoss:
 
 @dataclass
 class SquaredErrorLoss:
-    """Squared error of one number for each example, in the unit of the given labels.
+    """Training loss of numbers, a callable dataclass: the squared error, in the unit of the given labels.
 
     Attributes:
         chance_loss: the loss of always predicting 0, the mean of standardised labels: 1 over all of them, and more on
@@ -155,7 +160,7 @@ class SquaredErrorLoss:
     starts_at_chance: ClassVar[bool] = False
 
     def weights(self, batch: Mapping[str, Any]) -> torch.Tensor:
-        """Return the number of examples that are counted, [1]."""
+        """Return the number of examples in a batch that are counted, [1]."""
         return examples_counted(batch)
 
     def __call__(self, outputs: Any, batch: Mapping[str, Any]) -> torch.Tensor:
@@ -173,7 +178,7 @@ class SquaredErrorLoss:
         add_counts(self.counts, torch.cat([counted.sum().to(sums.dtype)[None], sums]))
 
     def pop_figures(self) -> dict[str, float]:
-        """Return ``prediction_spread``: the standard deviation of the predicted numbers over that of the labels."""
+        """Return ``prediction_spread`` since the last call: the deviation of predictions over that of labels."""
         if not self.counts:
             return {}
         count, *sums = self.counts[0].tolist()

@@ -25,7 +25,7 @@ REMEDIES = {
 
 @dataclass(frozen=True)
 class NumberReader(LabelReaderBase):
-    """Reads the numbers in the cells of a column.
+    """Reader of the numbers in the cells of a column (a `TargetReader`).
 
     Numbers are read, and text that spells one with a decimal point (``4.5``, `` 1e-3 ``). Text with a comma is not:
     ``1,234`` may be 1.234 or 1234.
@@ -38,7 +38,7 @@ class NumberReader(LabelReaderBase):
     feature: ClassVar[Value] = Value("float64")
 
     def read(self, value: Any) -> tuple[float, str | None]:
-        """Return the number in a cell, and what is wrong with the cell, or None."""
+        """Return the number in a cell, and what is wrong with the cell, or None if it can be used."""
         if is_missing(value) or (isinstance(value, str) and is_blank(value)):
             return 0.0, "no label"
         if self.names is not None and isinstance(value, int):
@@ -56,14 +56,14 @@ class NumberReader(LabelReaderBase):
         return (float(text), None) if abs(float(text)) <= LARGEST else (0.0, TOO_LARGE)
 
     def hint(self, problems: list[str], contents: list[Any]) -> str:
-        """Return sentences that say how numbers are written, or an empty string."""
+        """Return sentences that say how numbers are to be written, or an empty string if no cell needs them."""
         return "".join(
             remedy for kind, remedy in REMEDIES.items() if any(problem.startswith(kind) for problem in problems)
         )
 
 
 def regression_hint(names: Iterable[str]) -> str:
-    """Return a sentence that names --problem_type regression where labels seem to be amounts, or an empty string.
+    """Return a sentence that names --problem_type regression if labels seem to be amounts, or an empty string.
 
     They do if all of them are numbers, and some are decimals or many are different.
     """

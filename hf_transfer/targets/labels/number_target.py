@@ -39,7 +39,7 @@ NUMBER_COLUMNS = ("label", "labels", "score", "rating", "stars", "target", "valu
 
 @dataclass(frozen=True)
 class NumberTarget:
-    """Target of one number for each example: the column ``label`` holds float64.
+    """Dataclass of the target of one number for each example (a `Target`): the column ``label`` holds float64.
 
     Attributes:
         settings: the label column.
@@ -60,7 +60,7 @@ class NumberTarget:
     def columns(
         self, splits: DatasetDict, inputs: Mapping[str, Sequence[str]], config: PretrainedConfig | None
     ) -> tuple[DatasetDict, dict[str, str]]:
-        """Return the splits unchanged, and the column of numbers of each."""
+        """Return the splits unchanged, and the name of the column of numbers in each."""
         train = next(iter(splits))
         others = [name for name in splits[train].column_names if name not in inputs[train]]
         column = find_column(others, self.settings.label_column_name, NUMBER_COLUMNS, "label_column_name")
@@ -69,7 +69,7 @@ class NumberTarget:
     def readers(
         self, splits: DatasetDict, columns: Mapping[str, str], config: PretrainedConfig | None, model: ModelArguments
     ) -> Mapping[str, NumberReader]:
-        """Return the reader of each split's column of numbers."""
+        """Return the `NumberReader` of each split's column of numbers, by split."""
         return {name: _number_reader(split, name, columns[name]) for name, split in splits.items()}
 
     def prepare_targets(
@@ -80,14 +80,14 @@ class NumberTarget:
         data: DataArguments,
         leave_out: LeaveOut,
     ) -> tuple[DatasetDict, dict[str, dict[str, int]]]:
-        """Return the splits unchanged; log the range of the training labels."""
+        """Return the splits unchanged, and empty counts; log the range of the training labels."""
         if config is None:
             labels = read["train"]["label"][:]
             logger.info("Labels are numbers: %g to %g in training (--problem_type).", min(labels), max(labels))
         return DatasetDict(read), {}
 
     def strata(self, split: Dataset) -> list[int]:
-        """Return which tenth of the labels each example is in, [n]; equal labels are in the same tenth."""
+        """Return for each example which tenth of the labels it is in, [n]; equal labels are in the same tenth."""
         labels = np.asarray(split["label"][:])
         edges = np.quantile(labels, np.arange(1, STRATA) / STRATA)
         return np.searchsorted(edges, labels).tolist()
@@ -95,7 +95,10 @@ class NumberTarget:
     def check(
         self, splits: DatasetDict, identities: Mapping[str, list[str]], describe: Callable[[Dataset, int], str]
     ) -> list[str]:
-        """Check for labels too close together for float32, a constant test split, and equal texts that differ."""
+        """Return sentences on what the labels make doubtful, which are logged.
+
+        That is: labels too close together for float32, a constant test split, and equal inputs with different labels.
+        """
         scale = LabelScale.of(splits["train"]["label"][:])
         caveats = []
         float32_step = float(np.spacing(np.float32(np.abs(splits["train"]["label"][:]).max())))
@@ -111,7 +114,7 @@ class NumberTarget:
         return caveats + _contradictions(splits, identities)
 
     def facts(self, splits: DatasetDict) -> dict[str, Any]:
-        """Return the distribution of the labels, and the metrics of always predicting the training labels' mean."""
+        """Return the labels' distribution, and the metrics of always predicting the training mean, by name."""
         labels = {name: np.asarray(split["label"][:]) for name, split in splits.items()}
         mean = float(labels["train"].mean())
         edges = np.histogram_bin_edges(np.concatenate(list(labels.values())), bins=BINS)
@@ -138,13 +141,13 @@ class NumberTarget:
     # --- model ------------------------------------------------------------------------------------------------
 
     def complete_processor(self, processor: Any, model: ModelArguments, splits: DatasetDict | None) -> Any:
-        """Return the processor unchanged."""
+        """Return the processor unchanged, as numbers need no tokenizer."""
         return processor
 
     def config_settings(
         self, model: ModelArguments, splits: DatasetDict, processor: Any, *, pretrained: bool
     ) -> dict[str, Any]:
-        """Return the settings of a model with one output, which is a number."""
+        """Return the settings of the config of a model with one output, which is a number."""
         return {"id2label": {0: "LABEL_0"}, "label2id": {"LABEL_0": 0}, "problem_type": PROBLEM_TYPE}
 
     def adapt_head(
@@ -158,7 +161,10 @@ class NumberTarget:
         *,
         pretrained: bool,
     ) -> list[str]:
-        """Prepare the head for standardised labels (see `label_scale`); remove the decision of an earlier run."""
+        """Prepare the head for standardised labels, and return an empty list: no parameter is initialised here.
+
+        See `label_scale`. The decision of an earlier run is removed.
+        """
         remove_decision(loaded.config)
         number_layer(loaded)  # a model without one is refused now: its last layer has to be rewritten at the end
         scale = LabelScale.of(splits["train"]["label"][:])
@@ -174,15 +180,15 @@ class NumberTarget:
         return []
 
     def prepare_base(self, model: PreTrainedModel, name: str, revision: str) -> None:
-        """Do nothing: the base model needs no preparation."""
+        """Do nothing, as the base model of an adapter needs no preparation for numbers."""
 
     def encoding(self, split: Dataset, processor: Any, config: PretrainedConfig) -> LabelEncoding:
-        """Return the encoding as standardised labels."""
+        """Return the encoding of labels as standardised numbers (mean 0, standard deviation 1)."""
         return LabelEncoding(LabelScale.read(config).standardise)
 
     @staticmethod
     def pad(labels: list[Any]) -> torch.Tensor:
-        """Return the numbers of a batch, [batch]."""
+        """Return the labels of a batch, which are numbers, as a tensor [batch]."""
         return pad_labels(labels)
 
     def loss_function(self, train: Dataset, model: PreTrainedModel, label_smoothing: float) -> SquaredErrorLoss:
@@ -193,7 +199,7 @@ class NumberTarget:
         return SquaredErrorLoss()
 
     def readout(self, processor: Any, model: PreTrainedModel) -> Readout:
-        """Return the function that takes from outputs the number of each example, in the unit of the labels."""
+        """Return a function from a model's outputs for a batch to a list of numbers, in the unit of the labels."""
         return lambda outputs, batch: predicted_numbers(outputs["logits"], model.config).tolist()
 
     def finalised(self, model: PreTrainedModel) -> AbstractContextManager[None]:
@@ -208,7 +214,7 @@ class NumberTarget:
         config: PretrainedConfig,
         identities: Sequence[str] | None,
     ) -> dict[str, Any]:
-        """Return ``added``, which is added to the outputs of a model whose last layer has no bias; fit nothing."""
+        """Return ``added``: the number that is added to the outputs of a model whose last layer has no bias."""
         return {"added": LabelScale.read(config).mean}
 
     def compute_metrics(
@@ -231,7 +237,7 @@ class NumberTarget:
         return regression.error_analysis(numbers, references), regression.worst_examples(numbers, references)
 
     def remarks(self, report: Mapping[str, Any]) -> list[str]:
-        """Return a sentence that compares the result with always predicting the mean of the training labels."""
+        """Return a list of a sentence that compares the result with always predicting the training labels' mean."""
         name, always_mean = "mean_squared_error", report["data"]["always_mean"]
         remark = (
             "Always predicting the mean of the training labels, "
@@ -243,7 +249,7 @@ class NumberTarget:
         return [remark + ("" if error < always_mean[name] else verdict)]
 
     def records(self, outputs: np.ndarray, split: Dataset, config: PretrainedConfig) -> list[dict[str, Any]]:
-        """Return for each example its ``label`` and the ``prediction``."""
+        """Return for each example its ``label`` and the ``prediction``, both numbers."""
         labels = split["label"][:]
         return [{"label": label, "prediction": float(number)} for label, number in zip(labels, outputs, strict=True)]
 
@@ -264,7 +270,7 @@ def _number_reader(split: Dataset, name: str, column: str) -> NumberReader:
 
 
 def predicted_numbers(logits: torch.Tensor, config: PretrainedConfig) -> np.ndarray:
-    """Return the predicted numbers [n] in the unit of the labels.
+    """Return the numbers [n] that a model predicts, in the unit of the labels, from its logits [n, 1].
 
     Args:
         logits: of a model with one output, [n, 1].
@@ -278,7 +284,7 @@ def _as_floats(values: ArrayLike) -> np.ndarray:
 
 
 def _contradictions(splits: DatasetDict, identities: Mapping[str, list[str]]) -> list[str]:
-    """Return a sentence if equal examples have different numbers, else nothing; log it."""
+    """Return and log a sentence if equal examples have different numbers; else return an empty list."""
     lowest: dict[str, float] = {}
     highest: dict[str, float] = {}
     for name, split in splits.items():

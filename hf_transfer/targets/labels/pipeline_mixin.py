@@ -12,7 +12,7 @@ from hf_transfer.targets.labels.number_target import PROBLEM_TYPE, predicted_num
 
 
 class LabelScore(TypedDict):
-    """A label with its calibrated probability; of a model that predicts a number, the number is the score."""
+    """Dictionary of a label and its calibrated probability; if the model predicts a number, it is the score."""
 
     label: str
     score: float
@@ -25,21 +25,21 @@ class LabelPipelineMixin:
 
     @property
     def predicts_number(self) -> bool:
-        """Whether the model predicts a number."""
+        """Boolean: whether the model predicts a number instead of labels."""
         return self.model.config.problem_type == PROBLEM_TYPE
 
     @property
     def decision(self) -> Decision:
-        """The temperature and threshold stored in the model's config."""
+        """The `Decision` (temperature and threshold) that is stored in the model's config."""
         return Decision.read(self.model.config)
 
     @property
     def label_names(self) -> list[str]:
-        """The label names, by id."""
+        """List of the model's label names, in the order of their ids."""
         return [self.model.config.id2label[i] for i in range(self.model.config.num_labels)]
 
     def label_scores(self, logits: torch.Tensor) -> list[LabelScore]:
-        """Return ``label`` and ``score`` of every label, the most likely first; or the number as the only score.
+        """Return ``label`` and ``score`` of every label, the most likely first, or the number as the only score.
 
         Args:
             logits: of one input, [1, num_labels].
@@ -52,13 +52,13 @@ class LabelPipelineMixin:
         return [{"label": name, "score": score} for name, score in sorted(by_name.items(), key=lambda item: -item[1])]
 
     def predicted_labels(self, scores: list[LabelScore]) -> list[LabelScore]:
-        """Return those of the `label_scores` that are predicted: one, or any number with several labels."""
+        """Return those of an input's label scores that are predicted: one, or any number with several labels."""
         (record,) = self.prediction_records([scores])
         predicted = record["label"] if self.decision.multi_label else [record["label"]]
         return [score for score in scores if score["label"] in predicted]
 
     def prediction_records(self, scores: list[list[LabelScore]]) -> list[dict[str, Any]]:
-        """Return what ``predict`` writes for each input: ``label``, ``score`` and ``scores``; or ``prediction``.
+        """Return for each input the ``label``, ``score`` and ``scores`` that ``predict`` writes, or ``prediction``.
 
         Args:
             scores: the `label_scores` of each input.

@@ -16,7 +16,7 @@ _CONSTANTS = {"true": True, "false": False, "none": None, "null": None, "nan": N
 
 
 def as_list(value: Any) -> list[Any] | None:
-    """Return the items of a list, an array, or a list that was printed into a cell; None for anything else."""
+    """Return the items of a list, an array, or a list that was printed into a cell, or None for any other value."""
     if isinstance(value, (list, tuple, set, frozenset)):
         return list(value)
     if isinstance(value, np.ndarray):
@@ -30,7 +30,10 @@ def as_list(value: Any) -> list[Any] | None:
 
 
 def _is_label_in_parentheses(text: str) -> bool:
-    """Return whether this is one label in parentheses: a tuple of one item is printed with a comma, as ``(1,)``."""
+    """Return whether a text is one label in parentheses, and not a printed tuple.
+
+    A tuple of one item is printed with a comma, as ``(1,)``.
+    """
     items = _ITEMS.findall(text)
     return text[0] == "(" and len(items) == 1 and text[1:-1].strip() == items[0]
 

@@ -7,7 +7,7 @@ FILE_FLAGS = {"source": "--source_file", "replay": "--source_file"}
 
 
 class LabelReaderBase:
-    """What the readers of labels and of numbers share; see `TargetReader`."""
+    """Base class of the readers of columns of labels and of numbers (`TargetReader`)."""
 
     required: ClassVar[bool] = True
     missing_reason: ClassVar[str] = "no label"
@@ -15,7 +15,7 @@ class LabelReaderBase:
     pace_description: ClassVar[str] = ""
 
     def unusable_column_message(self, split: str, problem: str) -> str | None:
-        """Return the message for a split without any label; None for another `problem`."""
+        """Return the error message for a split without any label, or None for another `problem`."""
         if not problem.startswith("no label"):
             return None
         flag = FILE_FLAGS.get(split, f"--{split}_file, or of a dataset --{split}_split_name")
@@ -25,8 +25,8 @@ class LabelReaderBase:
         )
 
     def log_changes(self, split: str, cells: list[Any], contents: list[Any]) -> None:
-        """Do nothing: reading does not change labels."""
+        """Do nothing, as reading does not change labels."""
 
     def has_unusual_pace(self, content: Any, seconds: float) -> bool:
-        """Return False: a label has no pace."""
+        """Return False, as labels are not spoken at a pace."""
         return False

@@ -21,7 +21,7 @@ MAX_WORST, MAX_POINTS, BINS = 10, 500, 24
 
 
 def regression_metrics(references: Array, predictions: Array, weights: Array | None = None) -> dict[str, Array]:
-    """Return every metric of predicted numbers by name, each [...].
+    """Return every metric of predicted numbers by name, each [...], for weights of the examples [..., n].
 
     Args:
         references: true numbers [n].
@@ -39,7 +39,7 @@ def regression_metrics(references: Array, predictions: Array, weights: Array | N
 
 
 def spearman(x: Array, y: Array, weights: Array) -> Array:
-    """Return Spearman's rank correlation of weighted examples, [...]; NaN where all of `x` or of `y` are the same.
+    """Return Spearman's rank correlation of weighted examples, [...], or NaN if all of `x` or of `y` are the same.
 
     It is Pearson's correlation of mid-ranks (Spearman 1904, https://doi.org/10.2307/1412159; ties as in scipy). An
     example of weight k counts as k tied examples.
@@ -77,7 +77,7 @@ def mid_ranks(values: Array, weights: Array) -> Array:
 
 
 class _NumberMetric(MetricInMemory):
-    """A metric of numbers: ``compute(predictions=[n], references=[n])`` returns ``{name: value}``."""
+    """Metric of predicted numbers: ``compute(predictions=[n], references=[n])`` returns ``{name: value}``."""
 
     key = ""
     summary = ""
@@ -132,7 +132,7 @@ def weighted_metrics(references: Array, predictions: Array) -> Callable[[Array],
 def regression_intervals(
     before: Array, after: Array, references: Array, seed: int, units: Sequence[str] | None = None
 ) -> dict[str, dict[str, list[float]]]:
-    """Return 95 % bootstrap intervals of the metrics ``after`` training, and of their ``gain`` (paired).
+    """Return 95 % bootstrap intervals of the metrics of numbers ``after`` training, and of their ``gain`` (paired).
 
     Examples are resampled, or whole units (patients, speakers) where enough are known: see `resampling_units`.
 
@@ -149,7 +149,7 @@ def regression_intervals(
 
 
 def error_analysis(predictions: Array, references: Array) -> dict[str, Any]:
-    """Return the data of the charts of predicted numbers.
+    """Return the data of the report's charts of predicted numbers: points and a histogram of errors.
 
     Args:
         predictions: predicted numbers [n].

@@ -17,7 +17,7 @@ CLASSIFICATION_SETTINGS = (
 
 @dataclass
 class LabelSettings:
-    """Settings of label targets; each field is a flag.
+    """Dataclass of the flags of labels as target: their column and form, class weights, and the threshold.
 
     Raises:
         InputError: a setting is out of its range, or two settings exclude each other.
@@ -78,7 +78,7 @@ class LabelSettings:
 
     @staticmethod
     def from_model_config(config: "PretrainedConfig") -> dict[str, Any]:
-        """Return the settings that are stored in the config of a fine-tuned model."""
+        """Return by name the settings that are stored in the config of a fine-tuned model."""
         return {"problem_type": "regression"} if config.problem_type == "regression" else {}
 
     def _refuse_classification_settings(self) -> None:

@@ -26,7 +26,7 @@ def is_probability(text: str | None) -> bool:
 
 
 def require_enough_to_fit(labels: list[int]) -> None:
-    """Check that there are enough validation labels to choose a threshold, and both labels among them.
+    """Raise an error if there are too few validation labels to choose a threshold, or not both labels.
 
     Raises:
         InputError: there are not.
@@ -40,7 +40,7 @@ def require_enough_to_fit(labels: list[int]) -> None:
 
 
 def require_enough_negatives(labels: list[int], limit: float, name: str, unit_numbers: Array) -> None:
-    """Check that there are enough validation examples of label 0 for this limit on the false positive rate.
+    """Raise an error if too few validation examples have label 0 for this limit on the false positive rate.
 
     Args:
         labels: of the validation examples.
@@ -71,7 +71,7 @@ def require_enough_negatives(labels: list[int], limit: float, name: str, unit_nu
 
 
 def _rounded_up(proportion: float) -> float:
-    """Return the proportion with two significant digits, rounded up."""
+    """Return a proportion rounded up to two significant digits."""
     digits = 1 - math.floor(math.log10(proportion))
     return math.ceil(proportion * 10**digits) / 10**digits
 
@@ -129,7 +129,9 @@ def threshold_for_false_positive_rate(scores: Array, negatives: Array, limit: fl
 
 
 def one_of_each_unit(rows: Array, unit_numbers: Array) -> Array:
-    """Return one row of each unit (patient, speaker, group of equal examples), whose examples are not independent.
+    """Return the row number of one random example of each unit (patient, speaker, group of equal examples).
+
+    The examples of a unit are not independent.
 
     Args:
         rows: row numbers of examples.
@@ -140,7 +142,7 @@ def one_of_each_unit(rows: Array, unit_numbers: Array) -> Array:
 
 
 def negatives_needed(limit: float) -> float:
-    """Return how many examples of label 0 are needed to choose a threshold for this limit; infinite for 0."""
+    """Return how many examples of label 0 it takes to choose a threshold for this limit; infinite for a limit of 0."""
     if limit == 0:
         return math.inf
     return math.ceil(math.log(MISS_PROBABILITY) / math.log1p(-limit)) if 0 < limit < 1 else 1

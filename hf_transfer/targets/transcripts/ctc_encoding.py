@@ -13,7 +13,7 @@ from hf_transfer.targets.transcripts.letters import letters_of, listed_letters, 
 
 @dataclass(frozen=True)
 class CTCEncoding:
-    """Encodes transcripts as token ids.
+    """Encoding of transcripts as token ids, which the CTC loss takes (a `TargetEncoding`).
 
     Attributes:
         tokenizer: of the model's vocabulary.
@@ -46,16 +46,16 @@ class CTCEncoding:
         return respelled
 
     def __call__(self, split: Dataset) -> list[list[int]]:
-        """Return the token ids of each transcript."""
+        """Return the token ids of the transcript of each example of a split, as lists."""
         return label_ids(self.tokenizer, split["text"][:], self.classes)
 
     def required_positions(self, labels: list[int]) -> int:
-        """Return how many frames CTC needs to write the labels."""
+        """Return the number of frames that CTC needs to write the token ids `labels`."""
         return required_frames(labels)
 
 
 def label_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], classes: int) -> list[list[int]]:
-    """Return the token ids of each text; a token without a class becomes the unknown token, or is left out.
+    """Return the token ids of each text, as lists; a token without a class becomes unknown, or is left out.
 
     torch's CTC loss would read outside its input where a label is not below the number of classes.
 

@@ -7,7 +7,7 @@ from hf_transfer.errors import InputError, logger
 
 
 def replace_head(model: PreTrainedModel, old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> list[str]:
-    """Replace a model's head by one for another vocabulary.
+    """Replace a model's CTC head by one for another vocabulary, and return the names of the new parameters.
 
     Letters that both vocabularies have, in either case, keep their weights, as do blank, unknown token and space.
 
@@ -38,7 +38,7 @@ def replace_head(model: PreTrainedModel, old: PreTrainedTokenizerBase, new: PreT
 
 
 def _shared_ids(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> dict[int, int]:
-    """From ids of the new vocabulary to those of the old one, for the tokens that both have."""
+    """Return the id in the old vocabulary of each token that the new one has, too, by its id in the new one."""
     vocabulary = old.get_vocab()
     old_ids: dict[str, int | None] = {token.lower(): i for token, i in vocabulary.items()} | vocabulary
     special = {

@@ -20,7 +20,7 @@ WRITING_LOSS = 2.0
 
 
 class BlankCollapseCheck:
-    """`CollapseCheck` for a recogniser that predicts only blanks, and so writes nothing."""
+    """Check (a `CollapseCheck`) for a recogniser that predicts only blanks, and so writes no text."""
 
     def __init__(self) -> None:
         self.has_written = False
@@ -28,11 +28,11 @@ class BlankCollapseCheck:
 
     @property
     def suspected(self) -> bool:
-        """Whether it wrote text before and writes nothing now."""
+        """Boolean: whether the recogniser wrote text before and writes no text now."""
         return self.has_written and self.logs > 0
 
     def check(self, figures: Mapping[str, float], position: TrainingPosition) -> str | None:
-        """Check ``empty_hypotheses`` and ``loss`` of a log; see `CollapseCheck`."""
+        """Return a clause that says that the recogniser has collapsed to blanks, or None, from a log's figures."""
         if "empty_hypotheses" not in figures:
             return None
         empty = figures["empty_hypotheses"]
@@ -47,7 +47,7 @@ class BlankCollapseCheck:
         return None
 
     def final_warning(self) -> str | None:
-        """Return a sentence if the recogniser never wrote anything, or None."""
+        """Return a sentence if the recogniser never wrote any text, or None if it did."""
         if not self.logs or self.has_written:
             return None
         return (
@@ -58,7 +58,9 @@ class BlankCollapseCheck:
 
 @dataclass
 class CTCLoss:
-    """Connectionist temporal classification (Graves et al. 2006): the mean over clips of their loss per letter.
+    """Training loss of transcripts, a callable dataclass: the CTC loss per letter, averaged over clips.
+
+    Connectionist temporal classification: Graves et al. 2006.
 
     A clip with too few frames for its transcript has an infinite loss, which is not hidden.
 
@@ -75,7 +77,7 @@ class CTCLoss:
     starts_at_chance: ClassVar[bool] = False
 
     def weights(self, batch: Mapping[str, Any]) -> torch.Tensor:
-        """Return the number of clips, [1]."""
+        """Return the number of clips in a batch that are counted, [1]."""
         return examples_counted(batch)
 
     def __call__(self, outputs: Any, batch: Mapping[str, Any]) -> torch.Tensor:
@@ -98,7 +100,10 @@ class CTCLoss:
         add_counts(self.counts, torch.stack([blank.sum(), real.sum(), empty.sum(), counted.sum()]))
 
     def pop_figures(self) -> dict[str, float]:
-        """Return ``blank_ratio``, the share of blank frames, and ``empty_hypotheses``, that of clips without text."""
+        """Return the shares of blank frames and of clips without text since the last call.
+
+        They are ``blank_ratio`` and ``empty_hypotheses``.
+        """
         if not self.counts:
             return {}
         blank, frames, empty, clips = self.counts[0].tolist()
@@ -109,7 +114,10 @@ class CTCLoss:
 def _ctc(
     log_probabilities: torch.Tensor, labels: torch.Tensor, frames: torch.Tensor, letters: torch.Tensor, blank: int
 ) -> torch.Tensor:
-    """The loss of each clip [batch]; computed on the CPU for Apple's GPUs, for which PyTorch has no CTC loss."""
+    """Return the CTC loss of each clip, [batch].
+
+    It is computed on the CPU for Apple's GPUs, for which PyTorch has no CTC loss.
+    """
     device = log_probabilities.device
     ctc_device = torch.device("cpu") if device.type == "mps" else device
     log_probabilities, labels = log_probabilities.to(ctc_device), labels.to(ctc_device)
@@ -120,5 +128,5 @@ def _ctc(
 
 
 def required_frames(labels: list[int]) -> int:
-    """Return how many frames CTC needs for `labels`: one for each, and a blank between two equal ones."""
+    """Return the number of frames that CTC needs for `labels`: one for each, and a blank between equal ones."""
     return len(labels) + sum(a == b for a, b in itertools.pairwise(labels))

@@ -21,7 +21,7 @@ RATES = {"wer": ("word_errors", "words"), "cer": ("letter_errors", "letters")}
 
 
 def count_errors(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Array]:
-    """Return ``word_errors``, ``words``, ``letter_errors`` and ``letters`` of each clip, each [n].
+    """Return numbers of ``word_errors``, ``words``, ``letter_errors`` and ``letters`` of each clip, each [n].
 
     Where a reference is empty, each word of its hypothesis is an error.
     """
@@ -30,13 +30,13 @@ def count_errors(references: Sequence[str], hypotheses: Sequence[str]) -> dict[s
 
 
 def count_word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Array]:
-    """Return ``word_errors`` and ``words`` of each clip, each [n]."""
+    """Return the numbers of ``word_errors`` of each clip, and of ``words`` in its reference, each [n]."""
     errors, words = _edits(references, hypotheses, jiwer.process_words, str.split)
     return {"words": words, "word_errors": errors}
 
 
 def count_letter_errors(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, Array]:
-    """Return ``letter_errors`` and ``letters`` of each clip, each [n]."""
+    """Return the numbers of ``letter_errors`` of each clip, and of ``letters`` in its reference, each [n]."""
     errors, letters = _edits(references, hypotheses, jiwer.process_characters, list)
     return {"letters": letters, "letter_errors": errors}
 
@@ -44,7 +44,10 @@ def count_letter_errors(references: Sequence[str], hypotheses: Sequence[str]) ->
 def _edits(
     references: Sequence[str], hypotheses: Sequence[str], align: Callable[..., Any], units: Callable[[str], list[str]]
 ) -> tuple[Array, Array]:
-    """The numbers of edits from each reference to its hypothesis [n], and of units in each reference [n]."""
+    """Return the number of edits from each reference to its hypothesis [n], and of units in each reference [n].
+
+    Units are words or letters.
+    """
     errors, sizes = np.zeros(len(references)), np.zeros(len(references))
     for i, (reference, hypothesis) in enumerate(zip(references, hypotheses, strict=True)):
         if not reference.strip():
@@ -78,7 +81,7 @@ def _rate(counts: dict[str, Array], name: str, weights: Array | None = None) -> 
 
 
 class _ErrorRate(MetricInMemory):
-    """An error rate as `evaluate.Metric`: ``compute(predictions=[n], references=[n])`` returns ``{name: value}``."""
+    """Metric (`evaluate.Metric`) of errors: ``compute(predictions=[n], references=[n])`` returns ``{name: value}``."""
 
     key = ""
     description = ""
@@ -119,7 +122,7 @@ def compute_metrics(references: Sequence[str], hypotheses: Sequence[str]) -> dic
 def intervals(
     references: Sequence[str], before: Sequence[str], after: Sequence[str], speakers: Sequence[str] | None, seed: int
 ) -> dict[str, Any]:
-    """95 % bootstrap intervals of the rates after, and of after minus before, paired.
+    """Return 95 % bootstrap intervals of the error rates after training, and of after minus before, paired.
 
     Whole speakers are resampled, where enough are known: see `resampling_units`.
 
@@ -168,7 +171,7 @@ def most_frequent_errors(references: Sequence[str], hypotheses: Sequence[str]) -
 
 
 def worst_clips(references: Sequence[str], hypotheses: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the clips with the highest word error rate, by their ``row``; of equal ones the longer first."""
+    """Return records of the clips with the highest word error rates and their ``row``; of equals, the longer first."""
     counts = count_errors(references, hypotheses)
     rate = counts["word_errors"] / np.maximum(1, counts["words"])
     order = np.lexsort((-counts["words"], -rate))[:MAX_CLIPS]

@@ -15,7 +15,7 @@ INSTALL_COMMAND = 'pip install "hf-transfer-learning[lm]"'
 
 
 class LanguageModelDecoder:
-    """Decoder that finds the words that fit the audio and, by a KenLM model, one another.
+    """Decoder of CTC logits that finds the words that fit the audio and, by a KenLM model, one another.
 
     Only words in the language model can be written. Pratap et al. 2019, https://arxiv.org/abs/1812.07625.
 
@@ -53,7 +53,7 @@ class LanguageModelDecoder:
                 raise InputError(f"--language_model {file}: KenLM cannot read it: {reason}") from error
 
     def decode_beams(self, logits: np.ndarray) -> list[tuple]:
-        """Return the best beam for logits [frames, letters], in the form of pyctcdecode, which transformers expects.
+        """Return the best beam for logits [frames, letters], as pyctcdecode does, which transformers expects.
 
         Returns:
             ``[(text, None, [(word, (first frame, frame after the last)), ...])]``
@@ -66,7 +66,7 @@ class LanguageModelDecoder:
 
 
 def _read_words(file: Path) -> Iterator[str]:
-    """The unigrams of an ARPA file."""
+    """Yield the unigrams (words) of an ARPA file."""
     if not file.is_file():
         raise InputError(f"--language_model {file}: there is no such file.")
     try:
@@ -84,12 +84,12 @@ def _read_words(file: Path) -> Iterator[str]:
 
 
 def _lexicon_lines(lexicon: dict[str, list[str]]) -> Iterator[str]:
-    """The lines of torchaudio's lexicon file: a word and its letters."""
+    """Yield the lines of torchaudio's lexicon file: a word and its letters."""
     return (f"{word} {' '.join(letters)}\n" for word, letters in lexicon.items())
 
 
 def _words_with_frames(tokens: list[str], frames: list[int], word_end: str) -> Iterator[tuple[str, tuple[int, int]]]:
-    """The words that the tokens make, each with its first frame and the frame after its last."""
+    """Yield the words that tokens make, each with the numbers of its first frame and the frame after its last."""
     word, first, last = "", 0, 0
     for token, frame in zip([*tokens, word_end], [*frames, 0], strict=True):
         if token != word_end:

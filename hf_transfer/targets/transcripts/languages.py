@@ -29,7 +29,7 @@ MAX_LISTED = 20
 
 @dataclass(frozen=True)
 class Language:
-    """A language of a checkpoint.
+    """Dataclass of a language of a multilingual checkpoint: its name, vocabulary and file of weights.
 
     Attributes:
         name: the checkpoint's code for it, mostly of ISO 639-3.
@@ -45,18 +45,18 @@ class Language:
 
     @property
     def classes(self) -> int:
-        """Number of classes of the language's head."""
+        """Number of classes of the language's CTC head."""
         return 1 + max(self.vocabulary.values())
 
 
 def vocabularies(model: ModelArguments) -> dict[str, dict[str, int]]:
-    """Return the vocabulary of each language of a checkpoint; empty if it has a single vocabulary, or none."""
+    """Return by language the vocabularies of a multilingual checkpoint; empty for other checkpoints."""
     content = _read_json(model, "vocab.json")
     return content if all(isinstance(value, dict) for value in content.values()) else {}
 
 
 def language_of(model: ModelArguments, target_lang: str | None) -> Language | None:
-    """Return the language that a checkpoint is used in; None if it is not multilingual.
+    """Return the `Language` that a checkpoint is used in, or None if the checkpoint is not multilingual.
 
     Args:
         model: the checkpoint.
@@ -97,7 +97,10 @@ def language_of(model: ModelArguments, target_lang: str | None) -> Language | No
 
 
 def load_language(loaded: PreTrainedModel, language: Language, revision: str) -> None:
-    """Load a language's attention adapters and head into a model, and name it in the config for `restore_language`."""
+    """Load a language's attention adapters and head into a model, and name it in the config.
+
+    `restore_language` reads it there.
+    """
     if language.adapter:
         with explain_loading_errors(str(loaded.config.name_or_path), f"the weights of {language.name}"):
             loaded.load_adapter(language.name, revision=revision, use_safetensors=True)
@@ -124,13 +127,16 @@ def restore_language(base: PreTrainedModel, name: str, revision: str) -> None:
 
 
 def languages_that_spell(letters: set[str], languages: dict[str, dict[str, int]]) -> list[str]:
-    """Return the languages whose vocabularies have all of `letters`, apart from apostrophes, digits and symbols."""
+    """Return the languages whose vocabularies have all of `letters`.
+
+    Apostrophes, digits and symbols may be missing.
+    """
     needed = {letter for letter in letters if letter.isalpha() or unicodedata.category(letter)[0] == "M"}
     return [name for name, tokens in languages.items() if needed - set(APOSTROPHES) <= tokens.keys()]
 
 
 def _has_main_weights(model: ModelArguments, chosen: str, file: str) -> bool:
-    """Whether the checkpoint's main weights are of the chosen language: equal to its file, or trained further.
+    """Return whether a checkpoint's main weights are of this language: equal to its file, or trained further.
 
     They are of another language if the head has another size, or is equal to that of another language's file.
     """
@@ -148,7 +154,7 @@ def _has_main_weights(model: ModelArguments, chosen: str, file: str) -> bool:
 
 
 def _head(file: str | None) -> torch.Tensor:
-    """The weights of the head in a safetensors file; empty if there are none."""
+    """Return the weights of the head in a safetensors file, or an empty tensor if it has no head."""
     if file is None:
         return torch.zeros(0)
     with safe_open(file, framework="pt") as tensors:
@@ -166,7 +172,7 @@ def _cached(model: ModelArguments, file: str) -> str | None:
 
 
 def _read_json(model: ModelArguments, name: str) -> dict[str, Any]:
-    """The content of a checkpoint's JSON file; empty if there is none, or if it is damaged.
+    """Return the content of a checkpoint's JSON file, or an empty dictionary if it is missing or damaged.
 
     What is wrong with a damaged file is reported when the tokenizer is loaded.
     """

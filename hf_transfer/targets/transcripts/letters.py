@@ -32,7 +32,7 @@ TURKIC_SHARE = 0.1
 
 
 def letters_of(tokenizer: PreTrainedTokenizerBase, classes: int | None = None) -> set[str]:
-    """Return the tokens that a CTC tokenizer can write, without special ones; a space if it has a word delimiter.
+    """Return the tokens that a CTC tokenizer can write, without special ones, and a space for a word delimiter.
 
     Args:
         tokenizer: most have a token for each letter; some have tokens of several characters, such as letters with
@@ -51,7 +51,9 @@ def letters_of(tokenizer: PreTrainedTokenizerBase, classes: int | None = None) -
 
 
 def normalise(text: str, letters: Set[str] | None, *, fold: bool = True) -> str:
-    """Return a transcript in the letters of a vocabulary as far as possible: without tags, words as of `Spelling`.
+    """Return a transcript without tags, its words written in the letters of a vocabulary where that can be done.
+
+    Words are written as of `Spelling`.
 
     Words that the vocabulary can spell are not changed, and a normalised text is not changed by another call.
 
@@ -98,7 +100,7 @@ def unknown_letters(texts: Iterable[str], letters: Set[str]) -> tuple[Counter[st
 
 
 def listed_letters(counts: Counter[str]) -> str:
-    """Return the most frequent of some letters, for a message."""
+    """Return the most frequent of some letters as text, for a message."""
     return " ".join(letter if letter != " " else "(space)" for letter, _ in counts.most_common(10))
 
 
@@ -114,7 +116,9 @@ def covers(texts: list[str], letters: Set[str]) -> bool:
 
 
 def new_letters(texts: Iterable[str]) -> set[str]:
-    """Return the letters of a new vocabulary for `texts`: lower case, with marks, no punctuation but apostrophes.
+    """Return the letters of a new vocabulary for `texts`: lower case, with marks, without most punctuation.
+
+    Apostrophes are letters of it.
 
     Digits and spoken symbols (``&``, ``%``) are letters of it. Where the texts write a letter in two ways (é as one
     character or as two), or digits in several scripts, the vocabulary has one of them, and `normalise` converts the
@@ -136,7 +140,7 @@ def new_letters(texts: Iterable[str]) -> set[str]:
 
 
 def _in_one_form(written: Counter[str]) -> Counter[str]:
-    """Count the characters of letters in one Unicode form: as written if each letter has one form, else NFC or NFD.
+    """Return the counts of letters in one Unicode form: as written if each letter has one form, else NFC or NFD.
 
     NFD is used where NFC would leave two ways to write a letter: as one character, and as a letter and its mark.
     """
@@ -157,7 +161,7 @@ def _in_one_form(written: Counter[str]) -> Counter[str]:
 
 
 def _in_one_digit_script(letters: Counter[str]) -> set[str]:
-    """The letters, with all digits in the script that most of them are written in."""
+    """Return the letters, with all digits in the script that most of the digits are written in."""
     zeros: Counter[str] = Counter()
     for letter, count in letters.items():
         if letter.isdecimal():
@@ -167,7 +171,7 @@ def _in_one_digit_script(letters: Counter[str]) -> set[str]:
 
 
 def build_tokenizer(texts: Iterable[str]) -> Wav2Vec2CTCTokenizer:
-    """Return a tokenizer with a token for every letter in normalised `texts`; its padding token is CTC's blank."""
+    """Return a CTC tokenizer with a token for every letter in normalised `texts`; its padding token is the blank."""
     letters = sorted({letter for text in texts for letter in text} - {" "})
     vocabulary = {token: i for i, token in enumerate([BLANK, UNKNOWN, DELIMITER, *letters])}
     with tempfile.TemporaryDirectory() as folder:

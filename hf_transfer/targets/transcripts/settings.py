@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 @dataclass
 class TranscriptSettings:
-    """Settings of transcripts as target."""
+    """Dataclass of the flags of transcripts as target: their column and their vocabulary."""
 
     flags_for_evaluation: ClassVar[tuple[str, ...]] = ("text_column_name",)
 

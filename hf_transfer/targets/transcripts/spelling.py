@@ -26,7 +26,7 @@ TURKIC_LOWER, TURKIC_UPPER = str.maketrans("Iİ", "ıi"), str.maketrans("iı", "
 
 
 class Spelling:
-    """Function that writes a word in the letters of a vocabulary, as far as possible.
+    """Callable that writes a word in the letters of a vocabulary where the vocabulary has them.
 
     A word that the vocabulary can spell is not changed. Otherwise each letter with its marks is written in the first
     of its forms that the vocabulary has: as it is, NFC, NFD, NFKC, NFKD, each also in the other case; then with fewer
@@ -56,7 +56,10 @@ class Spelling:
         self.cache: dict[str, str] = {}
 
     def _composed(self) -> dict[str, str]:
-        """Letters that no normal form composes (Bengali ড়, Thai ำ), by their parts; not if the parts are known."""
+        """Return letters that no normal form composes (Bengali ড়, Thai ำ), by their parts.
+
+        Letters whose parts are known are left out.
+        """
         parts = {unicodedata.normalize("NFD", compatible(letter)): letter for letter in self.known if letter.isalpha()}
         return {
             part: letter
@@ -69,13 +72,13 @@ class Spelling:
         return self.known.issuperset(text) if self.single else self.tokens.fullmatch(text) is not None
 
     def __call__(self, word: str) -> str:
-        """Return a word (without spaces) in the vocabulary's letters; this may be several words, or none."""
+        """Return a word (without spaces) in the vocabulary's letters, as text of no, one or several words."""
         if word not in self.cache:
             self.cache[word] = word if self.spells(word) else self._respell(word)
         return self.cache[word]
 
     def _respell(self, word: str) -> str:
-        """A word that the vocabulary cannot spell, in its letters."""
+        """Return a word that the vocabulary cannot spell, written in its letters where it has them."""
         if not self.single and (form := self._known_form(word)) is not None:
             return form
         word = "".join(c for c in word if c in self.known or not INVISIBLE.match(c))
@@ -89,7 +92,7 @@ class Spelling:
         return "".join(map(self._cluster, clusters(word)))
 
     def _numbers(self, word: str) -> str:
-        """A word with its numbers prepared: 1,000 becomes 1000; 3.5, 10:30 and ½ (1⁄2) become two numbers each."""
+        """Return a word with its numbers prepared: 1,000 as 1000; 3.5, 10:30 and ½ (1⁄2) as two numbers each."""
 
         def space_unless_known(match: re.Match[str]) -> str:
             return match[0] if match[0] in self.known else " "
@@ -108,7 +111,7 @@ class Spelling:
         return self.digits.get(value, compatible(character))
 
     def _cluster(self, cluster: str) -> str:
-        """A letter with its marks, or a sign, in the vocabulary's letters where it has them."""
+        """Return a letter with its marks, or a sign, in the vocabulary's letters where it has them."""
         if (form := self._known_form(cluster)) is not None:
             return form
         if cluster in APOSTROPHES:
@@ -128,7 +131,7 @@ class Spelling:
         return unicodedata.normalize("NFC", cased)
 
     def _folded(self, cluster: str) -> str | None:
-        """A letter without as few of its marks as the vocabulary allows, or ss for ß; None if neither can be spelt."""
+        """Return a letter without as few of its marks as can be spelt, or ss for ß, or None if it cannot be."""
         parts = unicodedata.normalize("NFD", compatible(cluster))
         for count in range(1, sum(map(is_mark, parts)) + 1):
             marks = [i for i, c in enumerate(parts) if is_mark(c)]
@@ -139,7 +142,7 @@ class Spelling:
         return self._known_form(parts.casefold().replace("ı", "i"))
 
     def _known_form(self, text: str) -> str | None:
-        """The first Unicode form and case of `text` that the vocabulary can spell; None if there is none."""
+        """Return the first Unicode form and case of `text` that the vocabulary can spell, or None without one."""
         return next((cased for form in forms_of(text) for cased in self._cases(form) if self.spells(cased)), None)
 
     def _cases(self, text: str) -> Iterator[str]:
@@ -157,7 +160,7 @@ class Spelling:
 
 
 def clusters(word: str) -> list[str]:
-    """Split a word into letters with their combining marks; the jamo of a Korean syllable stay together."""
+    """Return the parts of a word: letters with their combining marks; a Korean syllable's jamo stay together."""
     parts: list[str] = []
     for character in word:
         joins = unicodedata.category(character)[0] == "M" or LATER_JAMO.match(character)
@@ -181,7 +184,7 @@ def compatible(text: str, kinds: tuple[str, ...] = SAME_WHEN_PLAIN) -> str:
 
 
 def _read_alike(character: str, kinds: tuple[str, ...]) -> bool:
-    """Whether a character is a compatibility form of one of these kinds, and read like its plain form."""
+    """Return whether a character is a compatibility form of one of these kinds, and read like its plain form."""
     kind, _, parts = unicodedata.decomposition(character).partition(" ")
     other = unicodedata.category(character) in ("No", "Nl", "So") or parts.startswith("0020")
     return (kind in kinds or "ﬀ" <= character <= "ﬗ") and not other

@@ -36,7 +36,7 @@ TIME = re.compile(r"\d{1,2}(:\d{2}){1,2}([.,]\d+)?")
 
 
 def without_tags(text: str, spells: Callable[[str], bool]) -> tuple[str, list[str], list[str]]:
-    """Remove the tags from a transcript.
+    """Return a transcript without its tags, such as [noise], the removed tags, and brackets that look like tags.
 
     Tags are brackets of any kind around words for sounds, times in square brackets, and everything in angle brackets
     or between ``++``. In ``[laughter-yes]`` the word "yes" is spoken and kept. What the vocabulary can spell is kept,
@@ -79,7 +79,7 @@ def without_tags(text: str, spells: Callable[[str], bool]) -> tuple[str, list[st
 
 
 def _no_speech(words: list[str]) -> bool:
-    """Whether the words in brackets describe a sound instead of speech."""
+    """Return whether the words in brackets describe a sound instead of speech."""
     return bool(words) and NO_SPEECH.issuperset(words) and not NEED_COMPANY.issuperset(words)
 
 

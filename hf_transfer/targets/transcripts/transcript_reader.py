@@ -17,7 +17,7 @@ FASTEST, SLOWEST = 35.0, 0.5
 
 @dataclass(frozen=True)
 class TranscriptReader:
-    """Reads the cells of a column of transcripts.
+    """Reader of the cells of a column of transcripts (a `TargetReader`).
 
     Attributes:
         letters: of the vocabulary that transcripts are written in.
@@ -50,7 +50,7 @@ class TranscriptReader:
         )
 
     def hint(self, problems: list[str], contents: list[Any]) -> str:
-        """Return nothing: there is no remedy for single cells."""
+        """Return an empty string, as there is no remedy for single cells."""
         return ""
 
     def log_changes(self, split: str, cells: list[Any], contents: list[Any]) -> None:
@@ -65,12 +65,12 @@ class TranscriptReader:
             )
 
     def has_unusual_pace(self, content: str, seconds: float) -> bool:
-        """Check whether a transcript is too long or too short to be spoken in so many seconds."""
+        """Return whether a transcript is too long or too short to be spoken in so many seconds."""
         return not SLOWEST <= len(content) / seconds <= FASTEST
 
 
 def read_transcript(cell: Any) -> tuple[str, str | None]:
-    """Return the transcript in a cell of any type, and why it cannot be used, or None.
+    """Return the transcript in a cell of any type, and the reason why it cannot be used, or None if it can be.
 
     An empty cell (None, NaN, spaces) gives ``("", "")``.
     """

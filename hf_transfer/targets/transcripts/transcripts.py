@@ -50,7 +50,9 @@ MAX_EMPTY_SHARE = 0.2
 
 @dataclass(frozen=True)
 class TranscriptTarget:
-    """The text that is spoken in a clip: column ``text``, written in the letters of the model's vocabulary.
+    """Dataclass of the target of the text that is spoken in a clip (a `Target`): the column ``text``.
+
+    It is written in the letters of the model's vocabulary.
 
     The methods are described in `Target`.
 
@@ -73,7 +75,10 @@ class TranscriptTarget:
     def columns(
         self, splits: DatasetDict, inputs: Mapping[str, Sequence[str]], config: PretrainedConfig | None
     ) -> tuple[DatasetDict, dict[str, str]]:
-        """Find the column of transcripts in each split; tables of the same data may name it differently."""
+        """Return the splits and the name of the column of transcripts in each.
+
+        Tables of the same data may name it differently.
+        """
         columns: dict[str, str] = {}
         by_table: dict[tuple[str, ...], str] = {}  # so that tables with the same columns are logged once
         for name, split in splits.items():
@@ -88,14 +93,14 @@ class TranscriptTarget:
     def readers(
         self, splits: DatasetDict, columns: Mapping[str, str], config: PretrainedConfig | None, model: ModelArguments
     ) -> Mapping[str, TranscriptReader]:
-        """Return readers into the letters of the checkpoint's vocabulary, or of one that will be built."""
+        """Return by split the reader of transcripts, in the letters of the checkpoint's or a new vocabulary."""
         reader = TranscriptReader(frozenset(self._letters(model, splits, columns, is_finetuned=config is not None)))
         return dict.fromkeys(splits, reader)
 
     def _letters(
         self, model: ModelArguments, splits: DatasetDict, columns: Mapping[str, str], *, is_finetuned: bool
     ) -> set[str]:
-        """The letters of the vocabulary that the model will have."""
+        """Return the letters of the vocabulary that the model will have, as a set."""
         settings = self.settings
         if settings.vocabulary == "new" and not is_finetuned:
             return new_letters(_read_texts(splits["train"], columns["train"]))
@@ -119,7 +124,7 @@ class TranscriptTarget:
         data: DataArguments,
         leave_out: LeaveOut,
     ) -> tuple[DatasetDict, dict[str, dict[str, int]]]:
-        """Leave out of the training data the clips whose transcripts hold letters that the vocabulary lacks."""
+        """Return the splits without training clips whose letters the vocabulary lacks, and their counts."""
         splits, left_out = DatasetDict(read), {}
         for name in ("train", "replay", *(["source"] if data.replay else [])):
             if name in read:
@@ -128,23 +133,26 @@ class TranscriptTarget:
         return splits, left_out
 
     def strata(self, split: Dataset) -> list[Any]:
-        """Return the group of each example; one stratum where there are no groups."""
+        """Return the group of each example, [n], or an empty string for each if there are no groups."""
         return split["group"][:] if "group" in split.column_names else [""] * len(split)
 
     def check(
         self, splits: DatasetDict, identities: Mapping[str, list[str]], describe: Callable[[Dataset, int], str]
     ) -> list[str]:
-        """Return nothing: all transcripts can be measured."""
+        """Return an empty list of caveats, as all transcripts can be measured."""
         return []
 
     def facts(self, splits: DatasetDict) -> dict[str, Any]:
-        """Return the main metric and its name in a sentence."""
+        """Return ``answer``: the key of the main metric and its name in a sentence."""
         return {"answer": ("wer", "Word error rate")}
 
     # --- model ------------------------------------------------------------------------------------------------
 
     def complete_processor(self, processor: Any, model: ModelArguments, splits: DatasetDict | None) -> ProcessorMixin:
-        """Return the feature extractor with a tokenizer: the checkpoint's, or one built from the transcripts."""
+        """Return a processor of the feature extractor and a tokenizer: the checkpoint's, or a new one.
+
+        The new one is built from the transcripts.
+        """
         settings, is_new = self.settings, self.settings.vocabulary == "new" and splits is not None
         vocabulary = read_vocabulary(model, settings.target_lang, required=not is_new)
         texts = splits["train"]["text"][:] if splits is not None else []
@@ -165,7 +173,10 @@ class TranscriptTarget:
     def config_settings(
         self, model: ModelArguments, splits: DatasetDict, processor: ProcessorMixin, *, pretrained: bool
     ) -> dict[str, Any]:
-        """Return the id of CTC's blank, and the vocabulary's size where the checkpoint has no vocabulary."""
+        """Return settings of the config: the id of CTC's blank, and a new vocabulary's size.
+
+        The size is set if the checkpoint has no vocabulary.
+        """
         settings: dict[str, Any] = {"pad_token_id": processor.tokenizer.pad_token_id}
         if not pretrained or read_vocabulary(model, self.settings.target_lang, required=False) is None:
             # Not of a checkpoint's vocabulary: its head has no classes for tokens that were added to the tokenizer.
@@ -183,7 +194,10 @@ class TranscriptTarget:
         *,
         pretrained: bool,
     ) -> list[str]:
-        """Load the weights of a multilingual checkpoint's language; replace the head if the vocabulary is new."""
+        """Load the weights of the chosen language, and replace the head if the vocabulary is new.
+
+        Languages are those of a multilingual checkpoint. Returned are the names of the new parameters.
+        """
         checkpoint = read_vocabulary(model, self.settings.target_lang, required=False) if pretrained else None
         if checkpoint is None:
             return []
@@ -194,20 +208,20 @@ class TranscriptTarget:
         return replace_head(loaded, checkpoint.tokenizer, processor.tokenizer)
 
     def prepare_base(self, model: PreTrainedModel, name: str, revision: str) -> None:
-        """Load the weights of the config's language, of a multilingual checkpoint."""
+        """Load into a base model the weights of the config's language, of a multilingual checkpoint."""
         restore_language(model, name, revision)
 
     def encoding(self, split: Dataset, processor: ProcessorMixin, config: PretrainedConfig) -> CTCEncoding:
-        """Return the encoding of transcripts as token ids."""
+        """Return the encoding of transcripts as token ids of the processor's tokenizer."""
         return CTCEncoding(processor.tokenizer, config.vocab_size)
 
     @staticmethod
     def pad(labels: list[list[int]]) -> torch.Tensor:
-        """Return token ids [batch, letters], padded with -100."""
+        """Return the labels of a batch, which are token ids, [batch, letters], padded with -100."""
         return pad_labels(labels)
 
     def loss_function(self, train: Dataset, model: PreTrainedModel, label_smoothing: float) -> CTCLoss:
-        """Return the CTC loss."""
+        """Return the CTC loss of the model; raise an error if label smoothing is asked for."""
         if label_smoothing:
             raise InputError(
                 "--label_smoothing_factor does not work with CTC: it is for classification. Leave it out."
@@ -215,7 +229,10 @@ class TranscriptTarget:
         return CTCLoss(model.config.pad_token_id, output_lengths(model))
 
     def readout(self, processor: ProcessorMixin, model: PreTrainedModel) -> Readout:
-        """Return greedy CTC decoding: the most probable letter of each frame, without repetitions and blanks."""
+        """Return the function that decodes a batch's outputs greedily to texts, one for each clip.
+
+        It takes the most probable letter of each frame, without repetitions and blanks.
+        """
         frames_of, tokenizer = output_lengths(model), processor.tokenizer
 
         def read(outputs: Any, batch: Mapping[str, Any]) -> list[str]:
@@ -225,7 +242,7 @@ class TranscriptTarget:
         return read
 
     def finalised(self, model: PreTrainedModel) -> AbstractContextManager[None]:
-        """Change nothing: the model is saved as it was trained."""
+        """Return a context manager that changes nothing, as the model is saved as it was trained."""
         return nullcontext()
 
     # --- quality ----------------------------------------------------------------------------------------------
@@ -237,19 +254,19 @@ class TranscriptTarget:
         config: PretrainedConfig,
         identities: Sequence[str] | None,
     ) -> dict[str, Any]:
-        """Return nothing: decoding has nothing to fit."""
+        """Return an empty dictionary, as decoding has no settings to fit."""
         return {}
 
     def compute_metrics(
         self, outputs: Sequence[str], split: Dataset, config: PretrainedConfig | None
     ) -> dict[str, float]:
-        """Return ``wer``, ``cer`` and ``empty_hypotheses``."""
+        """Return ``wer``, ``cer`` and ``empty_hypotheses`` (shares) of the texts that were recognised."""
         return error_rates.compute_metrics(split["text"][:], list(outputs))
 
     def intervals(
         self, before: Sequence[str], after: Sequence[str], split: Dataset, config: PretrainedConfig, seed: int
     ) -> dict[str, Any]:
-        """Return the intervals of the error rates, over whole speakers where enough of them are known."""
+        """Return 95 % intervals of the error rates, over whole speakers if enough of them are known."""
         return error_rates.intervals(split["text"][:], list(before), list(after), unit_names(split), seed)
 
     def error_analysis(
@@ -261,14 +278,14 @@ class TranscriptTarget:
         return {"errors": errors}, error_rates.worst_clips(references, hypotheses)
 
     def remarks(self, report: Mapping[str, Any]) -> list[str]:
-        """Say so if nothing is recognised in many clips."""
+        """Return a sentence if no word is recognised in many clips, as a list; else an empty list."""
         share = report["metrics"]["empty_hypotheses"]
         if share <= MAX_EMPTY_SHARE:
             return []
         return [f"Nothing was recognised in {share:.0%} of the clips: train longer (--num_train_epochs)."]
 
     def records(self, outputs: Sequence[str], split: Dataset, config: PretrainedConfig) -> list[dict[str, Any]]:
-        """Return ``reference``, ``prediction`` and the counts of words, letters and their errors."""
+        """Return for each clip ``reference``, ``prediction`` and the counts of words, letters and errors."""
         references = split["text"][:]
         counts = error_rates.count_errors(references, list(outputs))
         return [
@@ -277,7 +294,7 @@ class TranscriptTarget:
         ]
 
     def resampled_metrics(self, records: list[dict[str, Any]], facts: dict[str, Any]) -> ResampledMetrics[str]:
-        """Return the error rates of records as a function of bootstrap weights."""
+        """Return the error rates of prediction records as `ResampledMetrics`, for the bootstrap."""
         counts = {
             name: np.array([record[name] for record in records], dtype=float)
             for pair in error_rates.RATES.values()
@@ -288,12 +305,12 @@ class TranscriptTarget:
 
 
 def _read_texts(split: Dataset, column: str) -> list[str]:
-    """The transcripts of a split, not normalised; empty ones where they cannot be used."""
+    """Return the transcripts of a split, not normalised, with empty ones for cells that cannot be used."""
     return [read_transcript(cell)[0] for cell in split[column][:]]
 
 
 def _without_unknown_letters(name: str, split: Dataset, letters: Set[str], leave_out: LeaveOut) -> Dataset:
-    """A split without the clips whose transcripts hold letters that the vocabulary lacks."""
+    """Return a split without the clips whose transcripts hold letters that the vocabulary lacks."""
     unknown, _ = unknown_letters(split["text"][:], letters)
     if not unknown:
         return split

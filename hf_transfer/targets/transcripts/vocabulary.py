@@ -30,7 +30,7 @@ ROUND_TRIP_LETTERS = 40
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The vocabulary of a checkpoint.
+    """Dataclass of the vocabulary of a CTC checkpoint: its tokenizer, its letters, and what is wrong with it.
 
     Attributes:
         tokenizer: of the checkpoint.
@@ -48,7 +48,7 @@ class Vocabulary:
 def read_vocabulary(
     model: ModelArguments, target_lang: str | None = None, *, required: bool = True, log_repairs: bool = False
 ) -> Vocabulary | None:
-    """Read the vocabulary of a checkpoint and check that its head can write it; None if it has no vocabulary.
+    """Return the vocabulary of a CTC checkpoint, checked against its head, or None if it has no vocabulary.
 
     Args:
         model: the checkpoint.
@@ -92,7 +92,7 @@ def read_vocabulary(
 
 
 def _load_tokenizer(model: ModelArguments, language: Language | None, **settings: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a checkpoint that has one.
+    """Return the tokenizer of a CTC checkpoint, set for transcripts; raise an error if it cannot be read.
 
     Args:
         model: the checkpoint.
@@ -131,7 +131,7 @@ def _load_tokenizer(model: ModelArguments, language: Language | None, **settings
 
 
 def _has_tokenizer_files(model: ModelArguments) -> bool:
-    """Whether a checkpoint has a tokenizer; raises InputError where the checkpoint cannot be reached."""
+    """Return whether a checkpoint has files of a tokenizer; raise an error if it cannot be reached."""
     name = str(model.model_name_or_path)
     with explain_loading_errors(name, "the vocabulary"):
         return any(
@@ -141,7 +141,7 @@ def _has_tokenizer_files(model: ModelArguments) -> bool:
 
 
 def _remedy(reason: str) -> str:
-    """What to do about a tokenizer that cannot be loaded for this reason."""
+    """Return a sentence that says what to do about a tokenizer that cannot be loaded for this reason."""
     for library in ("sentencepiece", "tiktoken"):
         if library in reason.lower() and importlib.util.find_spec(library) is None:
             install = '"hf-transfer-learning[sentencepiece]"' if library == "sentencepiece" else library
@@ -150,7 +150,10 @@ def _remedy(reason: str) -> str:
 
 
 def _corrected_settings(tokenizer: Any, classes: int, blank: int | None) -> dict[str, str]:
-    """Settings that name the blank and the word delimiter among the head's classes, where the tokenizer's do not."""
+    """Return tokenizer settings that name a blank and a word delimiter among the head's classes.
+
+    They are returned only where the tokenizer's own settings do not.
+    """
     tokens = {token: i for token, i in tokenizer.get_vocab().items() if i < min(classes, tokenizer.vocab_size)}
     named = [token for token, i in tokens.items() if i == blank and SPECIAL.fullmatch(token)]
     wanted = {}
@@ -219,7 +222,7 @@ def require_usable(vocabulary: Vocabulary | None, model: ModelArguments, flag: s
 def log_why_new(
     vocabulary: Vocabulary, texts: list[str], letters: set[str], languages: dict[str, dict[str, int]]
 ) -> None:
-    """Log why a checkpoint's vocabulary is not kept, and which of its languages has all letters of the transcripts.
+    """Log why a checkpoint's vocabulary is not kept, and which of its languages have all letters of the texts.
 
     Args:
         vocabulary: of the checkpoint.
