@@ -146,7 +146,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--column_names", nargs="+")
     parser.add_argument("--method", choices=["full", "lora", "frozen"], default="full")
     parser.add_argument("--trainable_layers", type=int, default=0)
-    parser.add_argument("--examples", type=int, default=160)
+    # In 10 steps, as in longer runs, packing is tried.
+    parser.add_argument("--examples", type=int, default=320)
     parser.add_argument("--whole", action="store_true", help="time whole runs")
     parser.add_argument("--ablation", action="store_true", help="compare with training without packing")
     parser.add_argument("--test_examples", type=int, default=200, help="further examples to measure on, in whole runs")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hf_transfer.training.trainer import TransferTrainer
 
 # To try packing takes about as long as it saves in ten steps.
-STEPS_WORTH_TRYING = 20
+STEPS_WORTH_TRYING = 10
 
 
 @contextlib.contextmanager
