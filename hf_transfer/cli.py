@@ -119,7 +119,12 @@ def _predict(arguments: argparse.Namespace) -> None:
     else:
         _write_records(counting_failures(), sys.stdout, show_progress=False)
     if failures:
-        raise InputError(f"{failures} inputs could not be used; their records say why. The others are done.")
+        inputs = (
+            "1 input could not be used: its record says"
+            if failures == 1
+            else (f"{failures} inputs could not be used: their records say")
+        )
+        raise InputError(f"{inputs} why. The others are done.")
 
 
 def _check_predict_arguments(arguments: argparse.Namespace) -> None:

@@ -335,7 +335,7 @@ def test_one_bad_row_costs_one_row(trained, command, tmp_path):
     (tmp_path / "in.jsonl").write_text("\n".join([*rows[:4], '{"id": "no text here"}', *rows[4:]]) + "\n")
     result = command("predict", trained / "full", "--file", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl")
     assert result.code == 2
-    assert "9 inputs could not be used; their records say why. The others are done." in result.err
+    assert "9 inputs could not be used: their records say why. The others are done." in result.err
     raw = (tmp_path / "out.jsonl").read_bytes().decode("utf-8")
     found = [json.loads(line, parse_constant=pytest.fail) for line in raw.splitlines()]
     assert ["error" in record for record in found] == [False, *[True] * 4, False, *[True] * 5, False, False]

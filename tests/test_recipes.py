@@ -68,6 +68,7 @@ def test_help_groups_the_arguments(recipe, name):
     assert groups[-1].startswith("training")
     assert "--lora_alpha" in result.out
     assert "--weight_decay" in result.out
+    assert "(default: None)" not in result.out
 
 
 def test_recipes_are_short():

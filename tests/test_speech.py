@@ -697,7 +697,7 @@ def test_predict_goes_on_past_a_bad_file(trained, command, tmp_path):
     first, second = map(json.loads, result.out.splitlines())
     assert "broken" in first["error"]
     assert "text" in second
-    assert result.err.splitlines()[-1].startswith("error: 1 inputs could not be used")
+    assert result.err.splitlines()[-1].startswith("error: 1 input could not be used")
 
 
 def test_long_files_are_heard_in_chunks_as_if_whole(trained, tmp_path):

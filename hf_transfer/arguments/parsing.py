@@ -1,5 +1,6 @@
 """Parses flags, YAML files and Python keywords into `Arguments`."""
 
+import argparse
 import dataclasses
 import json
 import os
@@ -158,7 +159,9 @@ def argument_names(argv: Sequence[str], config: str | None) -> set[str]:
 
 
 def _parser(task_class: "type[Task]", description: str | None = None) -> "_Parser":
-    parser = _Parser(_argument_classes(task_class), description=description, allow_abbrev=False)
+    parser = _Parser(
+        _argument_classes(task_class), description=description, allow_abbrev=False, formatter_class=_HelpFormatter
+    )
     parser.add_argument("--config", metavar="FILE", help="YAML file of arguments; flags win over it.")
     return parser
 
@@ -209,6 +212,13 @@ def build_arguments(task_class: "type[Task]", values: Mapping[str, Any]) -> Argu
         for group in _argument_classes(task_class)
     )
     return Arguments(task=task, model=model, data=data, method=method, training=training)
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Formatter of help texts that adds the defaults of flags, except None, where the text says what happens then."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 class _Parser(HfArgumentParser):

@@ -31,7 +31,8 @@ class ProgressLines(TrainerCallback):
             self.last_line_at = now
             seconds_per_step = (now - self.measured_from) / (state.global_step - self.first_step)
             remaining = seconds_per_step * (state.max_steps - state.global_step)
-            logger.info("Step %d of %d, about %.0f min left.", state.global_step, state.max_steps, remaining / 60,
+            minutes = f"about {remaining / 60:.0f} min" if remaining >= 60 else "less than 1 min"
+            logger.info("Step %d of %d, %s left.", state.global_step, state.max_steps, minutes,
                         extra={"progress": True})  # fmt: skip
 
 
