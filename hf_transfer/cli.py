@@ -119,12 +119,9 @@ def _predict(arguments: argparse.Namespace) -> None:
     else:
         _write_records(counting_failures(), sys.stdout, show_progress=False)
     if failures:
-        inputs = (
-            "1 input could not be used: its record says"
-            if failures == 1
-            else (f"{failures} inputs could not be used: their records say")
-        )
-        raise InputError(f"{inputs} why. The others are done.")
+        unusable = "1 input" if failures == 1 else f"{failures} inputs"
+        their = "its record says" if failures == 1 else "their records say"
+        raise InputError(f"{unusable} could not be used: {their} why. The others are done.")
 
 
 def _check_predict_arguments(arguments: argparse.Namespace) -> None:
