@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from hf_transfer import errors
-from hf_transfer.command_flags import LAUNCHER_FLAGS, TASK_USES, add_task_flags, command_parser, print_train_help
+from hf_transfer.command_flags import LAUNCHER_FLAGS, TASK_USES, add_task_flags, command_parser
 from hf_transfer.errors import InputError, nearest, run_command, show
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ def _command() -> None:
     parser = command_parser()
     if {"-h", "--help"} & set(sys.argv[3:]) and sys.argv[1] in TASK_USES and not sys.argv[2].startswith("-"):
         add_task_flags(parser, sys.argv[1], sys.argv[2])
-    if sys.argv[1:] in (["train", "--help"], ["train", "-h"]):
-        return print_train_help(parser)
     arguments, unknown = parser.parse_known_args()
     if arguments.command in TASK_USES and any(word.startswith("--") for word in unknown):
         try:

@@ -58,16 +58,6 @@ def add_task_flags(parser: argparse.ArgumentParser, command: str, model: str) ->
             command_parser.add_argument(f"--{name}", help=help_text)
 
 
-def print_train_help(parser: argparse.ArgumentParser) -> None:
-    """Print the help of ``hf-transfer train`` without a task: its usage, the tasks, the flags of the launcher."""
-    from hf_transfer.tasks import pipeline_tags
-
-    commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    command = commands.choices["train"]
-    command.epilog = f"tasks: {', '.join(pipeline_tags())}"
-    command.print_help()
-
-
 def _add_train(commands: Commands) -> None:
     command = commands.add_parser(
         "train", help="fine-tune a model, as the recipe of the task does", allow_abbrev=False,

@@ -181,14 +181,6 @@ def test_importing_the_package_loads_nothing_heavy():
     assert done.returncode == 0, done.stderr
 
 
-def test_train_without_a_task_has_help(command):
-    result = command("train", "--help")
-    assert result.code == 0
-    assert "usage: hf-transfer train TASK" in result.out
-    assert "--num_processes" in result.out
-    assert "tasks: text-classification, automatic-speech-recognition, audio-classification" in result.out
-
-
 def test_help_loads_nothing_heavy():
     done = start("-c", f"""
 import sys

@@ -37,11 +37,6 @@ def task_class_for_config(config: "PretrainedConfig", name: str) -> "type[Task]"
     )
 
 
-def pipeline_tags() -> list[str]:
-    """Return the Hub pipeline tags of all tasks."""
-    return [task_class.pipeline_tag for task_class in _task_classes()]
-
-
 def task_class_for_tag(tag: str) -> "type[Task]":
     """Return the task class of a Hub pipeline tag, such as ``text-classification``.
 
