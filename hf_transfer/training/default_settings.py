@@ -4,13 +4,19 @@ import math
 from collections.abc import Mapping
 
 from datasets import DatasetDict
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, TrainingArguments
 
 from hf_transfer.arguments import Arguments
 from hf_transfer.errors import InputError, logger, nearest
 from hf_transfer.evaluation.groups import group_summary_metrics
 from hf_transfer.evaluation.metric_names import greater_is_better
 from hf_transfer.methods.trainable import default_learning_rate
+
+
+def steps_per_epoch(training: TrainingArguments, examples: int) -> int:
+    """Return the number of optimizer steps of one pass over so many training examples, on all processes together."""
+    step_size = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+    return max(1, math.ceil(examples / step_size))
 
 
 def fill_in_training_defaults(arguments: Arguments, config: PretrainedConfig, examples: int) -> None:
@@ -23,8 +29,7 @@ def fill_in_training_defaults(arguments: Arguments, config: PretrainedConfig, ex
     """
     task, training = arguments.task, arguments.training
     _log_inactive_regularisation(arguments, config)
-    step_size = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
-    steps = max(1, math.ceil(examples / step_size))
+    steps = steps_per_epoch(training, examples)
     if training.learning_rate is None:
         training.learning_rate = default_learning_rate(arguments.method, config, task.learning_rates)
     if training.num_train_epochs is None:

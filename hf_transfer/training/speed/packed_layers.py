@@ -18,6 +18,7 @@ from hf_transfer.errors import logger
 from hf_transfer.methods.anatomy import Anatomy
 from hf_transfer.models import unwrap_peft
 from hf_transfer.training.activations.entry import StandIn
+from hf_transfer.training.default_settings import steps_per_epoch
 from hf_transfer.training.equivalence import rounding_tolerance, same_random_numbers, train_mode, without_dropout
 from hf_transfer.training.speed.packing import ATTENTION, Packing
 
@@ -67,8 +68,7 @@ def _number_of_steps(trainer: "TransferTrainer") -> int:
     args = trainer.args
     if args.max_steps > 0:
         return args.max_steps
-    examples_per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    return math.ceil(args.num_train_epochs * math.ceil(len(trainer.train_dataset) / examples_per_step))
+    return math.ceil(args.num_train_epochs * steps_per_epoch(args, len(trainer.train_dataset)))
 
 
 @contextlib.contextmanager
